@@ -1,0 +1,1 @@
+//! Linux mounts, idmapping, kernel probes: the only unsafe code.

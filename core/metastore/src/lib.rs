@@ -1,0 +1,1 @@
+//! Transactional snapshot metadata on redb.

@@ -1,0 +1,1 @@
+//! The overlay engine: the only overlay code, and the layer provider seam.

@@ -1,0 +1,3 @@
+//! Benchmarks of Pontoon against its rivals.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Real containerd, registry, Docker and images for tests, demos and benchmarks.

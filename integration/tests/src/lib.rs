@@ -1,0 +1,1 @@
+//! Tests of Pontoon under real containerd and Docker.

@@ -1,0 +1,1 @@
+//! The containerd snapshots v1 wire contract, as Rust types.

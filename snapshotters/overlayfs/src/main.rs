@@ -1,0 +1,3 @@
+//! The overlayfs proxy snapshotter for containerd.
+
+fn main() {}

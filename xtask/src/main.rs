@@ -1,0 +1,3 @@
+//! Project automation: demo, test, bench, gen-proto, checks.
+
+fn main() {}
