@@ -1,1 +1,30 @@
-//! The containerd snapshots v1 wire contract, as Rust types.
+//! The wire contract of containerd's snapshots service, version 1, and its conversion from and to the domain.
+//!
+//! - [`snapshots`]: messages, server and client, generated from `protos/` and checked in below `src/generated`
+//!   (`cargo xtask gen-proto` writes them again, a test compares).
+//! - [`types`]: the API's `Mount`.
+//! - [`convert`]: domain values from and to messages, error classes from and to gRPC codes.
+//!
+//! Nothing here decides anything: a message that cannot be a domain value is refused with the domain's error.
+
+pub mod convert;
+
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+#[rustfmt::skip]
+mod generated {
+    pub mod containerd {
+        pub mod types {
+            include!("generated/containerd.types.rs");
+        }
+        pub mod services {
+            pub mod snapshots {
+                pub mod v1 {
+                    include!("generated/containerd.services.snapshots.v1.rs");
+                }
+            }
+        }
+    }
+}
+
+pub use generated::containerd::services::snapshots::v1 as snapshots;
+pub use generated::containerd::types;
