@@ -16,14 +16,20 @@ pub enum Kind {
     Committed,
 }
 
-impl fmt::Display for Kind {
+impl Kind {
     /// The word that the filter grammar uses: `view`, `active` or `committed`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    pub fn as_str(self) -> &'static str {
+        match self {
             Kind::View => "view",
             Kind::Active => "active",
             Kind::Committed => "committed",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

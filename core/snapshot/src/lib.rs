@@ -22,7 +22,7 @@ mod labels;
 mod snapshotter;
 
 pub use error::{Class, Error, Result};
-pub use filter::{Filter, FilterError};
+pub use filter::{EXPRESSIONS_MAX, FILTERS_BYTES_MAX, FILTERS_MAX, Filter, FilterError};
 pub use info::{Info, Kind, Mount, Usage};
 pub use key::{KEY_BYTES_MAX, Key, KeyStyle, NAME_BYTES_MAX, SnapshotterName};
 pub use labels::{
