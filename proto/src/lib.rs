@@ -9,7 +9,7 @@
 
 pub mod convert;
 
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated")]
 #[rustfmt::skip]
 mod generated {
     pub mod containerd {
