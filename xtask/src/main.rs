@@ -1,3 +1,42 @@
-//! Project automation: demo, test, bench, gen-proto, checks.
+//! Project automation. `cargo xtask` without a verb lists the verbs.
 
-fn main() {}
+mod bench;
+mod check_docs;
+mod gen_proto;
+mod tidy;
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask VERB
+  bench NAME    measure Pontoon against its rivals; NAME: snapshots
+  check-docs    resolve the paths that the documents name, run their runnable blocks
+  tidy          check the rules of the code that no compiler checks
+  gen-proto     write the generated code of the wire contract again";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch() -> Result<(), Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .ok_or("xtask has no parent folder")?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest = arguments.get(1..).unwrap_or_default();
+    match arguments.first().map(String::as_str) {
+        Some("bench") => bench::run(root, rest),
+        Some("check-docs") => check_docs::run(root),
+        Some("tidy") => tidy::run(root),
+        Some("gen-proto") => gen_proto::run(root),
+        _ => Err(USAGE.into()),
+    }
+}
