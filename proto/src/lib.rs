@@ -3,10 +3,12 @@
 //! - [`snapshots`]: messages, server and client, generated from `protos/` and checked in below `src/generated`
 //!   (`cargo xtask gen-proto` writes them again, a test compares).
 //! - [`types`]: the API's `Mount`.
+//! - [`client`]: a blocking client, itself a `Snapshotter`.
 //! - [`convert`]: domain values from and to messages, error classes from and to gRPC codes.
 //!
 //! Nothing here decides anything: a message that cannot be a domain value is refused with the domain's error.
 
+pub mod client;
 pub mod convert;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated")]

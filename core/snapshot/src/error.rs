@@ -199,6 +199,14 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// The answer of a snapshotter in another process.
+    #[error("{message}")]
+    Remote {
+        /// How it reported its error.
+        class: Class,
+        /// Its text.
+        message: String,
+    },
 }
 
 impl Error {
@@ -248,6 +256,7 @@ impl Error {
             Error::Unimplemented { .. } => Class::Unimplemented,
             Error::Corrupt { .. } => Class::Corrupt,
             Error::Failed { .. } => Class::Internal,
+            Error::Remote { class, .. } => *class,
         }
     }
 }

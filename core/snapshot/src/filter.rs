@@ -42,6 +42,7 @@ pub const EXPRESSIONS_MAX: usize = 16;
 pub struct Filter {
     /// Any of these must match, unless there are none.
     any: Vec<Selectors>,
+    text: Vec<String>,
 }
 
 /// A filter that cannot be parsed.
@@ -106,7 +107,16 @@ impl Filter {
             }
             any.push(selectors);
         }
-        Ok(Filter { any })
+        let text = filters.iter().map(|filter| filter.as_ref().to_owned());
+        Ok(Filter {
+            any,
+            text: text.collect(),
+        })
+    }
+
+    /// The filters as they were given, for a boundary that sends them on.
+    pub fn as_strings(&self) -> &[String] {
+        &self.text
     }
 
     /// Whether `info` matches any of the filters.
