@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Builds the daemons and runs the benchmark that `arguments` name, with the rest of them as its own.
-pub fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let built = Command::new(env!("CARGO"))
         .args([
             "build",

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Checks all documents and reports all that is wrong.
-pub fn run(root: &Path) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(root: &Path) -> Result<(), Box<dyn Error>> {
     let top = top_level(root)?;
     let mut findings = Vec::new();
     let (mut paths, mut blocks) = (0, 0);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Generates `proto/src/generated` from `proto/protos`.
-pub fn run(root: &Path) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(root: &Path) -> Result<(), Box<dyn Error>> {
     let status = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--package", "pontoon-proto-gen", "--"])
         .args(["proto/protos", "proto/src/generated"])

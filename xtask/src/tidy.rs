@@ -20,7 +20,7 @@ const FILE_LINES_MAX: usize = 500;
 const FOREIGN_TO_OVERLAYFS: &[&str] = &["reqwest", "fuser", "libp2p", "openssl"];
 
 /// Checks every rule and reports all that is broken.
-pub fn run(root: &Path) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(root: &Path) -> Result<(), Box<dyn Error>> {
     let mut findings = Vec::new();
     edges(root, &mut findings)?;
     links(root, &mut findings)?;
