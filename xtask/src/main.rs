@@ -2,6 +2,7 @@
 
 mod bench;
 mod check_docs;
+mod fresh;
 mod gen_proto;
 mod tidy;
 
@@ -14,6 +15,7 @@ usage: cargo xtask VERB
   bench NAME    measure Pontoon against its rivals; NAME: snapshots
   check-docs    resolve the paths that the documents name, run their runnable blocks
   tidy          check the rules of the code that no compiler checks
+  fresh [VERB]  run another verb on a fresh Debian 12 (test, if none is named)
   gen-proto     write the generated code of the wire contract again";
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn dispatch() -> Result<(), Box<dyn Error>> {
     match arguments.first().map(String::as_str) {
         Some("bench") => bench::run(root, rest),
         Some("check-docs") => check_docs::run(root),
+        Some("fresh") => fresh::run(root, rest),
         Some("tidy") => tidy::run(root),
         Some("gen-proto") => gen_proto::run(root),
         _ => Err(USAGE.into()),
