@@ -1,0 +1,357 @@
+//! The store: callers' operations, grouped into transactions.
+
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pontoon_snapshot::{Error, Key, LabelChange, Result, SnapshotterName, Usage};
+use redb::{ReadOnlyTable, ReadTransaction, StorageBackend};
+
+use crate::database::Database;
+use crate::failure::{Fault, SharedFault};
+use crate::group::{Group, Job, Seat};
+use crate::rules;
+use crate::schema::{IDS, META, META_NEXT_ID, REMOVED, SNAPSHOTS};
+use crate::tables::{self, Snapshots, Tables};
+use crate::{CommitSnapshot, Created, Link, NewLayer, NewSnapshot, Record, Removed, SnapshotId};
+
+/// More ids than a store gives in a thousand years; a directory whose name is above it is a stranger's.
+const ID_LIMIT: u64 = 1 << 56;
+
+/// The records of all snapshots of a daemon, in one file.
+///
+/// Shared by many threads. What changes something is durable when it returns `Ok`. When it returns an error it
+/// has changed nothing. Reading never waits for writing.
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+    group: Group<Write>,
+    next_id: AtomicU64,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in the file `path`, which is created if it is not there.
+    ///
+    /// The whole file is verified. [`Error::Corrupt`] if it is damaged or no database; [`Error::Refused`] if a
+    /// newer Pontoon wrote it or another process has it open.
+    pub fn open(path: &Path) -> Result<Self> {
+        Store::with_database(path, Database::at(path.to_owned()))
+    }
+
+    /// A store in whatever `backend` answers, which is called again after the backend failed. For tests that make
+    /// it fail.
+    pub fn with_backend<B: StorageBackend>(
+        backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Store::with_database(Path::new("backend"), Database::with_backend(backend))
+    }
+
+    fn with_database(path: &Path, database: Database) -> Result<Self> {
+        let store = Store {
+            path: path.to_owned(),
+            database,
+            group: Group::new(),
+            next_id: AtomicU64::new(0),
+        };
+        let next_id = store
+            .stored_next_id()
+            .map_err(|fault| fault.error("opening the store", &store.path))?;
+        store.next_id.store(next_id, Ordering::Relaxed);
+        Ok(store)
+    }
+
+    /// An id that no snapshot has or ever had.
+    pub fn allocate_id(&self) -> SnapshotId {
+        SnapshotId::new(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Never answers an id up to `used` again, for instance of a directory that has no record. Numbers that no
+    /// store ever reaches are ignored.
+    pub fn skip_ids_to(&self, used: SnapshotId) {
+        if used.get() < ID_LIMIT {
+            self.next_id.fetch_max(used.get() + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Creates an active or view snapshot.
+    pub fn create(&self, name: &SnapshotterName, new: NewSnapshot) -> Result<Created> {
+        let name = name.clone();
+        self.write("creating a snapshot", move |tables| {
+            tables.create(&name, new)
+        })
+    }
+
+    /// Creates a snapshot that is committed from its beginning.
+    pub fn create_committed(&self, name: &SnapshotterName, new: NewLayer) -> Result<Record> {
+        let name = name.clone();
+        self.write("creating a layer", move |tables| {
+            tables.create_committed(&name, new)
+        })
+    }
+
+    /// Turns an active snapshot into a committed one with the same id.
+    pub fn commit(&self, name: &SnapshotterName, commit: CommitSnapshot) -> Result<Record> {
+        let name = name.clone();
+        self.write("committing a snapshot", move |tables| {
+            tables.commit(&name, commit)
+        })
+    }
+
+    /// Removes a snapshot that has no children and answers what it was. Its id is among [`Store::removed`] from
+    /// then on.
+    pub fn remove(&self, name: &SnapshotterName, key: &Key) -> Result<Record> {
+        let (name, key) = (name.clone(), key.clone());
+        self.write("removing a snapshot", move |tables| {
+            tables.remove(&name, &key)
+        })
+    }
+
+    /// Changes the labels of a snapshot and answers its new record.
+    pub fn update(&self, name: &SnapshotterName, key: &Key, change: LabelChange) -> Result<Record> {
+        let (name, key) = (name.clone(), key.clone());
+        self.write("updating a snapshot", move |tables| {
+            tables.update(&name, &key, change)
+        })
+    }
+
+    /// One snapshot.
+    pub fn get(&self, name: &SnapshotterName, key: &Key) -> Result<Record> {
+        self.read("reading a snapshot", |transaction| {
+            Ok(snapshots(transaction)?.present(name, key)?.record)
+        })
+    }
+
+    /// An active or view snapshot and its ancestors, nearest first; [`Error::NotMountable`] for a committed one.
+    pub fn mountable(&self, name: &SnapshotterName, key: &Key) -> Result<(Record, Vec<Link>)> {
+        self.read("reading a snapshot", |transaction| {
+            let snapshots = snapshots(transaction)?;
+            let record = snapshots.present(name, key)?.record;
+            rules::mountable(&record.info)?;
+            let chain = snapshots.chain(name, record.info.parent.as_ref())?;
+            Ok((record, chain))
+        })
+    }
+
+    /// The ancestors, nearest first, of a snapshot `key` that is to be made on `parent`.
+    pub fn chain(&self, name: &SnapshotterName, key: &Key, parent: &Key) -> Result<Vec<Link>> {
+        self.read("reading a snapshot", |transaction| {
+            snapshots(transaction)?.chain_for(name, key, parent)
+        })
+    }
+
+    /// Visits every snapshot of `name` in the order of keys, as of one moment, until `visit` breaks.
+    ///
+    /// The file grows while a visitor dawdles: what others free is not used again before the visit ends.
+    pub fn walk(
+        &self,
+        name: &SnapshotterName,
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<()> {
+        // Once, not like other reads: what was visited cannot be taken back.
+        self.database
+            .begin_read()
+            .and_then(|transaction| snapshots(&transaction)?.walk(name, visit))
+            .map_err(|fault| fault.error("listing snapshots", &self.path))
+    }
+
+    /// What was removed and not yet forgotten.
+    pub fn removed(&self) -> Result<Vec<Removed>> {
+        self.read("listing removed snapshots", |transaction| {
+            tables::removed(&transaction.open_table(REMOVED)?)
+        })
+    }
+
+    /// Forgets removed snapshots, once their directories are gone.
+    pub fn forget_removed(&self, ids: &[SnapshotId]) -> Result<()> {
+        let ids = ids.to_vec();
+        self.write("forgetting removed snapshots", move |tables| {
+            tables.forget_removed(&ids)
+        })
+    }
+
+    /// Whether `id` is a snapshot's, or a removed one's that is not yet forgotten.
+    pub fn contains(&self, id: SnapshotId) -> Result<bool> {
+        self.read("looking up an id", |transaction| {
+            Ok(transaction.open_table(IDS)?.get(id.get())?.is_some()
+                || transaction.open_table(REMOVED)?.get(id.get())?.is_some())
+        })
+    }
+
+    /// Records what snapshots take on disk; ids that are gone are skipped.
+    pub fn put_usages(&self, usages: &[(SnapshotId, Usage)]) -> Result<()> {
+        let usages = usages.to_vec();
+        self.write("recording usage", move |tables| tables.put_usages(&usages))
+    }
+
+    /// Every snapshotter name that has snapshots, and how many. Takes time in proportion to all snapshots.
+    pub fn names(&self) -> Result<Vec<(SnapshotterName, u64)>> {
+        self.read("counting snapshots", |transaction| {
+            snapshots(transaction)?.names()
+        })
+    }
+
+    fn stored_next_id(&self) -> Result<u64, Fault> {
+        let meta = self.database.begin_read()?.open_table(META)?;
+        Ok(meta.get(META_NEXT_ID)?.map_or(1, |row| row.value()))
+    }
+
+    /// Reads in one transaction; again, if the database had to be reopened meanwhile.
+    fn read<T>(
+        &self,
+        operation: &'static str,
+        read: impl Fn(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T> {
+        let once = || {
+            self.database
+                .begin_read()
+                .and_then(|transaction| read(&transaction))
+        };
+        let outcome = match once() {
+            Err(Fault::Database(_)) => {
+                self.database.close();
+                once()
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|fault| fault.error(operation, &self.path))
+    }
+
+    /// Runs `operation` in the next batch and answers once that is durable.
+    fn write<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T> {
+        let seat = Arc::new(Seat::default());
+        let answer: Answer<T> = Arc::default();
+        let write = Write {
+            operation,
+            seat: seat.clone(),
+            work: Box::new(Pending {
+                run: Some(run),
+                outcome: None,
+                answer: answer.clone(),
+            }),
+        };
+        self.group.submit(write, &seat, |batch| self.run(batch));
+        let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        answer.unwrap_or_else(|| {
+            Err(Error::Failed {
+                operation: operation.to_owned(),
+                source: "its transaction was abandoned".into(),
+            })
+        })
+    }
+
+    /// One batch: one transaction, one fsync.
+    fn run(&self, mut batch: Vec<Write>) {
+        let failure = self.transact(&mut batch).map_err(SharedFault::from).err();
+        if failure.is_some() {
+            // What the failure left in memory is not to be trusted; the file is.
+            self.database.close();
+        }
+        for write in &mut batch {
+            let error = failure
+                .as_ref()
+                .map(|failure| failure.error(write.operation, &self.path));
+            write.work.answer(error);
+        }
+    }
+
+    fn transact(&self, batch: &mut [Write]) -> Result<(), Fault> {
+        let transaction = self.database.begin_write()?;
+        let mut tables = Tables::open(&transaction)?;
+        for write in batch {
+            write.work.run(&mut tables)?;
+        }
+        let changed = tables.changed();
+        drop(tables);
+        if changed {
+            transaction.commit()?;
+        } else {
+            transaction.abort()?;
+        }
+        Ok(())
+    }
+}
+
+fn snapshots(
+    transaction: &ReadTransaction,
+) -> Result<Snapshots<ReadOnlyTable<&'static [u8], &'static [u8]>>, Fault> {
+    Ok(Snapshots(transaction.open_table(SNAPSHOTS)?))
+}
+
+/// One caller's operation in a batch.
+struct Write {
+    operation: &'static str,
+    seat: Arc<Seat>,
+    work: Box<dyn Work>,
+}
+
+impl Job for Write {
+    fn seat(&self) -> &Seat {
+        &self.seat
+    }
+}
+
+impl Drop for Write {
+    fn drop(&mut self) {
+        self.seat.done();
+    }
+}
+
+trait Work: Send {
+    /// Does it in the batch's transaction. An error is the whole transaction's; what the rules refuse is kept for
+    /// the caller.
+    fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Fault>;
+
+    /// Answers the caller: with `failure` of the transaction, or else with what `run` made.
+    fn answer(&mut self, failure: Option<Error>);
+}
+
+struct Pending<F, T> {
+    run: Option<F>,
+    outcome: Option<Result<T>>,
+    answer: Answer<T>,
+}
+
+/// Where the caller finds its answer.
+type Answer<T> = Arc<Mutex<Option<Result<T>>>>;
+
+impl<F, T> Work for Pending<F, T>
+where
+    F: FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send,
+    T: Send,
+{
+    fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Fault> {
+        let Some(run) = self.run.take() else {
+            return Ok(());
+        };
+        self.outcome = Some(match run(tables) {
+            Ok(answer) => Ok(answer),
+            // Refused because of what others in the batch did, perhaps; so this, too, waits for the commit.
+            Err(Fault::Refused(error)) => Err(error),
+            Err(fault) => return Err(fault),
+        });
+        Ok(())
+    }
+
+    fn answer(&mut self, failure: Option<Error>) {
+        let outcome = match failure {
+            Some(error) => Some(Err(error)),
+            None => self.outcome.take(),
+        };
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+    }
+}

@@ -1,0 +1,392 @@
+//! The operations on the tables: reading from any transaction, changing in the one that a batch shares.
+
+use std::ops::{ControlFlow, RangeBounds};
+
+use pontoon_snapshot::{
+    Error, Key, KeyStyle, Kind, LabelChange, Result as DomainResult, SnapshotterName, Usage,
+};
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use crate::failure::{Fault, damaged_snapshot};
+use crate::rules::{self, Parent};
+use crate::schema::{
+    CHILDREN, IDS, META, META_NEXT_ID, REMOVED, SNAPSHOTS, end_row_key, first_row_key, row_key,
+    split_row_key,
+};
+use crate::stored::{Row, decode_removed, encode_removed, now};
+use crate::{CommitSnapshot, Created, Link, NewLayer, NewSnapshot, Record, Removed, SnapshotId};
+
+/// How far the row `next_id` runs ahead of the ids in use, so that few transactions write it. A restart skips
+/// what is left of a block.
+const ID_BLOCK: u64 = 4096;
+
+type Result<T> = std::result::Result<T, Fault>;
+
+/// The snapshots table of any transaction.
+#[derive(Debug)]
+pub(crate) struct Snapshots<T>(pub(crate) T);
+
+impl<T: ReadableTable<&'static [u8], &'static [u8]>> Snapshots<T> {
+    /// The row of `key`.
+    pub(crate) fn row(&self, name: &SnapshotterName, key: &Key) -> Result<Option<Row>> {
+        match self.0.get(row_key(name, key).as_slice())? {
+            Some(bytes) => Ok(Some(Row::decode(name, key, bytes.value())?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The row of `key`, which must be there.
+    pub(crate) fn present(&self, name: &SnapshotterName, key: &Key) -> Result<Row> {
+        let row = self.row(name, key)?;
+        Ok(row.ok_or_else(|| Error::NotFound { key: key.clone() })?)
+    }
+
+    /// The ancestors of a snapshot with this parent, nearest first.
+    pub(crate) fn chain(&self, name: &SnapshotterName, parent: Option<&Key>) -> Result<Vec<Link>> {
+        let mut chain = Vec::new();
+        let mut next = parent.cloned();
+        while let Some(key) = next {
+            let damaged = |reason: &str| damaged_snapshot(name, &key, reason.to_owned());
+            let Some(Row { record, .. }) = self.row(name, &key)? else {
+                return Err(damaged("it is missing, but a snapshot is built on it").into());
+            };
+            // Only a damaged file has a chain that does not end.
+            if chain.len() as u64 > self.0.len()? {
+                return Err(damaged("it is among its own ancestors").into());
+            }
+            chain.push(Link {
+                id: record.id,
+                name: key,
+                layer: record.layer,
+            });
+            next = record.info.parent;
+        }
+        Ok(chain)
+    }
+
+    /// The ancestors of snapshot `key` that is to be made on `parent`.
+    pub(crate) fn chain_for(
+        &self,
+        name: &SnapshotterName,
+        key: &Key,
+        parent: &Key,
+    ) -> Result<Vec<Link>> {
+        let kind = self.row(name, parent)?.map(|row| row.record.info.kind);
+        rules::parent(key, Parent { key: parent, kind })?;
+        self.chain(name, Some(parent))
+    }
+
+    /// Visits the records of `name` in the order of their keys.
+    pub(crate) fn walk(
+        &self,
+        name: &SnapshotterName,
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let (first, end) = (first_row_key(name), end_row_key(name));
+        for entry in self.0.range(first.as_slice()..end.as_slice())? {
+            let (key, value) = entry?;
+            let (_, key) = split(key.value())?;
+            if visit(Row::decode(name, &key, value.value())?.record).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many snapshots each name has.
+    pub(crate) fn names(&self) -> Result<Vec<(SnapshotterName, u64)>> {
+        let mut names: Vec<(SnapshotterName, u64)> = Vec::new();
+        for entry in self.0.iter()? {
+            let (name, _) = split(entry?.0.value())?;
+            match names.last_mut() {
+                Some((last, count)) if *last == name => *count += 1,
+                _ => names.push((name, 1)),
+            }
+        }
+        Ok(names)
+    }
+
+    /// The style of the keys under `name`, which is that of any of them.
+    fn style(&self, name: &SnapshotterName) -> Result<Option<KeyStyle>> {
+        let (first, end) = (first_row_key(name), end_row_key(name));
+        match self.0.range(first.as_slice()..end.as_slice())?.next() {
+            Some(entry) => Ok(Some(split(entry?.0.value())?.1.style())),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The removed snapshots.
+pub(crate) fn removed(table: &impl ReadableTable<u64, &'static [u8]>) -> Result<Vec<Removed>> {
+    let mut removed = Vec::new();
+    for entry in table.iter()? {
+        let (id, value) = entry?;
+        let id = SnapshotId::new(id.value());
+        let layer = decode_removed(value.value()).map_err(|error| Error::Corrupt {
+            what: format!("record of removed snapshot {id}"),
+            reason: error.to_string(),
+        })?;
+        removed.push(Removed { id, layer });
+    }
+    Ok(removed)
+}
+
+fn split(row_key: &[u8]) -> DomainResult<(SnapshotterName, Key)> {
+    split_row_key(row_key).ok_or_else(|| Error::Corrupt {
+        what: format!("key of record {}", row_key.escape_ascii()),
+        reason: "it is no snapshotter name and key".to_owned(),
+    })
+}
+
+/// All tables in a write transaction. Each operation reads and checks before it writes: an operation that is
+/// refused has changed nothing, so the others in the same transaction can go on.
+#[derive(Debug)]
+pub(crate) struct Tables<'t> {
+    snapshots: Snapshots<Table<'t, &'static [u8], &'static [u8]>>,
+    children: Table<'t, (u64, u64), ()>,
+    ids: Table<'t, u64, &'static [u8]>,
+    removed: Table<'t, u64, &'static [u8]>,
+    meta: Table<'t, &'static str, u64>,
+    changed: bool,
+}
+
+impl<'t> Tables<'t> {
+    pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+        Ok(Tables {
+            snapshots: Snapshots(transaction.open_table(SNAPSHOTS)?),
+            children: transaction.open_table(CHILDREN)?,
+            ids: transaction.open_table(IDS)?,
+            removed: transaction.open_table(REMOVED)?,
+            meta: transaction.open_table(META)?,
+            changed: false,
+        })
+    }
+
+    /// Whether there is anything to commit.
+    pub(crate) fn changed(&self) -> bool {
+        self.changed
+    }
+
+    pub(crate) fn create(&mut self, name: &SnapshotterName, new: NewSnapshot) -> Result<Created> {
+        rules::creatable(&new.key, new.kind)?;
+        let row = self.new_row(name, new)?;
+        let chain = self
+            .snapshots
+            .chain(name, row.record.info.parent.as_ref())?;
+        self.insert(name, &row)?;
+        Ok(Created {
+            record: row.record,
+            chain,
+        })
+    }
+
+    pub(crate) fn create_committed(
+        &mut self,
+        name: &SnapshotterName,
+        new: NewLayer,
+    ) -> Result<Record> {
+        let mut row = self.new_row(
+            name,
+            NewSnapshot {
+                id: new.id,
+                key: new.name,
+                kind: Kind::Committed,
+                parent: new.parent,
+                labels: new.labels,
+            },
+        )?;
+        row.record.usage = new.usage;
+        row.record.layer = new.layer;
+        self.insert(name, &row)?;
+        Ok(row.record)
+    }
+
+    /// The row of a new snapshot, once all rules are kept.
+    fn new_row(&self, name: &SnapshotterName, new: NewSnapshot) -> Result<Row> {
+        rules::style(name, &new.key, self.snapshots.style(name)?)?;
+        let parent = self.parent(name, new.parent.as_ref())?;
+        let present = self.kind(name, &new.key)?;
+        rules::create(&new.key, present, parent.map(|(parent, _)| parent))?;
+        if self.contains(new.id)? {
+            return Err(damaged_snapshot(
+                name,
+                &new.key,
+                format!("its new id {} is in use", new.id),
+            )
+            .into());
+        }
+        let parent_id = parent.and_then(|(_, id)| id);
+        let info = rules::created(new.key, new.kind, new.parent, new.labels, now());
+        Ok(Row {
+            record: Record {
+                id: new.id,
+                info,
+                usage: None,
+                layer: None,
+            },
+            parent_id,
+        })
+    }
+
+    pub(crate) fn commit(
+        &mut self,
+        name: &SnapshotterName,
+        commit: CommitSnapshot,
+    ) -> Result<Record> {
+        rules::style(name, &commit.name, self.snapshots.style(name)?)?;
+        let active = self.snapshots.row(name, &commit.key)?;
+        let given = self.parent(name, commit.parent.as_ref())?;
+        let rebased_on = rules::commit(&rules::Commit {
+            key: &commit.key,
+            active: active.as_ref().map(|row| &row.record.info),
+            name: &commit.name,
+            name_present: self.kind(name, &commit.name)?,
+            given: given.map(|(parent, _)| parent),
+        })?
+        .cloned();
+        let Some(Row { record, parent_id }) = active else {
+            return Err(Error::NotFound { key: commit.key }.into());
+        };
+        let rebased_on_id = match rebased_on {
+            Some(_) => given.and_then(|(_, id)| id),
+            None => None,
+        };
+        let row = Row {
+            record: Record {
+                info: rules::committed(record.info, commit.name, rebased_on, commit.labels, now()),
+                usage: commit.usage,
+                ..record
+            },
+            parent_id: parent_id.or(rebased_on_id),
+        };
+        self.changed = true;
+        self.snapshots
+            .0
+            .remove(row_key(name, &commit.key).as_slice())?;
+        self.insert(name, &row)?;
+        Ok(row.record)
+    }
+
+    pub(crate) fn remove(&mut self, name: &SnapshotterName, key: &Key) -> Result<Record> {
+        let Row { record, parent_id } = self.snapshots.present(name, key)?;
+        rules::remove(key, self.child(name, record.id)?)?;
+        self.changed = true;
+        let id = record.id.get();
+        self.snapshots.0.remove(row_key(name, key).as_slice())?;
+        self.ids.remove(id)?;
+        if let Some(parent_id) = parent_id {
+            self.children.remove((parent_id.get(), id))?;
+        }
+        let removed = encode_removed(record.layer.as_deref());
+        self.removed.insert(id, removed.as_slice())?;
+        Ok(record)
+    }
+
+    pub(crate) fn update(
+        &mut self,
+        name: &SnapshotterName,
+        key: &Key,
+        change: LabelChange,
+    ) -> Result<Record> {
+        let mut row = self.snapshots.present(name, key)?;
+        row.record.info = rules::updated(&row.record.info, change, now())?;
+        self.put(name, &row)?;
+        Ok(row.record)
+    }
+
+    pub(crate) fn put_usages(&mut self, usages: &[(SnapshotId, Usage)]) -> Result<()> {
+        for (id, usage) in usages {
+            let Some((name, key)) = self.key_of(*id)? else {
+                continue;
+            };
+            let mut row = self.snapshots.present(&name, &key)?;
+            row.record.usage = Some(*usage);
+            self.put(&name, &row)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn forget_removed(&mut self, ids: &[SnapshotId]) -> Result<()> {
+        for id in ids {
+            self.changed |= self.removed.remove(id.get())?.is_some();
+        }
+        Ok(())
+    }
+
+    fn contains(&self, id: SnapshotId) -> Result<bool> {
+        Ok(self.ids.get(id.get())?.is_some() || self.removed.get(id.get())?.is_some())
+    }
+
+    fn kind(&self, name: &SnapshotterName, key: &Key) -> Result<Option<Kind>> {
+        Ok(self
+            .snapshots
+            .row(name, key)?
+            .map(|row| row.record.info.kind))
+    }
+
+    /// What stands under the key of a parent that a request names, and its id.
+    fn parent<'a>(
+        &self,
+        name: &SnapshotterName,
+        parent: Option<&'a Key>,
+    ) -> Result<Option<(Parent<'a>, Option<SnapshotId>)>> {
+        let Some(key) = parent else {
+            return Ok(None);
+        };
+        let record = self.snapshots.row(name, key)?.map(|row| row.record);
+        let kind = record.as_ref().map(|record| record.info.kind);
+        Ok(Some((Parent { key, kind }, record.map(|record| record.id))))
+    }
+
+    /// The name and the key of the snapshot with this id.
+    fn key_of(&self, id: SnapshotId) -> Result<Option<(SnapshotterName, Key)>> {
+        match self.ids.get(id.get())? {
+            Some(row_key) => Ok(Some(split(row_key.value())?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The key of one of the snapshots that are built on `id`.
+    fn child(&self, name: &SnapshotterName, id: SnapshotId) -> Result<Option<Key>> {
+        let Some(entry) = self.children.range(children_of(id))?.next() else {
+            return Ok(None);
+        };
+        let child = SnapshotId::new(entry?.0.value().1);
+        let (_, key) = self.key_of(child)?.ok_or_else(|| Error::Corrupt {
+            what: format!("index of ids of {name}"),
+            reason: format!("child {child} of snapshot {id} is not in it"),
+        })?;
+        Ok(Some(key))
+    }
+
+    /// Writes a row and everything that leads to it.
+    fn insert(&mut self, name: &SnapshotterName, row: &Row) -> Result<()> {
+        self.put(name, row)?;
+        let id = row.record.id.get();
+        let row_key = row_key(name, &row.record.info.key);
+        self.ids.insert(id, row_key.as_slice())?;
+        if let Some(parent_id) = row.parent_id {
+            self.children.insert((parent_id.get(), id), ())?;
+        }
+        let next_id = self.meta.get(META_NEXT_ID)?.map_or(0, |row| row.value());
+        if id >= next_id {
+            self.meta
+                .insert(META_NEXT_ID, id.saturating_add(ID_BLOCK))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a row whose key and id the indexes know.
+    fn put(&mut self, name: &SnapshotterName, row: &Row) -> Result<()> {
+        self.changed = true;
+        let row_key = row_key(name, &row.record.info.key);
+        self.snapshots
+            .0
+            .insert(row_key.as_slice(), row.encode().as_slice())?;
+        Ok(())
+    }
+}
+
+fn children_of(id: SnapshotId) -> impl RangeBounds<(u64, u64)> {
+    (id.get(), 0)..=(id.get(), u64::MAX)
+}
