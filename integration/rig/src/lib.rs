@@ -1,1 +1,35 @@
 //! Real containerd, registry, Docker and images for tests, demos and benchmarks.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`tools`] | the real programs, and how they get into `target/rig` |
+//! | [`image`] | OCI images made here: small odd ones, long ones, a real one |
+//! | [`sandbox`] | the directory of one run, and the end of all that ran in it |
+//! | [`process`], [`command`] | programs that go on, programs that end |
+//! | [`plugin`] | the snapshotter under test: ours or containerd's own |
+//! | [`containerd`], [`docker`], [`registry`] | private daemons in a sandbox |
+//! | [`cluster`] | a plugin and the containerd that uses it |
+//! | [`tree`] | directory trees compared byte for byte |
+//! | [`wait`] | deadlines, and Ctrl-C |
+//!
+//! Everything runs as root, below `target/rig` of the checkout, and is gone when the
+//! value that stands for it is dropped.
+
+pub mod checkout;
+pub mod cluster;
+pub mod command;
+pub mod containerd;
+pub mod digest;
+pub mod docker;
+mod error;
+pub mod http;
+pub mod image;
+pub mod plugin;
+pub mod process;
+pub mod registry;
+pub mod sandbox;
+pub mod tools;
+pub mod tree;
+pub mod wait;
+
+pub use error::{Error, Result};

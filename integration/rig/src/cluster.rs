@@ -1,0 +1,114 @@
+//! A plugin and a containerd that uses it, in one sandbox.
+
+use std::path::PathBuf;
+
+use crate::containerd::{self, Containerd, Proxy, Version};
+use crate::error::{Error, Result};
+use crate::plugin::{self, Plugin};
+use crate::sandbox::Sandbox;
+
+/// The name under which containerd knows the plugin.
+pub const SNAPSHOTTER: &str = "pontoon";
+
+/// How a cluster is started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Which containerd.
+    pub version: Version,
+    /// The plugin.
+    pub plugin: plugin::Setup,
+    /// How many layers are unpacked at a time (containerd 2.x).
+    pub concurrent_unpacks: u32,
+}
+
+impl Setup {
+    /// The plugin under test and that containerd, layers unpacked one by one.
+    pub fn new(version: Version) -> Self {
+        Self {
+            version,
+            plugin: plugin::Setup::default(),
+            concurrent_unpacks: 1,
+        }
+    }
+}
+
+/// A running pair. The fields end in this order: containerd, plugin, sandbox.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The containerd.
+    pub containerd: Containerd,
+    /// The plugin.
+    pub plugin: Plugin,
+    /// Where both live.
+    pub sandbox: Sandbox,
+}
+
+impl Cluster {
+    /// Starts the plugin, then containerd.
+    pub fn start(setup: Setup) -> Result<Self> {
+        let sandbox = Sandbox::new()?;
+        let plugin = Plugin::start(&sandbox, setup.plugin)?;
+        let proxy = Proxy {
+            name: SNAPSHOTTER.into(),
+            address: plugin.socket().into(),
+            capabilities: vec!["rebase".into(), "remap-ids".into()],
+            exports: vec![("root".into(), plugin.root().to_string_lossy().into_owned())],
+        };
+        let containerd = Containerd::start(
+            &sandbox,
+            &containerd::Setup {
+                version: setup.version,
+                proxies: vec![proxy],
+                concurrent_unpacks: setup.concurrent_unpacks,
+            },
+        )?;
+        Ok(Self {
+            containerd,
+            plugin,
+            sandbox,
+        })
+    }
+
+    /// The keys of the plugin's snapshots in the cluster's containerd namespace, sorted.
+    pub fn snapshots(&self) -> Result<Vec<String>> {
+        self.snapshots_of(SNAPSHOTTER)
+    }
+
+    /// The keys of a snapshotter's snapshots, sorted.
+    pub fn snapshots_of(&self, snapshotter: &str) -> Result<Vec<String>> {
+        let listed = self
+            .containerd
+            .ctr(["snapshots", "--snapshotter", snapshotter, "ls"])?;
+        let rows = listed.stdout.lines().skip(1);
+        let keys = rows
+            .filter_map(|row| row.split_whitespace().next())
+            .map(str::to_owned);
+        let mut keys: Vec<String> = keys.collect();
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// Fails unless the plugin keeps exactly one directory for each snapshot that
+    /// containerd knows, and mounts nothing.
+    pub fn check_leaks(&self) -> Result<()> {
+        let mounts = self.mounts()?;
+        if !mounts.is_empty() {
+            return Err(Error::unexpected(
+                "mounts left behind",
+                format!("{mounts:?}"),
+            ));
+        }
+        let keys = self.snapshots()?;
+        let dirs = self.plugin.snapshot_dirs()?;
+        if keys.len() != dirs.len() {
+            let why = format!("snapshots {keys:#?}\ndirectories {dirs:?}");
+            return Err(Error::unexpected("as many directories as snapshots", why));
+        }
+        Ok(())
+    }
+
+    /// Every mount in the sandbox.
+    pub fn mounts(&self) -> Result<Vec<PathBuf>> {
+        crate::sandbox::mounts_below(self.sandbox.dir())
+    }
+}

@@ -1,0 +1,258 @@
+//! A private containerd with a plugin loaded through `proxy_plugins`.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::command::{Output, attempt, run};
+use crate::error::{At, Result};
+use crate::image::architecture;
+use crate::process::Process;
+use crate::sandbox::Sandbox;
+use crate::tools::Tool;
+
+/// How long one `ctr` command may take.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// Which containerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Debian's 1.7.
+    V1_7,
+    /// 2.3, built from source.
+    V2_3,
+}
+
+impl Version {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V1_7, Self::V2_3];
+
+    fn tool(self) -> Tool {
+        match self {
+            Self::V1_7 => Tool::Containerd17,
+            Self::V2_3 => Tool::Containerd23,
+        }
+    }
+}
+
+/// One `[proxy_plugins.NAME]` section.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// The snapshotter's name.
+    pub name: String,
+    /// The plugin's socket.
+    pub address: PathBuf,
+    /// For example `rebase` and `remap-ids`.
+    pub capabilities: Vec<String>,
+    /// For example `root`.
+    pub exports: Vec<(String, String)>,
+}
+
+/// How a containerd is started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Which containerd.
+    pub version: Version,
+    /// The plugins it loads.
+    pub proxies: Vec<Proxy>,
+    /// How many layers of an image the transfer service unpacks at a time (2.x).
+    pub concurrent_unpacks: u32,
+}
+
+/// A running containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    version: Version,
+    bin: PathBuf,
+    path: std::ffi::OsString,
+    namespace: String,
+    dir: PathBuf,
+    tmp: PathBuf,
+    process: Option<Process>,
+}
+
+impl Containerd {
+    /// Writes its configuration, starts it and waits until it answers.
+    pub fn start(sandbox: &Sandbox, setup: &Setup) -> Result<Self> {
+        let dir = sandbox.subdir("containerd")?;
+        let bin = setup.version.tool().dir()?;
+        // Our shim and runc go first; the rest of PATH is for mount and the like.
+        let system = std::env::var_os("PATH").unwrap_or_default();
+        let dirs = [bin.clone(), Tool::Debian12.dir()?].into_iter();
+        let path = std::env::join_paths(dirs.chain(std::env::split_paths(&system)))
+            .map_err(std::io::Error::other)
+            .at("compose PATH from", &bin)?;
+        let config = dir.join("config.toml");
+        fs::write(&config, configuration(setup)).at("write", &config)?;
+        let namespace = sandbox.name().to_owned();
+        let tmp = sandbox.path("tmp");
+        let version = setup.version;
+        let mut containerd = Self {
+            version,
+            bin,
+            path,
+            namespace,
+            dir,
+            tmp,
+            process: None,
+        };
+        containerd.resume()?;
+        Ok(containerd)
+    }
+
+    /// Starts it again after [`terminate`](Self::terminate) or [`kill`](Self::kill).
+    pub fn resume(&mut self) -> Result<()> {
+        let mut command = Command::new(self.bin.join("containerd"));
+        command.arg("--config").arg(self.dir.join("config.toml"));
+        command.arg("--root").arg(self.dir.join("root"));
+        command.arg("--state").arg(self.dir.join("state"));
+        command
+            .arg("--address")
+            .arg(self.socket())
+            .args(["--log-level", "debug"]);
+        command.env("PATH", &self.path).env("TMPDIR", &self.tmp);
+        let log = self.dir.join("containerd.log");
+        let mut process = Process::start("containerd", &mut command, &log)?;
+        process.wait_ready(Duration::from_secs(30), || {
+            let answer = attempt(
+                self.ctr_command().args(["version"]),
+                Duration::from_secs(10),
+            );
+            answer.is_ok_and(|a| a.status.success()).then_some(())
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends it with SIGTERM. Containers go on under their shims.
+    pub fn terminate(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.terminate(Duration::from_secs(20))?;
+        }
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process
+            .take()
+            .map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// SIGTERM, then a new start.
+    pub fn restart(&mut self) -> Result<()> {
+        self.terminate()?;
+        self.resume()
+    }
+
+    /// Which containerd this is.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("c.sock")
+    }
+
+    /// The containerd namespace that `ctr` uses here, unique on this machine.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("containerd.log")).unwrap_or_default()
+    }
+
+    /// PATH with its own programs and runc first.
+    pub fn path(&self) -> &OsStr {
+        &self.path
+    }
+
+    /// Runs `ctr` and fails unless it succeeds.
+    pub fn ctr<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Result<Output> {
+        run(self.ctr_command().args(args), LIMIT)
+    }
+
+    /// Runs `ctr`, whatever its exit status.
+    pub fn try_ctr<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Result<Output> {
+        attempt(self.ctr_command().args(args), LIMIT)
+    }
+
+    /// Runs a container to its end (`--rm`); `options` go before the image.
+    pub fn run(
+        &self,
+        snapshotter: &str,
+        options: &[&str],
+        image: &str,
+        id: &str,
+        command: &[&str],
+    ) -> Result<Output> {
+        let mut args = vec!["run", "--rm", "--snapshotter", snapshotter];
+        args.extend(options);
+        args.extend([image, id]);
+        args.extend(command);
+        self.ctr(args)
+    }
+
+    /// A `ctr` command for this containerd, to be completed.
+    pub fn ctr_command(&self) -> Command {
+        let mut command = Command::new(self.bin.join("ctr"));
+        command
+            .arg("--address")
+            .arg(self.socket())
+            .arg("--namespace")
+            .arg(&self.namespace);
+        command.env("PATH", &self.path).env("TMPDIR", &self.tmp);
+        command
+    }
+
+    /// A directory of its own for what a test keeps beside it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// The configuration file: `version = 2` for 1.7, `version = 3` for 2.x.
+fn configuration(setup: &Setup) -> String {
+    let mut text = String::new();
+    let number = if setup.version == Version::V1_7 { 2 } else { 3 };
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "version = {number}");
+    if setup.version == Version::V1_7 {
+        // It opens sockets and wants a CNI configuration; nothing here uses it.
+        let _ = writeln!(text, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]");
+    }
+    let transfer = "[plugins.\"io.containerd.transfer.v1.local\"]";
+    let _ = writeln!(text, "{transfer}");
+    if setup.version == Version::V2_3 {
+        let _ = writeln!(
+            text,
+            "max_concurrent_unpacks = {}",
+            setup.concurrent_unpacks
+        );
+    }
+    let builtin = ["overlayfs"].into_iter();
+    let snapshotters = builtin.chain(setup.proxies.iter().map(|p| p.name.as_str()));
+    for name in snapshotters {
+        let list = "plugins.\"io.containerd.transfer.v1.local\".unpack_config";
+        let _ = writeln!(text, "[[{list}]]\nplatform = \"linux/{}\"", architecture());
+        let _ = writeln!(text, "snapshotter = \"{name}\"");
+    }
+    for proxy in &setup.proxies {
+        let _ = writeln!(text, "[proxy_plugins.{}]\ntype = \"snapshot\"", proxy.name);
+        let _ = writeln!(text, "address = \"{}\"", proxy.address.display());
+        if setup.version == Version::V2_3 {
+            let _ = writeln!(text, "capabilities = {:?}", proxy.capabilities);
+        }
+        let _ = writeln!(text, "[proxy_plugins.{}.exports]", proxy.name);
+        for (key, value) in &proxy.exports {
+            let _ = writeln!(text, "{key} = \"{value}\"");
+        }
+    }
+    text
+}

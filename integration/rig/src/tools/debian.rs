@@ -1,0 +1,198 @@
+//! Programs taken out of Debian packages: extracted into the checkout, never
+//! installed on the machine.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::Tool;
+use crate::command::run;
+use crate::error::{At, Error, Result};
+
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// What is taken from which release.
+struct Parcel {
+    suite: &'static str,
+    packages: &'static str,
+    /// Program and the path it has in the package.
+    files: &'static [(&'static str, &'static str)],
+    /// The package whose version is told.
+    versions: &'static [&'static str],
+}
+
+const DEBIAN_12: Parcel = Parcel {
+    suite: "bookworm",
+    packages: "runc,docker-registry,busybox-static",
+    files: &[
+        ("runc", "usr/sbin/runc"),
+        ("docker-registry", "usr/bin/docker-registry"),
+        ("busybox", "bin/busybox"),
+    ],
+    versions: &["runc", "docker-registry", "busybox-static"],
+};
+
+const CONTAINERD_17: Parcel = Parcel {
+    suite: "trixie",
+    packages: "containerd",
+    files: &[
+        ("containerd", "usr/bin/containerd"),
+        ("ctr", "usr/bin/ctr"),
+        ("containerd-shim-runc-v2", "usr/bin/containerd-shim-runc-v2"),
+    ],
+    versions: &["containerd"],
+};
+
+const DOCKER: Parcel = Parcel {
+    suite: "forky",
+    packages: "docker.io,docker-cli,docker-buildx",
+    // Not its runc, which wants a newer C library than Debian 12 has.
+    files: &[
+        ("dockerd", "usr/sbin/dockerd"),
+        ("docker-proxy", "usr/sbin/docker-proxy"),
+        ("docker-init", "usr/bin/docker-init"),
+        ("docker", "usr/bin/docker"),
+        (
+            "docker-buildx",
+            "usr/libexec/docker/cli-plugins/docker-buildx",
+        ),
+    ],
+    versions: &["docker.io", "docker-buildx"],
+};
+
+fn parcel(tool: Tool) -> &'static Parcel {
+    match tool {
+        Tool::Containerd17 => &CONTAINERD_17,
+        Tool::Docker => &DOCKER,
+        _ => &DEBIAN_12,
+    }
+}
+
+pub(super) fn recipe(tool: Tool) -> String {
+    let parcel = parcel(tool);
+    format!(
+        "{} {} {}",
+        parcel.suite,
+        parcel.packages,
+        parcel.files.len()
+    )
+}
+
+/// Extracts a parcel's packages and keeps only its programs.
+pub(super) fn install(tool: Tool, dir: &Path) -> Result<String> {
+    let parcel = parcel(tool);
+    let root = dir.join("root");
+    let mut command = mmdebstrap()?;
+    command.args([
+        "--variant=extract",
+        &format!("--include={}", parcel.packages),
+    ]);
+    run(command.arg(parcel.suite).arg(&root), LIMIT)?;
+    for (name, path) in parcel.files {
+        let from = root.join(path);
+        let to = dir.join(name);
+        // Packages that moved to merged /usr hold the same file there.
+        let from = if from.exists() {
+            from
+        } else {
+            root.join("usr").join(path)
+        };
+        fs::copy(&from, &to).at("copy", &from)?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).at("chmod", &to)?;
+    }
+    let status = root.join("var/lib/dpkg/status");
+    let status = fs::read_to_string(&status).unwrap_or_default();
+    let versions = parcel.versions.iter().map(|package| {
+        let version = version(&status, package).unwrap_or("of unknown version");
+        format!("{package} {version}")
+    });
+    let told = versions.collect::<Vec<_>>().join(", ");
+    fs::remove_dir_all(&root).at("delete", &root)?;
+    Ok(told)
+}
+
+fn version<'a>(status: &'a str, package: &str) -> Option<&'a str> {
+    let named = format!("Package: {package}");
+    let block = status
+        .split("\n\n")
+        .find(|block| block.lines().any(|line| line == named))?;
+    block
+        .lines()
+        .find_map(|line| line.strip_prefix("Version: "))
+}
+
+/// An `mmdebstrap` with the options that every use here shares: no
+/// recommendations, no translations, and no complaint about an archive that is
+/// older than its promise.
+pub(crate) fn mmdebstrap() -> Result<Command> {
+    prepare()?;
+    let mut command = Command::new("mmdebstrap");
+    command.arg("--quiet");
+    for option in [
+        "Acquire::Check-Valid-Until \"false\"",
+        "Acquire::Languages \"none\"",
+        "APT::Install-Recommends \"false\"",
+    ] {
+        command.arg(format!("--aptopt={option}"));
+    }
+    // Its output must not depend on the caller's locale.
+    command.env("LC_ALL", "C.UTF-8");
+    Ok(command)
+}
+
+/// Installs on the machine what the extraction of packages needs.
+pub(super) fn prepare() -> Result<()> {
+    require_package(
+        "mmdebstrap",
+        "mmdebstrap",
+        "it extracts Debian packages into the checkout",
+    )?;
+    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    require_package(
+        keyring,
+        "debian-archive-keyring",
+        "it verifies Debian's packages",
+    )
+}
+
+/// Installs `package` by apt-get, after saying so, unless `needed` (a program on
+/// PATH, or an absolute path) is there.
+pub fn require_package(needed: &str, package: &str, reason: &str) -> Result<()> {
+    if present(needed) {
+        return Ok(());
+    }
+    let what = format!("installing {package}");
+    if !rustix::process::geteuid().is_root() || !present("apt-get") {
+        let why = format!("{reason}; install it by hand, or run as root where apt-get is");
+        return Err(Error::unexpected(what, why));
+    }
+    eprintln!("installing {package} on this machine (apt-get install): {reason}");
+    let started = Instant::now();
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        run(
+            command.args(args).env("DEBIAN_FRONTEND", "noninteractive"),
+            LIMIT,
+        )
+    };
+    let install = ["install", "-y", "--no-install-recommends", package];
+    if apt(&install).is_err() {
+        apt(&["update"])?;
+        apt(&install)?;
+    }
+    eprintln!(
+        "installed {package} in {:.0} s",
+        started.elapsed().as_secs_f32()
+    );
+    Ok(())
+}
+
+fn present(needed: &str) -> bool {
+    if needed.starts_with('/') {
+        return Path::new(needed).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(needed).is_file())
+}

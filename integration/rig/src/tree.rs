@@ -1,0 +1,99 @@
+//! A directory tree as data, to compare two of them byte for byte.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::digest;
+use crate::error::{At, Result};
+use crate::image::read_xattrs;
+
+/// Everything about one file that a container can see, except its inode number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    // Of directories too: an unpacker sets them last.
+    mtime: (i64, i64),
+    device: u64,
+    links: u64,
+    xattrs: BTreeMap<String, Vec<u8>>,
+    content: String,
+}
+
+/// A directory tree: the entry of every path, relative to its root.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tree(BTreeMap<PathBuf, Entry>);
+
+impl Tree {
+    /// Reads the tree below `root`, the root itself included.
+    pub fn read(root: &Path) -> Result<Self> {
+        let mut tree = Self::default();
+        tree.visit(root, Path::new(""))?;
+        Ok(tree)
+    }
+
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What differs, one line for each path; empty when nothing does.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (path, entry) in &self.0 {
+            match other.0.get(path) {
+                None => lines.push(format!("only on the left: {}", path.display())),
+                Some(theirs) if theirs != entry => {
+                    lines.push(format!("{}: {entry:?} != {theirs:?}", path.display()));
+                }
+                Some(_) => {}
+            }
+        }
+        let missing = other.0.keys().filter(|path| !self.0.contains_key(*path));
+        lines.extend(missing.map(|path| format!("only on the right: {}", path.display())));
+        lines
+    }
+
+    fn visit(&mut self, root: &Path, path: &Path) -> Result<()> {
+        let full = root.join(path);
+        let meta = fs::symlink_metadata(&full).at("stat", &full)?;
+        let kind = meta.file_type();
+        let content = if kind.is_symlink() {
+            fs::read_link(&full)
+                .at("read the link", &full)?
+                .to_string_lossy()
+                .into_owned()
+        } else if kind.is_file() {
+            digest::sha256(&fs::read(&full).at("read", &full)?)
+        } else {
+            String::new()
+        };
+        let entry = Entry {
+            mode: meta.mode(),
+            uid: meta.uid(),
+            gid: meta.gid(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            device: meta.rdev(),
+            // overlayfs gives every merged directory one link.
+            links: if kind.is_dir() { 0 } else { meta.nlink() },
+            xattrs: read_xattrs(&full)?,
+            content,
+        };
+        self.0.insert(path.into(), entry);
+        if kind.is_dir() {
+            for child in fs::read_dir(&full).at("list", &full)? {
+                let child = child.at("list", &full)?;
+                self.visit(root, &path.join(child.file_name()))?;
+            }
+        }
+        Ok(())
+    }
+}
