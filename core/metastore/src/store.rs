@@ -286,9 +286,9 @@ impl Store {
     }
 }
 
-fn snapshots(
-    transaction: &ReadTransaction,
-) -> Result<Snapshots<ReadOnlyTable<&'static [u8], &'static [u8]>>, Fault> {
+type SnapshotsTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+fn snapshots(transaction: &ReadTransaction) -> Result<Snapshots<SnapshotsTable>, Fault> {
     Ok(Snapshots(transaction.open_table(SNAPSHOTS)?))
 }
 
