@@ -1,1 +1,23 @@
-//! Linux mounts, idmapping, kernel probes: the only unsafe code.
+//! Linux as Pontoon needs it: mounts, idmapped mounts, kernel probes, the lock of a root.
+//!
+//! - [`Mounter`]: makes the mounts that a snapshotter answers; [`SystemMounter`] does it, [`RecordingMounter`]
+//!   notes it down for tests without privileges.
+//! - [`IdMap`]: the mapping of a user namespace, as labels and mount options write it.
+//! - [`probe`]: what this kernel and this filesystem can do. Nothing of a probe can stay behind.
+//! - [`DirLock`]: one daemon per root.
+//! - [`process`]: who a peer is.
+//!
+//! The only crate with `unsafe` code, all of it in `raw.rs`: the calls that rustix does not have.
+
+mod error;
+mod idmap;
+mod lock;
+mod mount;
+pub mod probe;
+pub mod process;
+mod raw;
+
+pub use error::{Error, Result};
+pub use idmap::{IdMap, IdMapError};
+pub use lock::{DirLock, LockError};
+pub use mount::{Call, Mounter, RecordingMounter, SystemMounter};

@@ -1,0 +1,44 @@
+//! Who a peer is: a pid alone may be somebody else by the time it is looked up.
+
+use std::{fs, io};
+
+/// When process `pid` started, in clock ticks since boot: with the pid it names one process for good.
+///
+/// An error of kind `NotFound` says that there is no such process (any more).
+pub fn start_time(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_start_time(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Field 22 of proc_pid_stat(5). The second field, the program's name, may hold spaces and parentheses.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_name_cannot_shift_the_fields() {
+        let stat = "7 (a) b ) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99887 1 2 3";
+        assert_eq!(parse_start_time(stat), Some(99887));
+        assert_eq!(parse_start_time("garbage"), None);
+    }
+
+    #[test]
+    fn a_child_started_after_its_parent_and_is_gone_after_its_end() {
+        let own = start_time(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let started = start_time(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(started.unwrap() >= own);
+        let gone = start_time(child.id()).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,175 @@
+//! The calls that rustix does not have. All unsafe code of Pontoon is in this file.
+#![allow(
+    unsafe_code,
+    reason = "these system calls have no safe wrapper elsewhere"
+)]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::mount::MountAttrFlags;
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+
+/// What [`mount_setattr`] changes.
+#[derive(Debug)]
+pub(crate) struct MountChange<'fd> {
+    pub(crate) set: MountAttrFlags,
+    pub(crate) clear: MountAttrFlags,
+    /// Maps the mount through this user namespace.
+    pub(crate) user_namespace: Option<BorrowedFd<'fd>>,
+    /// Changes the mounts below as well.
+    pub(crate) recursive: bool,
+}
+
+impl MountChange<'_> {
+    pub(crate) fn flags(set: MountAttrFlags, clear: MountAttrFlags) -> Self {
+        MountChange {
+            set,
+            clear,
+            user_namespace: None,
+            recursive: false,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.clear.is_empty() && self.user_namespace.is_none()
+    }
+}
+
+/// The kernel's `struct mount_attr`, first version (linux/mount.h).
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// `mount_setattr(2)`, Linux 5.12, on the mount that `mount` is the root of.
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, change: &MountChange<'_>) -> io::Result<()> {
+    let mut attr = MountAttr {
+        attr_set: u64::from(change.set.bits()),
+        attr_clr: u64::from(change.clear.bits()),
+        propagation: 0,
+        userns_fd: 0,
+    };
+    if let Some(namespace) = change.user_namespace {
+        attr.attr_set |= u64::from(MountAttrFlags::MOUNT_ATTR_IDMAP.bits());
+        attr.userns_fd = namespace.as_raw_fd() as u64;
+    }
+    let recursive = if change.recursive {
+        libc::AT_RECURSIVE
+    } else {
+        0
+    };
+    // SAFETY: the path is a NUL-terminated constant, `attr` is a live struct of the layout and the size that the
+    // kernel is told, and the kernel keeps neither pointer after the call.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A child process that does nothing but be, in a user namespace of its own. Killed and reaped on drop.
+#[derive(Debug)]
+pub(crate) struct IdleChild {
+    pub(crate) pid: Pid,
+    handle: OwnedFd,
+}
+
+/// The kernel's `struct clone_args`, first version (linux/sched.h).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+impl IdleChild {
+    /// Starts the child in a new user namespace whose maps are still empty.
+    ///
+    /// It takes no signal handler along and sends no SIGCHLD, so that the rest of the process does not see it.
+    pub(crate) fn in_new_user_namespace() -> io::Result<Self> {
+        let mut handle: RawFd = -1;
+        let args = CloneArgs {
+            flags: (libc::CLONE_NEWUSER | libc::CLONE_PIDFD) as u64 | CLONE_CLEAR_SIGHAND,
+            pidfd: (&raw mut handle) as u64,
+            ..CloneArgs::default()
+        };
+        // SAFETY: getpid has no precondition.
+        let parent = unsafe { libc::getpid() };
+        // SAFETY: without CLONE_VM and with no stack this is fork: the child goes on with a copy of this memory.
+        // `args` is a live struct of the layout and the size that the kernel is told; it writes `handle`, which
+        // outlives the call. In the child only `idle` runs, which makes system calls and nothing else.
+        let pid =
+            unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+        match pid {
+            0 => idle(parent),
+            -1 => return Err(io::Error::last_os_error()),
+            _ => {}
+        }
+        // SAFETY: the kernel has just opened `handle` for this process, and nobody else owns it.
+        let handle = unsafe { OwnedFd::from_raw_fd(handle) };
+        let pid = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(IdleChild { pid, handle })
+    }
+}
+
+impl Drop for IdleChild {
+    fn drop(&mut self) {
+        let _ = rustix::process::pidfd_send_signal(&self.handle, rustix::process::Signal::KILL);
+        // SAFETY: all zeros is a valid siginfo_t, and waitid writes it through a live pointer. __WALL because the
+        // child has no exit signal. Nobody else waits for this child, and if somebody did, this is an error.
+        unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let id = self.handle.as_raw_fd() as libc::id_t;
+            let options = libc::WEXITED | libc::__WALL;
+            while libc::waitid(libc::P_PIDFD, id, &raw mut info, options) == -1
+                && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+            {}
+        }
+    }
+}
+
+/// Handlers of the parent do not run in the child (linux/sched.h).
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+/// The whole life of the child: wait to be killed, at the latest when the parent's thread ends.
+fn idle(parent: libc::pid_t) -> ! {
+    // SAFETY: after a fork from a process of many threads only async-signal-safe calls are allowed; prctl,
+    // getppid, ppoll and _exit are, and they use no memory of ours.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        // The parent may have ended before the line above. A child of pid 0 has a parent outside its pid namespace.
+        while libc::getppid() == parent {
+            libc::ppoll(std::ptr::null_mut(), 0, std::ptr::null(), std::ptr::null());
+        }
+        libc::_exit(0)
+    }
+}
+
+/// Gives the calling thread a mount namespace, and so a current directory, of its own.
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: NEWNS and FS leave the table of file descriptors shared, which is what makes unsharing unsafe.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
+    Ok(())
+}
