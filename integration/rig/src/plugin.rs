@@ -48,6 +48,8 @@ pub struct Setup {
     pub config: String,
     /// More arguments.
     pub args: Vec<String>,
+    /// Its log level: `debug` says most when a test fails, `info` is what users have.
+    pub log_level: &'static str,
 }
 
 impl Default for Setup {
@@ -56,6 +58,7 @@ impl Default for Setup {
             kind: Kind::from_env(),
             config: String::new(),
             args: Vec::new(),
+            log_level: "debug",
         }
     }
 }
@@ -103,7 +106,7 @@ impl Plugin {
         command
             .arg("--config")
             .arg(&self.config)
-            .args(["--log-level", "debug"]);
+            .args(["--log-level", self.setup.log_level]);
         command.args(&self.setup.args).env("TMPDIR", &self.tmp);
         let mut process = Process::start("the plugin", &mut command, &self.log)?;
         let socket = &self.socket;
