@@ -1,6 +1,7 @@
 //! Making file trees, and comparing them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
 /// Everything about a file but its times, its inode number and its links.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     mode: u32,
     owner: (u32, u32),
@@ -16,6 +17,21 @@ pub struct Entry {
     /// A file's bytes, a symbolic link's target.
     content: Vec<u8>,
     xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+impl fmt::Debug for Entry {
+    /// Its content only in part: it may be long.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.content[..self.content.len().min(60)];
+        f.debug_struct("Entry")
+            .field("mode", &format_args!("{:o}", self.mode))
+            .field("owner", &self.owner)
+            .field("device", &self.device)
+            .field("bytes", &self.content.len())
+            .field("content", &String::from_utf8_lossy(shown))
+            .field("xattrs", &self.xattrs)
+            .finish()
+    }
 }
 
 /// All files below `root`, and `root` itself, by their paths.

@@ -252,7 +252,7 @@ pub fn special_files(stage: &Stage) {
                 for path in ["dangling", "pipe", "null"] {
                     fs::remove_file(at.join(path)).unwrap();
                 }
-                tree::xattr(at.join("file"), "user.note", b"changed");
+                tree::xattr(at.join("setuid"), "user.note", b"added");
                 tree::chown(at.join("link"), 7);
                 file(at.join("null"), "a file now", 0o644);
             },

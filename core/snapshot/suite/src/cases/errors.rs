@@ -76,11 +76,6 @@ pub fn taken_keys(stage: &Stage) {
         sn.commit(&key("ready"), &key("ready"), None, Labels::default()),
         Class::AlreadyExists,
     );
-    // As containerd: the name is looked at before the key.
-    refused(
-        sn.commit(&key("view"), &key("nothing"), None, Labels::default()),
-        Class::AlreadyExists,
-    );
     assert_eq!(stage.found(&["kind==active"]), ["active", "ready"]);
 }
 

@@ -65,12 +65,13 @@ pub fn update(stage: &Stage) {
 
 /// Update of a key that nobody has.
 pub fn update_of_nothing(stage: &Stage) {
+    stage.prepare("something", "");
     let change = || LabelChange::Replace(labels(&[("a", "b")]));
     refused(
         stage.sn().update(&key("nothing"), change()),
         Class::NotFound,
     );
-    assert!(stage.found(&[]).is_empty());
+    assert_eq!(stage.found(&[]), ["something"]);
 }
 
 /// A committed snapshot has the labels that Commit gave, not those that Prepare gave.
