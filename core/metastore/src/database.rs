@@ -4,15 +4,14 @@
 //! memory may not be what is in the file. So a failure closes it here, and the next operation opens it.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLock};
 
-use redb::backends::FileBackend;
 use redb::{Builder, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 
+use crate::disk::Disk;
 use crate::failure::Fault;
 use crate::schema;
 
@@ -37,8 +36,10 @@ impl Database {
     /// The database in a file.
     pub(crate) fn at(path: PathBuf) -> Self {
         Database::new(Box::new(move || {
-            let file = open_file(&path).map_err(redb::Error::from)?;
-            open(FileBackend::new(file)?)
+            let (disk, opening) = Disk::open(&path)?;
+            let database = open(disk)?;
+            opening.store(false, Ordering::Relaxed);
+            Ok(database)
         }))
     }
 
@@ -86,24 +87,6 @@ impl Database {
             None => (self.opener)()?,
         };
         begin(open.insert(database))
-    }
-}
-
-/// Opens the file, and makes it, readable by its owner alone, if it is not there.
-fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = options.create(true).truncate(false).open(path)?;
-            // Without this a power failure could take the new file away with all that was committed to it.
-            let directory = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
-            Ok(file)
-        }
-        other => other,
     }
 }
 

@@ -9,11 +9,13 @@
 //!   it is asked.
 //!
 //! Inside, `rules` says what may be done (pure, no tables), `tables` does it in one transaction, `group` gathers
-//! the callers, `schema` and `stored` are the file's format.
+//! the callers, `schema` and `stored` are the file's format, `database` and `disk` keep it open and
+//! whole on a disk that fails.
 //!
 //! This crate knows nothing of directories and mounts.
 
 mod database;
+mod disk;
 mod failure;
 mod group;
 mod record;

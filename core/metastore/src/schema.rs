@@ -23,14 +23,23 @@ pub(crate) const META_NEXT_ID: &str = "next_id";
 /// [`row_key`] to a [`crate::stored::Row`].
 pub(crate) const SNAPSHOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("snapshots.1");
 
-/// The ids of a parent and of one of its children.
-pub(crate) const CHILDREN: TableDefinition<(u64, u64), ()> = TableDefinition::new("children.1");
+/// What leads to the rows of `snapshots`, and what is left of them. One table for all of it, because each table
+/// that a transaction changes costs it pages to write.
+///
+/// - `(INDEX_ID, id, 0)`: the [`row_key`] of the snapshot with this id.
+/// - `(INDEX_CHILD, parent's id, id)`: nothing.
+/// - `(INDEX_REMOVED, id, 0)`: a removed snapshot whose directory may still be there, encoded as
+///   [`crate::stored`] says.
+/// - `(INDEX_BATCH, 0, 0)`: how many transactions there were, 8 bytes, little-endian.
+pub(crate) const INDEX: TableDefinition<IndexKey, &[u8]> = TableDefinition::new("index.1");
 
-/// Every snapshot's id to its [`row_key`].
-pub(crate) const IDS: TableDefinition<u64, &[u8]> = TableDefinition::new("ids.1");
+/// What the row is about, and one or two ids.
+pub(crate) type IndexKey = (u8, u64, u64);
 
-/// The ids of removed snapshots whose directories may still be there.
-pub(crate) const REMOVED: TableDefinition<u64, &[u8]> = TableDefinition::new("removed.1");
+pub(crate) const INDEX_ID: u8 = 1;
+pub(crate) const INDEX_CHILD: u8 = 2;
+pub(crate) const INDEX_REMOVED: u8 = 3;
+pub(crate) const INDEX_BATCH: u8 = 4;
 
 /// Checks the version of the file, and makes the tables of a new one.
 pub(crate) fn prepare(database: &Database) -> Result<(), Fault> {
@@ -69,9 +78,7 @@ fn create_tables(database: &Database) -> Result<(), Fault> {
         meta.insert(META_SCHEMA, SCHEMA_VERSION)?;
         meta.insert(META_NEXT_ID, 1)?;
         transaction.open_table(SNAPSHOTS)?;
-        transaction.open_table(CHILDREN)?;
-        transaction.open_table(IDS)?;
-        transaction.open_table(REMOVED)?;
+        transaction.open_table(INDEX)?;
     }
     transaction.commit()?;
     Ok(())

@@ -14,8 +14,8 @@ use crate::database::Database;
 use crate::failure::{Fault, SharedFault};
 use crate::group::{Group, Job, Seat};
 use crate::rules;
-use crate::schema::{IDS, META, META_NEXT_ID, REMOVED, SNAPSHOTS};
-use crate::tables::{self, Snapshots, Tables};
+use crate::schema::{INDEX, META, META_NEXT_ID, SNAPSHOTS};
+use crate::tables::{Index, Snapshots, Tables};
 use crate::{CommitSnapshot, Created, Link, NewLayer, NewSnapshot, Record, Removed, SnapshotId};
 
 /// More ids than a store gives in a thousand years; a directory whose name is above it is a stranger's.
@@ -24,12 +24,17 @@ const ID_LIMIT: u64 = 1 << 56;
 /// The records of all snapshots of a daemon, in one file.
 ///
 /// Shared by many threads. What changes something is durable when it returns `Ok`. When it returns an error it
-/// has changed nothing. Reading never waits for writing.
+/// has changed nothing; only if the file cannot be read any more, that is not certain. Reading never waits for
+/// writing.
+///
+/// After a failure of the disk the store works again as soon as the disk does.
 pub struct Store {
     path: PathBuf,
     database: Database,
     group: Group<Write>,
     next_id: AtomicU64,
+    /// Not above the row `next_id`: ids below it are spent whatever happens.
+    reserved_ids: AtomicU64,
 }
 
 impl fmt::Debug for Store {
@@ -63,11 +68,13 @@ impl Store {
             database,
             group: Group::new(),
             next_id: AtomicU64::new(0),
+            reserved_ids: AtomicU64::new(0),
         };
         let next_id = store
             .stored_next_id()
             .map_err(|fault| fault.error("opening the store", &store.path))?;
         store.next_id.store(next_id, Ordering::Relaxed);
+        store.reserved_ids.store(next_id, Ordering::Relaxed);
         Ok(store)
     }
 
@@ -168,7 +175,7 @@ impl Store {
     /// What was removed and not yet forgotten.
     pub fn removed(&self) -> Result<Vec<Removed>> {
         self.read("listing removed snapshots", |transaction| {
-            tables::removed(&transaction.open_table(REMOVED)?)
+            Index(transaction.open_table(INDEX)?).removed()
         })
     }
 
@@ -183,8 +190,7 @@ impl Store {
     /// Whether `id` is a snapshot's, or a removed one's that is not yet forgotten.
     pub fn contains(&self, id: SnapshotId) -> Result<bool> {
         self.read("looking up an id", |transaction| {
-            Ok(transaction.open_table(IDS)?.get(id.get())?.is_some()
-                || transaction.open_table(REMOVED)?.get(id.get())?.is_some())
+            Index(transaction.open_table(INDEX)?).contains(id)
         })
     }
 
@@ -256,11 +262,10 @@ impl Store {
 
     /// One batch: one transaction, one fsync.
     fn run(&self, mut batch: Vec<Write>) {
-        let failure = self.transact(&mut batch).map_err(SharedFault::from).err();
-        if failure.is_some() {
-            // What the failure left in memory is not to be trusted; the file is.
-            self.database.close();
-        }
+        let failure = match self.transact(&mut batch) {
+            Ok(()) => None,
+            Err(failed) => self.recover(failed).map(SharedFault::from),
+        };
         for write in &mut batch {
             let error = failure
                 .as_ref()
@@ -269,20 +274,52 @@ impl Store {
         }
     }
 
-    fn transact(&self, batch: &mut [Write]) -> Result<(), Fault> {
+    fn transact(&self, batch: &mut [Write]) -> Result<(), FailedBatch> {
         let transaction = self.database.begin_write()?;
-        let mut tables = Tables::open(&transaction)?;
+        let mut tables = Tables::open(&transaction, self.reserved_ids.load(Ordering::Relaxed))?;
         for write in batch {
             write.work.run(&mut tables)?;
         }
-        let changed = tables.changed();
-        drop(tables);
-        if changed {
-            transaction.commit()?;
-        } else {
-            transaction.abort()?;
+        if !tables.changed() {
+            drop(tables);
+            return Ok(transaction.abort().map_err(Fault::from)?);
         }
+        let number = tables.count_batch()?;
+        let reserved = tables.next_id();
+        drop(tables);
+        transaction.commit().map_err(|error| FailedBatch {
+            number: Some(number),
+            fault: error.into(),
+        })?;
+        self.reserved_ids.store(reserved, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Closes the failed database: what it has in memory is not to be trusted, the file is. A commit that failed
+    /// may be in the file nevertheless; then it has not failed.
+    fn recover(&self, failed: FailedBatch) -> Option<Fault> {
+        self.database.close();
+        let stored = || Index(self.database.begin_read()?.open_table(INDEX)?).batch();
+        match (failed.number, stored()) {
+            (Some(number), Ok(stored)) if number == stored => None,
+            _ => Some(failed.fault),
+        }
+    }
+}
+
+/// A batch that was not acknowledged.
+struct FailedBatch {
+    /// Its number, where its commit was tried and may have come through.
+    number: Option<u64>,
+    fault: Fault,
+}
+
+impl<E: Into<Fault>> From<E> for FailedBatch {
+    fn from(error: E) -> Self {
+        FailedBatch {
+            number: None,
+            fault: error.into(),
+        }
     }
 }
 
@@ -355,3 +392,6 @@ where
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
     }
 }
+
+#[cfg(test)]
+mod tests;

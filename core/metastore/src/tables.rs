@@ -1,6 +1,6 @@
 //! The operations on the tables: reading from any transaction, changing in the one that a batch shares.
 
-use std::ops::{ControlFlow, RangeBounds};
+use std::ops::ControlFlow;
 
 use pontoon_snapshot::{
     Error, Key, KeyStyle, Kind, LabelChange, Result as DomainResult, SnapshotterName, Usage,
@@ -10,8 +10,8 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use crate::failure::{Fault, damaged_snapshot};
 use crate::rules::{self, Parent};
 use crate::schema::{
-    CHILDREN, IDS, META, META_NEXT_ID, REMOVED, SNAPSHOTS, end_row_key, first_row_key, row_key,
-    split_row_key,
+    INDEX, INDEX_BATCH, INDEX_CHILD, INDEX_ID, INDEX_REMOVED, IndexKey, META, META_NEXT_ID,
+    SNAPSHOTS, end_row_key, first_row_key, row_key, split_row_key,
 };
 use crate::stored::{Row, decode_removed, encode_removed, now};
 use crate::{CommitSnapshot, Created, Link, NewLayer, NewSnapshot, Record, Removed, SnapshotId};
@@ -116,19 +116,64 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Snapshots<T> {
     }
 }
 
-/// The removed snapshots.
-pub(crate) fn removed(table: &impl ReadableTable<u64, &'static [u8]>) -> Result<Vec<Removed>> {
-    let mut removed = Vec::new();
-    for entry in table.iter()? {
-        let (id, value) = entry?;
-        let id = SnapshotId::new(id.value());
-        let layer = decode_removed(value.value()).map_err(|error| Error::Corrupt {
-            what: format!("record of removed snapshot {id}"),
-            reason: error.to_string(),
-        })?;
-        removed.push(Removed { id, layer });
+/// The index table of any transaction.
+#[derive(Debug)]
+pub(crate) struct Index<T>(pub(crate) T);
+
+impl<T: ReadableTable<IndexKey, &'static [u8]>> Index<T> {
+    /// Whether `id` is a snapshot's or a removed one's.
+    pub(crate) fn contains(&self, id: SnapshotId) -> Result<bool> {
+        let id = id.get();
+        Ok(self.0.get((INDEX_ID, id, 0))?.is_some()
+            || self.0.get((INDEX_REMOVED, id, 0))?.is_some())
     }
-    Ok(removed)
+
+    /// The removed snapshots.
+    pub(crate) fn removed(&self) -> Result<Vec<Removed>> {
+        let mut removed = Vec::new();
+        for entry in self
+            .0
+            .range((INDEX_REMOVED, 0, 0)..(INDEX_REMOVED + 1, 0, 0))?
+        {
+            let (key, value) = entry?;
+            let id = SnapshotId::new(key.value().1);
+            let layer = decode_removed(value.value()).map_err(|error| Error::Corrupt {
+                what: format!("record of removed snapshot {id}"),
+                reason: error.to_string(),
+            })?;
+            removed.push(Removed { id, layer });
+        }
+        Ok(removed)
+    }
+
+    /// How many transactions there were.
+    pub(crate) fn batch(&self) -> Result<u64> {
+        let row = self.0.get((INDEX_BATCH, 0, 0))?;
+        let number = row.and_then(|row| row.value().try_into().ok());
+        Ok(number.map_or(0, u64::from_le_bytes))
+    }
+
+    /// The name and the key of the snapshot with this id.
+    fn key_of(&self, id: SnapshotId) -> Result<Option<(SnapshotterName, Key)>> {
+        match self.0.get((INDEX_ID, id.get(), 0))? {
+            Some(row_key) => Ok(Some(split(row_key.value())?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The key of one of the snapshots that are built on `id`.
+    fn child(&self, id: SnapshotId) -> Result<Option<Key>> {
+        let children = (INDEX_CHILD, id.get(), 0)..=(INDEX_CHILD, id.get(), u64::MAX);
+        let Some(entry) = self.0.range(children)?.next() else {
+            return Ok(None);
+        };
+        let child = SnapshotId::new(entry?.0.value().2);
+        let (_, key) = self.key_of(child)?.ok_or_else(|| Error::Corrupt {
+            what: "index of ids".to_owned(),
+            reason: format!("child {child} of snapshot {id} is not in it"),
+        })?;
+        Ok(Some(key))
+    }
 }
 
 fn split(row_key: &[u8]) -> DomainResult<(SnapshotterName, Key)> {
@@ -140,26 +185,38 @@ fn split(row_key: &[u8]) -> DomainResult<(SnapshotterName, Key)> {
 
 /// All tables in a write transaction. Each operation reads and checks before it writes: an operation that is
 /// refused has changed nothing, so the others in the same transaction can go on.
-#[derive(Debug)]
 pub(crate) struct Tables<'t> {
     snapshots: Snapshots<Table<'t, &'static [u8], &'static [u8]>>,
-    children: Table<'t, (u64, u64), ()>,
-    ids: Table<'t, u64, &'static [u8]>,
-    removed: Table<'t, u64, &'static [u8]>,
-    meta: Table<'t, &'static str, u64>,
+    index: Index<Table<'t, IndexKey, &'static [u8]>>,
+    transaction: &'t WriteTransaction,
+    /// Above every id in the tables.
+    next_id: u64,
     changed: bool,
 }
 
 impl<'t> Tables<'t> {
-    pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+    /// The tables in `transaction`; `next_id` is not above the row of that name.
+    pub(crate) fn open(transaction: &'t WriteTransaction, next_id: u64) -> Result<Self> {
         Ok(Tables {
             snapshots: Snapshots(transaction.open_table(SNAPSHOTS)?),
-            children: transaction.open_table(CHILDREN)?,
-            ids: transaction.open_table(IDS)?,
-            removed: transaction.open_table(REMOVED)?,
-            meta: transaction.open_table(META)?,
+            index: Index(transaction.open_table(INDEX)?),
+            transaction,
+            next_id,
             changed: false,
         })
+    }
+
+    /// Counts this transaction, so that it can be recognised when its commit fails half-way. Answers its number.
+    pub(crate) fn count_batch(&mut self) -> Result<u64> {
+        let batch = self.index.batch()?.wrapping_add(1);
+        let row = batch.to_le_bytes();
+        self.index.0.insert((INDEX_BATCH, 0, 0), row.as_slice())?;
+        Ok(batch)
+    }
+
+    /// The row `next_id`, once the transaction is committed.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id
     }
 
     /// Whether there is anything to commit.
@@ -207,7 +264,7 @@ impl<'t> Tables<'t> {
         let parent = self.parent(name, new.parent.as_ref())?;
         let present = self.kind(name, &new.key)?;
         rules::create(&new.key, present, parent.map(|(parent, _)| parent))?;
-        if self.contains(new.id)? {
+        if self.index.contains(new.id)? {
             return Err(damaged_snapshot(
                 name,
                 &new.key,
@@ -269,16 +326,17 @@ impl<'t> Tables<'t> {
 
     pub(crate) fn remove(&mut self, name: &SnapshotterName, key: &Key) -> Result<Record> {
         let Row { record, parent_id } = self.snapshots.present(name, key)?;
-        rules::remove(key, self.child(name, record.id)?)?;
+        rules::remove(key, self.index.child(record.id)?)?;
         self.changed = true;
         let id = record.id.get();
         self.snapshots.0.remove(row_key(name, key).as_slice())?;
-        self.ids.remove(id)?;
+        let index = &mut self.index.0;
+        index.remove((INDEX_ID, id, 0))?;
         if let Some(parent_id) = parent_id {
-            self.children.remove((parent_id.get(), id))?;
+            index.remove((INDEX_CHILD, parent_id.get(), id))?;
         }
         let removed = encode_removed(record.layer.as_deref());
-        self.removed.insert(id, removed.as_slice())?;
+        index.insert((INDEX_REMOVED, id, 0), removed.as_slice())?;
         Ok(record)
     }
 
@@ -296,7 +354,7 @@ impl<'t> Tables<'t> {
 
     pub(crate) fn put_usages(&mut self, usages: &[(SnapshotId, Usage)]) -> Result<()> {
         for (id, usage) in usages {
-            let Some((name, key)) = self.key_of(*id)? else {
+            let Some((name, key)) = self.index.key_of(*id)? else {
                 continue;
             };
             let mut row = self.snapshots.present(&name, &key)?;
@@ -308,13 +366,10 @@ impl<'t> Tables<'t> {
 
     pub(crate) fn forget_removed(&mut self, ids: &[SnapshotId]) -> Result<()> {
         for id in ids {
-            self.changed |= self.removed.remove(id.get())?.is_some();
+            let key = (INDEX_REMOVED, id.get(), 0);
+            self.changed |= self.index.0.remove(key)?.is_some();
         }
         Ok(())
-    }
-
-    fn contains(&self, id: SnapshotId) -> Result<bool> {
-        Ok(self.ids.get(id.get())?.is_some() || self.removed.get(id.get())?.is_some())
     }
 
     fn kind(&self, name: &SnapshotterName, key: &Key) -> Result<Option<Kind>> {
@@ -338,41 +393,28 @@ impl<'t> Tables<'t> {
         Ok(Some((Parent { key, kind }, record.map(|record| record.id))))
     }
 
-    /// The name and the key of the snapshot with this id.
-    fn key_of(&self, id: SnapshotId) -> Result<Option<(SnapshotterName, Key)>> {
-        match self.ids.get(id.get())? {
-            Some(row_key) => Ok(Some(split(row_key.value())?)),
-            None => Ok(None),
-        }
-    }
-
-    /// The key of one of the snapshots that are built on `id`.
-    fn child(&self, name: &SnapshotterName, id: SnapshotId) -> Result<Option<Key>> {
-        let Some(entry) = self.children.range(children_of(id))?.next() else {
-            return Ok(None);
-        };
-        let child = SnapshotId::new(entry?.0.value().1);
-        let (_, key) = self.key_of(child)?.ok_or_else(|| Error::Corrupt {
-            what: format!("index of ids of {name}"),
-            reason: format!("child {child} of snapshot {id} is not in it"),
-        })?;
-        Ok(Some(key))
-    }
-
     /// Writes a row and everything that leads to it.
     fn insert(&mut self, name: &SnapshotterName, row: &Row) -> Result<()> {
         self.put(name, row)?;
         let id = row.record.id.get();
         let row_key = row_key(name, &row.record.info.key);
-        self.ids.insert(id, row_key.as_slice())?;
+        let index = &mut self.index.0;
+        index.insert((INDEX_ID, id, 0), row_key.as_slice())?;
         if let Some(parent_id) = row.parent_id {
-            self.children.insert((parent_id.get(), id), ())?;
+            index.insert((INDEX_CHILD, parent_id.get(), id), [].as_slice())?;
         }
-        let next_id = self.meta.get(META_NEXT_ID)?.map_or(0, |row| row.value());
-        if id >= next_id {
-            self.meta
-                .insert(META_NEXT_ID, id.saturating_add(ID_BLOCK))?;
+        self.reserve_ids(id)
+    }
+
+    /// Keeps the row `next_id` above `used`.
+    fn reserve_ids(&mut self, used: u64) -> Result<()> {
+        if used < self.next_id {
+            return Ok(());
         }
+        let mut meta = self.transaction.open_table(META)?;
+        let stored = meta.get(META_NEXT_ID)?.map_or(0, |row| row.value());
+        self.next_id = stored.max(used.saturating_add(ID_BLOCK));
+        meta.insert(META_NEXT_ID, self.next_id)?;
         Ok(())
     }
 
@@ -385,8 +427,4 @@ impl<'t> Tables<'t> {
             .insert(row_key.as_slice(), row.encode().as_slice())?;
         Ok(())
     }
-}
-
-fn children_of(id: SnapshotId) -> impl RangeBounds<(u64, u64)> {
-    (id.get(), 0)..=(id.get(), u64::MAX)
 }

@@ -1,5 +1,6 @@
 //! The store through its public operations: the contract, concurrency, crashes, failures, repair.
 #![allow(missing_docs, reason = "nothing here is a library")]
+#![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
 
 mod contract;
 mod fixture;
