@@ -1,0 +1,124 @@
+//! Random operations by several callers at once on the real daemon, which is killed at random moments, against a
+//! model in memory.
+//!
+//! What was acknowledged is there, what was not is there whole or not at all; what was written into a snapshot
+//! that was committed survives; and after Cleanup there is one directory for each snapshot.
+//!
+//! `PONTOON_SEED` repeats a run as far as the scheduling of callers allows, `PONTOON_FULL=1` makes it long.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+mod caller;
+mod expected;
+mod random;
+mod stage;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use caller::{Caller, Stop};
+use random::Random;
+use stage::Stage;
+
+const CALLERS: usize = 6;
+
+/// How a round ends for the daemon.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// SIGKILL in the middle of it all.
+    Killed,
+    /// SIGTERM in the middle of it all.
+    Stopped,
+    /// It goes on.
+    Spared,
+}
+
+#[test]
+fn what_is_acknowledged_survives() {
+    let seed = std::env::var("PONTOON_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.unwrap().subsec_nanos().into()
+    });
+    let full = std::env::var_os("PONTOON_FULL").is_some();
+    let length = Duration::from_secs(if full { 600 } else { 15 });
+    println!("PONTOON_SEED={seed}, {length:?}");
+
+    let mut random = Random::new(seed);
+    let mut stage = Stage::start();
+    let mut callers: Vec<Caller> = (0..CALLERS)
+        .map(|number| Caller::new(number, Random::new(random.next()), &stage))
+        .collect();
+    let begun = Instant::now();
+    let (mut rounds, mut done, mut undone) = (0, 0, 0);
+    let operations = AtomicU64::new(0);
+    while begun.elapsed() < length {
+        let end = *random.pick(&[
+            End::Killed,
+            End::Killed,
+            End::Killed,
+            End::Stopped,
+            End::Spared,
+        ]);
+        let count = 10 + random.below(400);
+        println!("round {rounds}: {count} operations, then {end:?}");
+        play(&mut stage, &mut callers, &operations, count, end);
+        let settled = settle(&stage, &mut callers);
+        done += settled.iter().filter(|done| **done).count();
+        undone += settled.iter().filter(|done| !**done).count();
+        stage.assert_is(&callers, &mut random);
+        rounds += 1;
+    }
+    let operations = operations.into_inner();
+    println!(
+        "{rounds} rounds, {operations} operations; of those without an answer {done} done, {undone} not"
+    );
+    assert!(rounds > 3 && operations > 300, "it did next to nothing");
+    stage.end();
+}
+
+/// Lets the callers work until they have done `count` operations together, and then ends the daemon.
+fn play(stage: &mut Stage, callers: &mut [Caller], operations: &AtomicU64, count: u64, end: End) {
+    let stop = Stop::new(
+        operations.load(Ordering::Relaxed) + count,
+        matches!(end, End::Spared),
+    );
+    thread::scope(|scope| {
+        for caller in callers {
+            let stop = &stop;
+            scope.spawn(move || {
+                // A caller that panics must not leave the others waiting for its operations.
+                let _leaving = stop.guard();
+                caller.work(stop, operations);
+            });
+        }
+        stop.wait(operations);
+        match end {
+            End::Killed => stage.plugin.kill().unwrap(),
+            End::Stopped => assert!(stage.plugin.terminate().unwrap().success()),
+            End::Spared => {}
+        }
+    });
+    if !matches!(end, End::Spared) {
+        stage.plugin.resume().unwrap();
+    }
+}
+
+/// Lets every caller find out what became of the operation that it was not answered; answers whether it was done,
+/// for each that had one.
+fn settle(stage: &Stage, callers: &mut [Caller]) -> Vec<bool> {
+    stage.wait_reachable();
+    thread::scope(|scope| {
+        let settling = callers
+            .iter_mut()
+            .map(|caller| scope.spawn(|| caller.settle()));
+        let settling: Vec<_> = settling.collect();
+        settling
+            .into_iter()
+            .filter_map(|caller| caller.join().unwrap())
+            .collect()
+    })
+}
