@@ -96,10 +96,12 @@ pub(crate) fn describe(command: &Command) -> String {
     }
 }
 
-/// The last `lines` lines of `text`.
+/// The last `lines` lines of `text`, long ones cut.
 pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    let last = all[all.len().saturating_sub(lines)..].iter();
+    let cut = last.map(|line| line.chars().take(400).collect::<String>());
+    cut.collect::<Vec<_>>().join("\n")
 }
 
 fn read(file: &mut File) -> Result<String> {

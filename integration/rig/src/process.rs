@@ -126,7 +126,7 @@ impl Process {
 
     /// The last lines of its output.
     pub fn log_tail(&self) -> String {
-        tail(&fs::read_to_string(&self.log).unwrap_or_default(), 40)
+        tail(&fs::read_to_string(&self.log).unwrap_or_default(), 20)
     }
 
     /// The descriptors it has open, as the targets of their links.

@@ -24,7 +24,7 @@ impl Registry {
         let dir = sandbox.subdir("registry")?;
         let config = sandbox.path("registry.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
              delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
             dir.display()
         );

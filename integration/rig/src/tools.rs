@@ -137,7 +137,9 @@ pub(crate) fn once(dir: &Path, recipe: &str, make: impl FnOnce() -> Result<()>) 
     if done() {
         return Ok(());
     }
-    let lock_path = dir.with_extension("lock");
+    let mut lock_path = dir.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock_path = PathBuf::from(lock_path);
     let lock = OpenOptions::new()
         .create(true)
         .append(true)

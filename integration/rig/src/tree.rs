@@ -15,7 +15,6 @@ pub struct Entry {
     mode: u32,
     uid: u32,
     gid: u32,
-    // Of directories too: an unpacker sets them last.
     mtime: (i64, i64),
     device: u64,
     links: u64,
@@ -80,7 +79,12 @@ impl Tree {
             mode: meta.mode(),
             uid: meta.uid(),
             gid: meta.gid(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
+            // Layers do not list the root: it has the time at which it was made.
+            mtime: if path == Path::new("") {
+                (0, 0)
+            } else {
+                (meta.mtime(), meta.mtime_nsec())
+            },
             device: meta.rdev(),
             // overlayfs gives every merged directory one link.
             links: if kind.is_dir() { 0 } else { meta.nlink() },

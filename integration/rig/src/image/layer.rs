@@ -118,13 +118,17 @@ impl LayerBuilder {
         Ok(self)
     }
 
-    /// A hard link to an entry of this layer.
-    pub fn hardlink(&mut self, path: &str, target: &str) -> Result<&mut Self> {
-        let attributes = Attributes {
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-        };
+    /// A hard link to an entry of this layer. Its attributes are the file's: an
+    /// unpacker applies those of the last name it meets.
+    pub fn hardlink(
+        &mut self,
+        path: &str,
+        target: &str,
+        mode: u32,
+        uid: u64,
+        gid: u64,
+    ) -> Result<&mut Self> {
+        let attributes = Attributes { mode, uid, gid };
         let mut header = header(EntryType::Link, attributes);
         self.tar
             .append_link(&mut header, path, target)

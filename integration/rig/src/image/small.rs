@@ -104,7 +104,7 @@ fn base() -> Result<Layer> {
     layer.dir("tmp", 0o1777, 0, 0)?;
     layer.file("bin/busybox", 0o755, 0, 0, &busybox)?;
     for applet in APPLETS {
-        layer.hardlink(&format!("bin/{applet}"), "bin/busybox")?;
+        layer.hardlink(&format!("bin/{applet}"), "bin/busybox", 0o755, 0, 0)?;
     }
     layer.file("etc/passwd", 0o644, 0, 0, b"root:x:0:0:root:/:/bin/sh\n")?;
     layer.file("etc/group", 0o644, 0, 0, b"root:x:0:\n")?;
@@ -129,7 +129,7 @@ fn changes() -> Result<Layer> {
     layer.opaque("data/opaque")?;
     layer.file("data/opaque/new", 0o644, 0, 0, b"new\n")?;
     layer.file("data/link-a", 0o644, 3, 4, b"linked\n")?;
-    layer.hardlink("data/link-b", "data/link-a")?;
+    layer.hardlink("data/link-b", "data/link-a", 0o644, 3, 4)?;
     layer.symlink("data/symlink", "../data/kept")?;
     layer.file("data/setuid", 0o4755, 0, 0, b"setuid\n")?;
     layer.dir("data/sticky", 0o1777, 0, 0)?;
