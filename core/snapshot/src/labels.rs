@@ -77,7 +77,7 @@ impl Labels {
 pub enum LabelChange {
     /// These labels instead of those that are there.
     Replace(Labels),
-    /// Each of these set (`Some`) or deleted (`None`); the others stay.
+    /// Each of these set (`Some`) or deleted (`None`, or an empty value); the others stay.
     Set(BTreeMap<String, Option<String>>),
 }
 
@@ -119,8 +119,8 @@ impl LabelChange {
                 let mut labels = current.0.clone();
                 for (key, value) in changes {
                     match value {
-                        Some(value) => labels.insert(key, value),
-                        None => labels.remove(&key),
+                        Some(value) if !value.is_empty() => labels.insert(key, value),
+                        _ => labels.remove(&key),
                     };
                 }
                 check_total(&labels)?;
@@ -199,6 +199,16 @@ mod tests {
         check(&["labels"], &[("d", "4")], &[("d", "4")]);
         check(&[], &[("d", "4")], &[("d", "4")]);
         check(&[], &[], &[]);
+    }
+
+    #[test]
+    fn an_empty_value_deletes() {
+        let current = Labels::new(pairs(&[("a", "1"), ("b", "2")])).unwrap();
+        let change = LabelChange::Set([("a".to_owned(), Some(String::new()))].into());
+        assert_eq!(
+            change.apply(&current).unwrap(),
+            Labels::new(pairs(&[("b", "2")])).unwrap()
+        );
     }
 
     #[test]
