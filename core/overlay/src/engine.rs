@@ -1,0 +1,320 @@
+//! Opens a root and keeps it running.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use pontoon_linux::probe;
+use pontoon_metastore::{Link, Record, SnapshotId, Store};
+use pontoon_snapshot::{
+    Error, Key, Keyspaces, Kind, Mount, Result, Snapshotter, SnapshotterName, Usage,
+};
+
+use crate::compose::Plan;
+use crate::keyspace::Keyspace;
+use crate::layers::Declined;
+use crate::measure::Measurer;
+use crate::provider::Chain;
+use crate::reaper::Reaper;
+use crate::recovery::Lost;
+use crate::request;
+use crate::root::{Owner, Root};
+use crate::{Features, LayerProvider, recovery};
+
+/// What the operator chooses.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Answer each snapshot's upper directory as label `containerd.io/snapshot/overlay.upperdir`.
+    pub upperdir_label: bool,
+    /// Delete a snapshot's directory before Remove returns, not soon after.
+    pub sync_remove: bool,
+    /// Let containerd change the owner of every file where ids cannot be mapped. Only decides
+    /// [`Engine::capabilities`].
+    pub slow_chown: bool,
+    /// Options of every overlay mount, not of bind mounts.
+    pub mount_options: Vec<String>,
+}
+
+/// An open root. Hands out its keyspaces; deletes and measures in the background until it is closed or dropped.
+#[derive(Debug)]
+pub struct Engine {
+    core: Arc<Core>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Opens `root`, which is made if it is missing, and locks it.
+    ///
+    /// [`Error::Unavailable`] if another process has it; [`Error::Invalid`] if an option is not understood or the
+    /// filesystem cannot carry overlays.
+    pub fn open(
+        root: &Path,
+        options: Options,
+        provider: Arc<dyn LayerProvider>,
+    ) -> Result<Arc<Self>> {
+        let root = Root::open(root)?;
+        require_types(root.path())?;
+        let store = Store::open(&root.metadata())?;
+        let scratch = root.path().join("probe");
+        let (features, overlay_options) =
+            Features::probe_options(&scratch, &options.mount_options)?;
+        let found = recovery::scan(&root, &store)?;
+        let core = Arc::new(Core {
+            root,
+            store,
+            features,
+            overlay_options,
+            options,
+            provider,
+            lost: found.lost,
+            declined: Declined::default(),
+            reaper: Reaper::new(found.orphans, found.removed),
+            measurer: Measurer::new(found.unmeasured),
+        });
+        let engine = Engine {
+            workers: Mutex::new(vec![
+                start("reaper", &core, |core| core.reaper.run(core))?,
+                start("measurer", &core, |core| core.measurer.run(core))?,
+            ]),
+            core,
+        };
+        Ok(Arc::new(engine))
+    }
+
+    /// What this kernel and filesystem can do.
+    pub fn features(&self) -> &Features {
+        &self.core.features
+    }
+
+    /// The capabilities that containerd may be told.
+    pub fn capabilities(&self) -> Vec<&'static str> {
+        self.features().capabilities(self.core.options.slow_chown)
+    }
+
+    /// The root, as an absolute path without links.
+    pub fn root(&self) -> &Path {
+        self.core.root.path()
+    }
+
+    /// Every snapshotter name that has snapshots, and how many. Reads all records.
+    pub fn names(&self) -> Result<Vec<(SnapshotterName, u64)>> {
+        self.core.store.names()
+    }
+
+    /// How many removed snapshots still have a directory.
+    pub fn removed(&self) -> Result<u64> {
+        Ok(self.core.store.removed()?.len() as u64)
+    }
+
+    /// How often the layer provider declined a layer since the start, by reason.
+    pub fn declined(&self) -> BTreeMap<String, u64> {
+        self.core.declined.counts()
+    }
+
+    /// Stops the work in the background; what it leaves, the next start takes up. Idempotent.
+    pub fn close(&self) {
+        self.core.reaper.stop();
+        self.core.measurer.stop();
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        for worker in workers.drain(..) {
+            // One that panicked has said so.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Keyspaces for Engine {
+    fn open(&self, name: &SnapshotterName) -> Result<Arc<dyn Snapshotter>> {
+        Ok(Arc::new(Keyspace::new(
+            Arc::clone(&self.core),
+            name.clone(),
+        )))
+    }
+}
+
+fn start(
+    name: &str,
+    core: &Arc<Core>,
+    work: impl FnOnce(&Core) + Send + 'static,
+) -> Result<JoinHandle<()>> {
+    let core = Arc::clone(core);
+    let run = move || {
+        // Behind what somebody waits for. That it may not be, does not matter.
+        let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);
+        work(&core);
+    };
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Error::io(format!("start thread {name}"), error))
+}
+
+/// On Linux niceness is each thread's own.
+const BACKGROUND_NICENESS: i32 = 10;
+
+fn require_types(root: &Path) -> Result<()> {
+    let told = probe::tells_types(root)
+        .map_err(|error| Error::io(format!("list {}", root.display()), error))?;
+    if told != Some(false) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("the filesystem of root {}", root.display()),
+        "it does not tell the types of directory entries (d_type), which overlayfs needs; on XFS, format it with ftype=1, else use another filesystem",
+    ))
+}
+
+/// What all keyspaces share.
+pub(crate) struct Core {
+    pub(crate) root: Root,
+    pub(crate) store: Store,
+    pub(crate) features: Features,
+    /// Options of every overlay: configured and probed.
+    overlay_options: Vec<String>,
+    pub(crate) options: Options,
+    pub(crate) provider: Arc<dyn LayerProvider>,
+    lost: Lost,
+    pub(crate) declined: Declined,
+    pub(crate) reaper: Reaper,
+    pub(crate) measurer: Measurer,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("root", &self.root)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The directories of a snapshot that is being made; deleted again unless they are kept.
+pub(crate) struct NewDirectory<'core> {
+    pub(crate) id: SnapshotId,
+    core: &'core Core,
+    kept: bool,
+}
+
+impl NewDirectory<'_> {
+    /// To be called when the record is there.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for NewDirectory<'_> {
+    fn drop(&mut self) {
+        if !self.kept && self.core.root.remove(self.id).is_err() {
+            self.core.reaper.abandoned(self.id);
+        }
+    }
+}
+
+impl Core {
+    pub(crate) fn new_directory(&self, kind: Kind, owner: Owner) -> Result<NewDirectory<'_>> {
+        let id = self.store.allocate_id();
+        self.root.make(id, kind, owner)?;
+        Ok(NewDirectory {
+            id,
+            core: self,
+            kept: false,
+        })
+    }
+
+    /// The directories below a snapshot, nearest first.
+    pub(crate) fn lower(
+        &self,
+        chain: &[Link],
+        id_mapping: Option<&request::IdMapping>,
+    ) -> Result<Vec<String>> {
+        self.lost.check(chain)?;
+        if chain.iter().any(|link| link.layer.is_some()) {
+            let of_chain = self.chain(chain);
+            let id_map = id_mapping.map(request::IdMapping::map);
+            if let Some(paths) = self.provider.lowerdirs(&of_chain, id_map)? {
+                return paths.into_iter().map(text_of).collect();
+            }
+        }
+        Ok(chain.iter().map(|link| self.root.upper(link.id)).collect())
+    }
+
+    pub(crate) fn chain<'a>(&'a self, links: &'a [Link]) -> Chain<'a> {
+        Chain {
+            links,
+            snapshots: self.root.snapshots(),
+        }
+    }
+
+    /// The mounts of snapshot `id` on what [`Core::lower`] answered.
+    pub(crate) fn mounts(
+        &self,
+        id: SnapshotId,
+        kind: Kind,
+        lower: Vec<String>,
+        extract: bool,
+        id_mapping: Option<&request::IdMapping>,
+    ) -> Vec<Mount> {
+        let plan = Plan {
+            kind,
+            upper: self.root.upper(id),
+            work: self.root.work(id),
+            lower,
+            extract_on: extract.then(|| self.root.empty()),
+            id_mapping,
+            options: &self.overlay_options,
+        };
+        plan.mounts()
+    }
+
+    /// What a snapshot takes; of committed ones from the record, if it is there.
+    pub(crate) fn usage(&self, record: &Record) -> Result<Usage> {
+        match (record.info.kind, record.usage) {
+            (Kind::View, _) => Ok(Usage::default()),
+            (Kind::Committed, Some(usage)) => Ok(usage),
+            (Kind::Committed, None) => {
+                let usage = self.measure(record.id, &record.info.key)?;
+                self.measurer.found(record.id, usage);
+                Ok(usage)
+            }
+            (Kind::Active, _) => self.measure(record.id, &record.info.key),
+        }
+    }
+
+    fn measure(&self, id: SnapshotId, key: &Key) -> Result<Usage> {
+        let upper = PathBuf::from(self.root.upper(id));
+        crate::tree::usage(&upper)
+            .map_err(|error| Error::io(format!("measure snapshot {key}"), error))
+    }
+}
+
+fn text_of(path: PathBuf) -> Result<String> {
+    path.into_os_string().into_string().map_err(|path| {
+        Error::invalid(
+            format!("lower directory {}", path.display()),
+            "it is not UTF-8, which mount options must be",
+        )
+    })
+}
+
+/// For [`recovery`] and [`crate::fsck`]: visits every record of every name.
+pub(crate) fn visit_all(
+    store: &Store,
+    visit: &mut dyn FnMut(&SnapshotterName, Record),
+) -> Result<()> {
+    for (name, _) in store.names()? {
+        store.walk(&name, &mut |record| {
+            visit(&name, record);
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(())
+}
