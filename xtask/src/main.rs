@@ -2,8 +2,10 @@
 
 mod bench;
 mod check_docs;
+mod demo;
 mod fresh;
 mod gen_proto;
+mod test;
 mod tidy;
 
 use std::error::Error;
@@ -12,6 +14,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask VERB
+  demo          run a container on Pontoon under a private containerd; --image REF names another image
+  test          run everything that proves the product; --full adds the long forms
   bench NAME    measure Pontoon against its rivals; NAME: snapshots
   check-docs    resolve the paths that the documents name, run their runnable blocks
   tidy          check the rules of the code that no compiler checks
@@ -35,6 +39,8 @@ fn dispatch() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let rest = arguments.get(1..).unwrap_or_default();
     match arguments.first().map(String::as_str) {
+        Some("demo") => demo::run(root, rest),
+        Some("test") => test::run(root, rest),
         Some("bench") => bench::run(root, rest),
         Some("check-docs") => check_docs::run(root),
         Some("fresh") => fresh::run(root, rest),

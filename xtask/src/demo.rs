@@ -1,0 +1,156 @@
+//! `cargo xtask demo [--image REF]`: a container on Pontoon, shown step by step.
+//!
+//! Everything private: a sandbox below `target/rig` with its own plugin, containerd and registry. It is gone at the
+//! end, also after a failure and after Ctrl-C.
+
+use std::error::Error;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
+use pontoon_rig::containerd::Version;
+use pontoon_rig::plugin::{self, Kind};
+use pontoon_rig::registry::Registry;
+use pontoon_rig::tools::Tool;
+use pontoon_rig::{Result as RigResult, image, wait};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+const PLUGIN: &str = "pontoon-overlayfs";
+
+/// Numbers the steps and times them.
+struct Show {
+    started: Instant,
+    steps: u32,
+}
+
+impl Show {
+    fn step<T>(&mut self, what: &str, act: impl FnOnce() -> RigResult<T>) -> RigResult<T> {
+        self.steps += 1;
+        println!("\n{}. {what}", self.steps);
+        let started = Instant::now();
+        let done = act()?;
+        println!("   done in {:.2} s", started.elapsed().as_secs_f32());
+        Ok(done)
+    }
+
+    fn tell(text: &str) {
+        for line in text.lines() {
+            println!("   | {line}");
+        }
+    }
+}
+
+/// Shows one container's life; with `--image REF` on an image from a registry.
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let image = match arguments {
+        [] => None,
+        [flag, reference] if flag == "--image" => Some(reference.as_str()),
+        _ => return Err("usage: cargo xtask demo [--image REF]".into()),
+    };
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, wait::interrupt_flag())?;
+    }
+    println!("Pontoon demo: a container on a Pontoon snapshotter, under a private containerd.");
+    println!(
+        "What is missing is installed below target/rig; mmdebstrap, where it is missing, by apt-get."
+    );
+    let mut show = Show {
+        started: Instant::now(),
+        steps: 0,
+    };
+    prepare(root, &mut show, image.is_none())?;
+    let ended = present(&mut show, image);
+    // The sandbox is gone here: every value that held a part of it was dropped.
+    println!("\nCleaned up: no process, mount or file of the demo is left.");
+    ended.map_err(|error| format!("{error:?}"))?;
+    println!(
+        "The whole demo took {:.1} s.",
+        show.started.elapsed().as_secs_f32()
+    );
+    Ok(())
+}
+
+fn prepare(root: &Path, show: &mut Show, own_image: bool) -> Result<(), Box<dyn Error>> {
+    let installed = show.step("Install containerd 2.3, runc and a registry", || {
+        Tool::Debian12.dir()?;
+        Tool::Containerd23.dir()?;
+        if own_image {
+            image::debian().map(drop)
+        } else {
+            Ok(())
+        }
+    });
+    installed.map_err(|error| format!("{error:?}"))?;
+    println!("\nBuild {PLUGIN} (release)");
+    let build = ["build", "--release", "--package", PLUGIN];
+    let built = Command::new(env!("CARGO"))
+        .args(build)
+        .current_dir(root)
+        .status()?;
+    if built.success() {
+        Ok(())
+    } else {
+        Err("the build failed; see above".into())
+    }
+}
+
+/// The part that needs cleaning up.
+fn present(show: &mut Show, image: Option<&str>) -> RigResult<()> {
+    let cluster = show.step(&format!("Start {PLUGIN} and a private containerd"), || {
+        let mut setup = Setup::new(Version::V2_3);
+        setup.plugin = plugin::Setup {
+            kind: Kind::Pontoon(PLUGIN.into()),
+            ..setup.plugin
+        };
+        setup.concurrent_unpacks = 4;
+        Cluster::start(setup)
+    })?;
+    let containerd = &cluster.containerd;
+    Show::tell(&plugins(&containerd.ctr(["plugins", "ls"])?.stdout));
+
+    let registry = Registry::start(&cluster.sandbox)?;
+    let reference = match image {
+        Some(reference) => reference.to_owned(),
+        None => show.step(
+            "Push a Debian image with Python to a private registry",
+            || registry.push(&image::debian()?, "debian", "demo"),
+        )?,
+    };
+    show.step(
+        &format!("Pull {reference}: its layers are unpacked onto Pontoon, in parallel"),
+        || {
+            let pull = ["images", "pull", "--snapshotter", SNAPSHOTTER];
+            // Only the private registry speaks plain HTTP.
+            let plain = image.is_none().then_some("--plain-http");
+            containerd.ctr(pull.into_iter().chain(plain).chain([reference.as_str()]))?;
+            Show::tell(
+                &containerd
+                    .ctr(["snapshots", "--snapshotter", SNAPSHOTTER, "ls"])?
+                    .stdout,
+            );
+            Ok(())
+        },
+    )?;
+    show.step("Run a container on it", || {
+        let output = containerd.run(SNAPSHOTTER, &[], &reference, "demo", &[])?;
+        Show::tell(&output.stdout);
+        Ok(())
+    })?;
+    show.step(
+        "Remove the image: containerd's collector empties the plugin",
+        || {
+            containerd.ctr(["images", "rm", "--sync", &reference])?;
+            wait::until("an empty plugin", Duration::from_secs(20), || {
+                let left = cluster.plugin.snapshot_dirs()?;
+                Ok(left.is_empty().then_some(()))
+            })
+        },
+    )
+}
+
+/// The line of `ctr plugins ls` that names our plugin, below its heading.
+fn plugins(listed: &str) -> String {
+    let wanted = |line: &&str| line.starts_with("TYPE") || line.contains(SNAPSHOTTER);
+    listed.lines().filter(wanted).collect::<Vec<_>>().join("\n")
+}

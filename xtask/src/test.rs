@@ -1,0 +1,176 @@
+//! `cargo xtask test [--full]`: everything that proves the product.
+//!
+//! Installs the real programs while the workspace is built, runs the static checks, every test, and the documents'
+//! commands. Nothing stops at the first failure; the last lines say what was skipped, what failed, and how many passed.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use pontoon_rig::tools;
+
+use crate::{check_docs, tidy};
+
+/// What came of the run so far.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: Vec<String>,
+}
+
+impl Tally {
+    /// Runs one check that is not a Rust test.
+    fn check(&mut self, name: &str, check: impl FnOnce() -> Result<(), Box<dyn Error>>) {
+        println!("test: {name}");
+        let started = Instant::now();
+        match check() {
+            Ok(()) => {
+                self.passed += 1;
+                println!(
+                    "test: {name}: passed in {:.0} s",
+                    started.elapsed().as_secs_f32()
+                );
+            }
+            Err(error) => {
+                println!("test: {name}: FAILED: {error}");
+                self.failed.push(name.into());
+            }
+        }
+    }
+
+    /// Reads one line of what `cargo test` prints.
+    fn read(&mut self, line: &str) {
+        let Some((name, outcome)) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.split_once(" ... "))
+        else {
+            // A program of tests that could not be built or that crashed names no test.
+            if let Some(target) = line.strip_prefix("error: test failed, to rerun pass ") {
+                self.failed.push(format!("of {target}"));
+            }
+            return;
+        };
+        if outcome.starts_with("ok") {
+            self.passed += 1;
+        } else if outcome.starts_with("FAILED") {
+            self.failed.push(name.into());
+        } else if let Some(reason) = outcome.strip_prefix("ignored") {
+            let reason = reason.trim_start_matches(", ");
+            self.skipped.push(format!("{name}: {reason}"));
+        }
+    }
+
+    fn report(&self, started: Instant) -> Result<(), Box<dyn Error>> {
+        println!();
+        for skipped in &self.skipped {
+            println!("skipped {skipped}");
+        }
+        for failed in &self.failed {
+            println!("failed {failed}");
+        }
+        let minutes = started.elapsed().as_secs_f32() / 60.0;
+        let (passed, failed, skipped) = (self.passed, self.failed.len(), self.skipped.len());
+        println!("{passed} passed, {failed} failed, {skipped} skipped in {minutes:.1} minutes");
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err("some tests failed; see above".into())
+        }
+    }
+}
+
+/// Runs all checks and tests; `--full` adds the long forms.
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let full = match arguments {
+        [] => false,
+        [flag] if flag == "--full" => true,
+        _ => return Err("usage: cargo xtask test [--full]".into()),
+    };
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    // The installation mostly waits for the network or for the Go linker.
+    thread::scope(|scope| {
+        let installing = scope.spawn(|| tools::install_all().map_err(|e| format!("{e:?}")));
+        tally.check("format", || cargo(root, &["fmt", "--all", "--check"]));
+        tally.check("tidy", || tidy::run(root));
+        tally.check("clippy", || {
+            let lints = [
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ];
+            cargo(root, &lints)
+        });
+        tally.check("build", || cargo(root, &["build", "--workspace"]));
+        tally.check("installation of the real programs", || {
+            installing
+                .join()
+                .unwrap_or_else(|_| Err("the installer panicked".into()))?;
+            Ok(())
+        });
+    });
+    run_tests(root, full, &mut tally)?;
+    tally.check("documents", || check_docs::run(root));
+    tally.report(started)
+}
+
+/// Runs all Rust tests, their output passed on line by line.
+fn run_tests(root: &Path, full: bool, tally: &mut Tally) -> Result<(), Box<dyn Error>> {
+    let mut child = Command::new(env!("CARGO"))
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .current_dir(root)
+        .env("PONTOON_FULL", if full { "1" } else { "0" })
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let output = child.stdout.take().ok_or("cargo test has no output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        tally.read(&line);
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed.is_empty() {
+        tally.failed.push(format!("cargo test ({status})"));
+    }
+    Ok(())
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Result<(), Box<dyn Error>> {
+    let status = Command::new(env!("CARGO"))
+        .args(arguments)
+        .current_dir(root)
+        .status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(format!("cargo {} ended with {status}", arguments.join(" ")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    #[test]
+    fn counts_what_cargo_prints() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 4 tests",
+            "test a::passes ... ok",
+            "test b ... FAILED",
+            "test c ... ignored, needs another kernel",
+            "test d has been running for over 60 seconds",
+            "test result: FAILED. 1 passed; 1 failed; 1 ignored",
+        ] {
+            tally.read(line);
+        }
+        assert_eq!((tally.passed, tally.failed), (1, vec!["b".to_owned()]));
+        assert_eq!(tally.skipped, ["c: needs another kernel"]);
+    }
+}
