@@ -311,3 +311,64 @@ fn error(operation: &str, status: &Status) -> Error {
         reason: format!("the daemon cannot be reached ({source}); is it running?"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::UnixListener;
+
+    use pontoon_snapshot::Class;
+
+    use super::*;
+
+    fn stat(client: &Client) -> Error {
+        let keyspace = client.open(&SnapshotterName::new("x").unwrap()).unwrap();
+        keyspace.stat(&Key::new("k").unwrap()).unwrap_err()
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_is_unavailable() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = Client::new(&dir.path().join("none.sock")).unwrap();
+        let error = stat(&client);
+        assert_eq!(error.class(), Class::Unavailable);
+        let told = error.to_string();
+        assert!(
+            told.contains("Stat") && told.contains("No such file"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_unavailable_after_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("mute.sock");
+        let _mute = UnixListener::bind(&socket).unwrap();
+        let client = Client::with_deadline(&socket, Duration::from_millis(50)).unwrap();
+        let error = stat(&client);
+        assert_eq!(error.class(), Class::Unavailable);
+        assert!(error.to_string().contains("50ms"), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_up_is_unavailable_to_every_caller() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("rude.sock");
+        let rude = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || while rude.accept().is_ok() {});
+        let client = Client::with_deadline(&socket, Duration::from_secs(20)).unwrap();
+        std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| stat(&client))).collect();
+            for error in asking.into_iter().map(|asking| asking.join().unwrap()) {
+                assert_eq!(error.class(), Class::Unavailable, "{error}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_is_refused() {
+        let error = Client::new(Path::new(OsStr::from_bytes(b"/\xff"))).unwrap_err();
+        assert_eq!(error.class(), Class::Invalid);
+    }
+}
