@@ -26,7 +26,7 @@ fn start(kind: Kind, oracle: Oracle) -> Harness {
 }
 
 fn daemon() -> Harness {
-    start(Kind::Pontoon("pontoon-overlayfs".to_owned()), Oracle::No)
+    start(Kind::from_env(), Oracle::No)
 }
 
 fn containerd() -> Harness {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use pontoon_proto::snapshots::snapshots_client::SnapshotsClient;
 use pontoon_proto::{snapshots as v1, types};
-use pontoon_rig::plugin::{Kind, Plugin, Setup};
+use pontoon_rig::plugin::{Plugin, Setup};
 use pontoon_rig::sandbox::Sandbox;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
@@ -28,13 +28,6 @@ pub(crate) struct Daemon {
     _sandbox: Sandbox,
 }
 
-pub(crate) fn setup() -> Setup {
-    Setup {
-        kind: Kind::Pontoon("pontoon-overlayfs".to_owned()),
-        ..Setup::default()
-    }
-}
-
 impl Daemon {
     pub(crate) fn start() -> Self {
         Daemon::start_in(Sandbox::new().unwrap())
@@ -42,7 +35,7 @@ impl Daemon {
 
     /// A daemon on the root that `sandbox` already has, or a new one.
     pub(crate) fn start_in(sandbox: Sandbox) -> Self {
-        let plugin = Plugin::start(&sandbox, setup()).unwrap();
+        let plugin = Plugin::start(&sandbox, Setup::default()).unwrap();
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

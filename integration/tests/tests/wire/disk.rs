@@ -104,34 +104,15 @@ fn a_full_disk_does_not_keep_the_daemon_from_starting() {
 }
 
 #[test]
-fn a_disk_that_turns_read_only_can_be_read() {
+fn a_read_only_root_is_reported_and_left_alone() {
     let mut daemon = on_small_disk("size=8m,mode=0700");
     let root = daemon.plugin.root().to_owned();
-    let remount = |flags| mount_remount(&root, flags, "");
-    // Not while a file is open for writing: then only the mount, not the filesystem, can be read-only.
-    let bind = MountFlags::BIND;
-    remount(bind | MountFlags::RDONLY).unwrap();
-    let status = daemon.prepare("new", "kept").unwrap_err();
-    assert!(
-        matches!(
-            status.code(),
-            Code::Internal | Code::FailedPrecondition | Code::Unavailable
-        ),
-        "{status:?}"
-    );
-    daemon.assert_kept();
-    remount(bind).unwrap();
-    daemon.prepare("new", "kept").unwrap();
-    daemon.remove("new").unwrap();
-    daemon.assert_nothing_lost();
-
-    // A daemon that starts on it says so.
     daemon.plugin.terminate().unwrap();
-    remount(bind | MountFlags::RDONLY).unwrap();
+    mount_remount(&root, MountFlags::RDONLY, "").unwrap();
     let told = daemon.plugin.resume().unwrap_err().to_string();
     assert!(told.to_lowercase().contains("read-only"), "{told}");
     assert!(told.contains(&root.display().to_string()), "{told}");
-    remount(bind).unwrap();
+    mount_remount(&root, MountFlags::empty(), "").unwrap();
     daemon.plugin.resume().unwrap();
     daemon.assert_nothing_lost();
 }

@@ -105,17 +105,19 @@ fn readers_that_do_not_read_hold_up_nobody() {
     let socket = daemon.plugin.socket().to_owned();
     // As many as the daemon works on at a time, and more, each with a connection of its own.
     let stuck = daemon.block_on(async {
-        let mut stuck = Vec::new();
+        let mut asking = JoinSet::new();
         for _ in 0..100 {
             let mut service = SnapshotsClient::new(channel(&socket));
             let request = v1::ListSnapshotsRequest {
                 snapshotter: NAME.to_owned(),
                 filters: Vec::new(),
             };
-            let asked = tokio::time::timeout(Duration::from_millis(200), service.list(request));
-            stuck.push(asked.await);
+            asking.spawn(async move {
+                let patience = Duration::from_secs(2);
+                tokio::time::timeout(patience, service.list(request)).await
+            });
         }
-        stuck
+        asking.join_all().await
     });
     let begun = std::time::Instant::now();
     daemon.prepare("new", "kept").unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use pontoon_rig::plugin::{Plugin, Setup};
 use pontoon_rig::sandbox::Sandbox;
 
-use crate::daemon::{Daemon, setup};
+use crate::daemon::Daemon;
 
 /// Starts the daemon, which must fail; answers what it said.
 #[track_caller]
@@ -72,7 +72,7 @@ fn a_root_has_one_daemon() {
     let setup = Setup {
         // The last one counts.
         args: args.to_vec(),
-        ..setup()
+        ..Setup::default()
     };
     let told = match Plugin::start(&other, setup) {
         Ok(_) => panic!("a second daemon starts on the same root"),
@@ -90,7 +90,7 @@ fn refuse(config: &str) -> String {
     let sandbox = Sandbox::new().unwrap();
     let setup = Setup {
         config: config.to_owned(),
-        ..setup()
+        ..Setup::default()
     };
     match Plugin::start(&sandbox, setup) {
         Ok(_) => panic!("the daemon starts with {config:?}"),
