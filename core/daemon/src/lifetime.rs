@@ -1,0 +1,175 @@
+//! From the first request to the last: serving, signals, and the drain.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinError, JoinHandle};
+
+use crate::admin::{self, Admin};
+use crate::config::{LimitsSection, LogLevel};
+use crate::error::Error;
+use crate::health::Health;
+use crate::log::Level;
+use crate::plugin::Engine;
+use crate::service::Service;
+use crate::status::Chain;
+use crate::{metrics, notify, server};
+
+/// How long clients may take to read their last answers and close, once no request is worked on any more.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How a daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// As it was asked to; what it was at is finished, or had its time.
+    Stopped,
+    /// By a second signal, in the middle of what it was at.
+    Killed,
+}
+
+/// What a daemon serves with.
+pub(crate) struct Lifetime {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) limits: LimitsSection,
+    pub(crate) level: Arc<Level>,
+}
+
+impl Lifetime {
+    /// Serves on `listener` and `admin` until a signal; at SIGHUP `reread` answers the log level to take.
+    pub(crate) async fn run(
+        self,
+        listener: UnixListener,
+        admin: Option<admin::Bound>,
+        reread: impl Fn() -> Result<LogLevel, Error>,
+    ) -> Result<Outcome, Error> {
+        let mut signals = Signals::new()?;
+        let gate = Gate::new(&self.limits);
+        let health = Arc::new(Health::new(Arc::clone(&self.engine)));
+        let (registry, rpcs) = metrics::registry(Arc::clone(&self.engine));
+        let service = Service::new(self.engine, Arc::clone(&gate.places), rpcs);
+        let (stop, stopped) = watch::channel(false);
+        let connections = usize::from(self.limits.connections.0);
+        let mut server = tokio::spawn(server::serve(listener, service, connections, stopped));
+        if let Some(bound) = admin {
+            let admin = Admin::new(Arc::clone(&health), registry, Arc::clone(&self.level));
+            tokio::spawn(admin::serve(bound, Arc::new(admin)));
+        }
+        tokio::spawn(notify::keep_watchdog_calm(Arc::clone(&health)));
+        health.set_serving(true);
+        notify::ready("serving");
+        tracing::info!("serving");
+        tokio::select! {
+            ended = &mut server => return Err(server_failure(ended)),
+            () = signals.until_stop(&self.level, reread) => {}
+        }
+        health.set_serving(false);
+        notify::stopping();
+        tracing::info!("stopping: finishing requests");
+        // Nobody listens if the server is gone, and then there is nothing to stop.
+        let _ = stop.send(true);
+        tokio::select! {
+            () = gate.drain(server) => Ok(Outcome::Stopped),
+            () = signals.stop() => {
+                tracing::warn!("stopped at once by a second signal");
+                Ok(Outcome::Killed)
+            }
+        }
+    }
+}
+
+fn server_failure(ended: Result<io::Result<()>, JoinError>) -> Error {
+    let source = match ended {
+        Ok(Ok(())) => io::Error::other("it ended without being asked to"),
+        Ok(Err(error)) => error,
+        Err(error) => error.into(),
+    };
+    Error::System {
+        operation: "serving gRPC",
+        source,
+    }
+}
+
+/// The places of requests: one is taken for as long as a request is worked on.
+struct Gate {
+    places: Arc<Semaphore>,
+    places_max: u16,
+    drain_time_max: Duration,
+}
+
+impl Gate {
+    fn new(limits: &LimitsSection) -> Self {
+        Gate {
+            places: Arc::new(Semaphore::new(limits.requests.0.into())),
+            places_max: limits.requests.0,
+            drain_time_max: Duration::from_secs(limits.drain_seconds.0.into()),
+        }
+    }
+
+    /// Waits until nothing is worked on, and until `server` has closed its connections, both not for ever.
+    async fn drain(&self, server: JoinHandle<io::Result<()>>) {
+        let all = self.places.acquire_many(self.places_max.into());
+        if tokio::time::timeout(self.drain_time_max, all)
+            .await
+            .is_err()
+        {
+            let left = usize::from(self.places_max) - self.places.available_permits();
+            tracing::warn!(left, "requests did not finish in time and are cut off");
+        }
+        // Requests that wait for a place are told to come again.
+        self.places.close();
+        if tokio::time::timeout(FAREWELL_TIME_MAX, server)
+            .await
+            .is_err()
+        {
+            tracing::debug!("connections did not close in time and are cut off");
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        let catch = |kind| {
+            signal(kind).map_err(|source| Error::System {
+                operation: "catching signals",
+                source,
+            })
+        };
+        Ok(Signals {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns at SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// As [`Signals::stop`]; at SIGHUP meanwhile the log level becomes what `reread` answers.
+    async fn until_stop(&mut self, level: &Level, reread: impl Fn() -> Result<LogLevel, Error>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => match reread() {
+                    Ok(new) => level.set(new),
+                    Err(error) => tracing::error!(error = %Chain(&error), "the log level stays"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The RPCs by name.
+
+/// One RPC of the snapshots service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Rpc {
+    Prepare,
+    View,
+    Mounts,
+    Commit,
+    Remove,
+    Stat,
+    Update,
+    List,
+    Usage,
+    Cleanup,
+}
+
+impl Rpc {
+    /// All of them.
+    pub(crate) const ALL: [Rpc; 10] = [
+        Rpc::Prepare,
+        Rpc::View,
+        Rpc::Mounts,
+        Rpc::Commit,
+        Rpc::Remove,
+        Rpc::Stat,
+        Rpc::Update,
+        Rpc::List,
+        Rpc::Usage,
+        Rpc::Cleanup,
+    ];
+
+    /// Its name as logs and metrics have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Rpc::Prepare => "prepare",
+            Rpc::View => "view",
+            Rpc::Mounts => "mounts",
+            Rpc::Commit => "commit",
+            Rpc::Remove => "remove",
+            Rpc::Stat => "stat",
+            Rpc::Update => "update",
+            Rpc::List => "list",
+            Rpc::Usage => "usage",
+            Rpc::Cleanup => "cleanup",
+        }
+    }
+
+    /// Whether it changes something, which only the owner of a snapshotter name may.
+    pub(crate) fn writes(self) -> bool {
+        match self {
+            Rpc::Prepare | Rpc::View | Rpc::Commit | Rpc::Remove | Rpc::Update | Rpc::Cleanup => {
+                true
+            }
+            Rpc::Mounts | Rpc::Stat | Rpc::List | Rpc::Usage => false,
+        }
+    }
+}

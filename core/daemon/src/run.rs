@@ -1,0 +1,223 @@
+//! A daemon's life: command line, configuration, engine, socket, service, and their end in the reverse order.
+
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::arguments::{self, Arguments, Flags, Verb};
+use crate::config::{Config, LimitsSection, LogLevel};
+use crate::error::Error;
+use crate::lifetime::{Lifetime, Outcome};
+use crate::plugin::{Engine, Plugin};
+use crate::socket::{self, Socket};
+use crate::status::Chain;
+use crate::{admin, containerd, log};
+
+/// Threads that read and write sockets. The work is done on others, by the limit of requests.
+const SOCKET_THREADS: usize = 2;
+
+/// Blocking threads besides those of requests: probes, scrapes, and what tokio itself wants.
+const SPARE_THREADS: usize = 8;
+
+/// What a wrong command line or configuration exits with: EX_USAGE of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+
+/// Runs the daemon of plugin `P` as this process's command line says; the whole of a plugin's `main`.
+///
+/// Exit codes: 0 after a stop that was asked for, 64 if the command line or the configuration is wrong, 1 if the
+/// daemon could not start or was cut short.
+pub fn run<P: Plugin>() -> ExitCode {
+    let arguments = match arguments::parse(P::NAME, std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are errors to clap too. If the text cannot be printed, there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    match act::<P>(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("pontoon-{}: {}", P::NAME, Chain(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn act<P: Plugin>(arguments: Arguments) -> Result<ExitCode, Error> {
+    let flags = arguments.flags;
+    let text = match arguments.verb {
+        None => return serve::<P>(&flags),
+        Some(Verb::CheckConfig) => {
+            configure::<P>(&flags)?;
+            "the configuration is good\n".to_owned()
+        }
+        Some(Verb::PrintDefaultConfig) => Config::<P::Section>::default_file(P::NAME),
+        Some(Verb::PrintContainerdConfig { containerd_version }) => {
+            let config = configure::<P>(&flags)?;
+            let top = &config.top;
+            let capabilities = P::capabilities(&top.root, &config.plugin).map_err(Error::Probe)?;
+            containerd::drop_in(
+                P::NAME,
+                &top.root,
+                &top.address,
+                &capabilities,
+                containerd_version,
+            )
+        }
+    };
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    written.map_err(|source| Error::System {
+        operation: "writing to standard output",
+        source,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration: the defaults, the file over them, the flags over that.
+fn configure<P: Plugin>(flags: &Flags) -> Result<Config<P::Section>, Error> {
+    let mut config = match config_file(P::NAME, flags) {
+        Some(file) => Config::load(P::NAME, &file)?,
+        None => Config::new(P::NAME),
+    };
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|source| Error::System {
+            operation: "finding the current directory",
+            source,
+        })
+    };
+    if let Some(root) = &flags.root {
+        config.top.root = absolute(root)?;
+    }
+    if let Some(address) = &flags.address {
+        config.top.address = absolute(address)?;
+    }
+    if let Some(level) = flags.log_level {
+        config.log.level = level;
+    }
+    Ok(config)
+}
+
+fn config_file(plugin: &str, flags: &Flags) -> Option<PathBuf> {
+    let usual =
+        || Some(PathBuf::from(format!("/etc/pontoon/{plugin}.toml"))).filter(|file| file.exists());
+    flags.config.clone().or_else(usual)
+}
+
+fn serve<P: Plugin>(flags: &Flags) -> Result<ExitCode, Error> {
+    let config = configure::<P>(flags)?;
+    let level = Arc::new(log::start(config.log.level, config.log.format));
+    let reread = {
+        let flags = flags.clone();
+        move || configure::<P>(&flags).map(|config| config.log.level)
+    };
+    let limits = config.limits.clone();
+    match start::<P>(&config).and_then(|started| started.live(limits, level, reread)) {
+        Ok(Outcome::Stopped) => Ok(ExitCode::SUCCESS),
+        Ok(Outcome::Killed) => Ok(ExitCode::FAILURE),
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "the daemon cannot run");
+            Ok(ExitCode::from(error.exit_code()))
+        }
+    }
+}
+
+/// A daemon that has all it needs.
+struct Started {
+    engine: Arc<dyn Engine>,
+    listener: UnixListener,
+    /// `None` where the service manager made the socket and keeps it.
+    socket: Option<Socket>,
+    admin: Option<admin::Bound>,
+    runtime: Runtime,
+}
+
+/// The root first, because its lock says that no other daemon works on it; then the sockets.
+fn start<P: Plugin>(config: &Config<P::Section>) -> Result<Started, Error> {
+    let root = &config.top.root;
+    let address = &config.top.address;
+    let engine = P::open(root, &config.plugin).map_err(|source| Error::Open {
+        root: root.clone(),
+        source,
+    })?;
+    let (listener, socket) = match activated()? {
+        Some(listener) => (listener, None),
+        None => {
+            let (listener, socket) = socket::listen(address)?;
+            (listener, Some(socket))
+        }
+    };
+    let admin = admin::listen(&config.admin.address, address)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        root = %root.display(),
+        address = %address.display(),
+        activated = socket.is_none(),
+        admin = admin.as_ref().map(tracing::field::display),
+        "started"
+    );
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(SOCKET_THREADS)
+        .max_blocking_threads(usize::from(config.limits.requests.0) + SPARE_THREADS)
+        .thread_name("pontoon")
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System {
+            operation: "starting threads",
+            source,
+        })?;
+    Ok(Started {
+        engine,
+        listener,
+        socket,
+        admin,
+        runtime,
+    })
+}
+
+/// The socket that the service manager passed, if it did: sd_listen_fds(3).
+fn activated() -> Result<Option<UnixListener>, Error> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let refused = |found: String, source| Error::Activation { found, source };
+    match passed.len() {
+        0 => Ok(None),
+        1 => passed
+            .take_unix_listener(0)
+            .map_err(|source| refused("something else".to_owned(), Some(source))),
+        more => Err(refused(format!("{more} descriptors"), None)),
+    }
+}
+
+impl Started {
+    /// Serves until the end, then undoes the start in reverse.
+    fn live(
+        self,
+        limits: LimitsSection,
+        level: Arc<log::Level>,
+        reread: impl Fn() -> Result<LogLevel, Error>,
+    ) -> Result<Outcome, Error> {
+        let lifetime = Lifetime {
+            engine: Arc::clone(&self.engine),
+            limits,
+            level,
+        };
+        let outcome = self
+            .runtime
+            .block_on(lifetime.run(self.listener, self.admin, reread));
+        // Work that outlasted its time is left behind: what it has not committed, it has not done.
+        self.runtime.shutdown_background();
+        if matches!(outcome, Ok(Outcome::Stopped)) {
+            self.engine.close();
+            tracing::info!("stopped");
+        }
+        drop(self.socket);
+        outcome
+    }
+}

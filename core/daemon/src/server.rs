@@ -1,0 +1,133 @@
+//! Connections: accepted up to a limit, served, and closed in order when the daemon stops.
+
+use std::convert::Infallible;
+use std::os::unix::net::UnixListener as StdListener;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use pontoon_proto::snapshots::snapshots_server::SnapshotsServer;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::caller::{Caller, Callers};
+use crate::service::Service;
+
+/// The largest message, in bytes, as in containerd.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Requests of one connection that may wait or be worked on; containerd has one connection for all it does.
+const STREAMS_MAX: u32 = 1024;
+
+/// How long accepting rests when the system refuses it, for want of descriptors say.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Serves gRPC on `listener` until `stop` says true, then until every connection has finished what it was at.
+pub(crate) async fn serve(
+    listener: StdListener,
+    service: Service,
+    connections_max: usize,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    let service = SnapshotsServer::new(service)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let callers = Arc::new(Callers::default());
+    let places = Arc::new(Semaphore::new(connections_max));
+    let mut connections = JoinSet::new();
+    let stopped = stop.clone();
+    let mut stopping = pin!(told(&mut stop));
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            () = &mut stopping => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accepted => accepted,
+        };
+        let admitted = accepted.and_then(|(stream, _)| Ok((callers.connected(&stream)?, stream)));
+        match admitted {
+            Ok((caller, stream)) => {
+                let served = connection(stream, Arc::new(caller), service.clone(), stopped.clone());
+                connections.spawn(async move {
+                    served.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Serves one connection until its client or `stop` ends it.
+async fn connection(
+    stream: UnixStream,
+    caller: Arc<Caller>,
+    service: SnapshotsServer<Service>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = WithCaller { service, caller };
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = told(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// Returns when the daemon is told to stop, or nobody could tell it any more.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Tells each request of a connection who called.
+#[derive(Clone)]
+struct WithCaller {
+    service: SnapshotsServer<Service>,
+    caller: Arc<Caller>,
+}
+
+impl<B> tower::Service<hyper::Request<B>> for WithCaller
+where
+    SnapshotsServer<Service>: tower::Service<hyper::Request<B>, Error = Infallible>,
+{
+    type Response = <SnapshotsServer<Service> as tower::Service<hyper::Request<B>>>::Response;
+    type Error = Infallible;
+    type Future = <SnapshotsServer<Service> as tower::Service<hyper::Request<B>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        <SnapshotsServer<Service> as tower::Service<hyper::Request<B>>>::poll_ready(
+            &mut self.service,
+            context,
+        )
+    }
+
+    fn call(&mut self, mut request: hyper::Request<B>) -> Self::Future {
+        request.extensions_mut().insert(Arc::clone(&self.caller));
+        self.service.call(request)
+    }
+}

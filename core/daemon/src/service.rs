@@ -1,0 +1,290 @@
+//! The gRPC service: each RPC taken apart, done by the engine on a blocking thread, and put together again.
+
+mod list;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pontoon_proto::convert;
+use pontoon_proto::snapshots::{self as v1, snapshots_server::Snapshots};
+use pontoon_snapshot::{Key, Keyspaces, LabelChange, Labels, Result, Snapshotter, SnapshotterName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Code, Request, Response, Status, async_trait};
+use tracing::Span;
+
+use crate::caller::Caller;
+use crate::metrics::RpcMetrics;
+use crate::rpc::Rpc;
+use crate::status;
+
+/// The snapshots service of one daemon.
+#[derive(Clone)]
+pub(crate) struct Service {
+    engine: Arc<dyn Keyspaces>,
+    /// One permit for each request that is worked on; whoever holds all of them knows that nothing is.
+    gate: Arc<Semaphore>,
+    metrics: Arc<RpcMetrics>,
+}
+
+/// One request on its way.
+struct Call {
+    rpc: Rpc,
+    name: String,
+    caller: Option<Arc<Caller>>,
+    span: Span,
+    begun: Instant,
+    engine: Arc<dyn Keyspaces>,
+    metrics: Arc<RpcMetrics>,
+    /// Given back when the work is done, even if the client went away meanwhile.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Service {
+    /// A service in front of `engine`; `gate` bounds how many requests are worked on at a time.
+    pub(crate) fn new(
+        engine: Arc<dyn Keyspaces>,
+        gate: Arc<Semaphore>,
+        metrics: Arc<RpcMetrics>,
+    ) -> Self {
+        Service {
+            engine,
+            gate,
+            metrics,
+        }
+    }
+
+    /// Waits for a place and takes note of what is asked, and by whom. `subject` answers the message's
+    /// snapshotter name and key.
+    async fn begin<M>(
+        &self,
+        rpc: Rpc,
+        request: Request<M>,
+        subject: fn(&M) -> (&str, &str),
+    ) -> Result<(Call, M), Status> {
+        let begun = Instant::now();
+        let gate = Arc::clone(&self.gate);
+        let permit = gate.acquire_owned().await.map_err(|_closed| stopping())?;
+        let (name, key) = subject(request.get_ref());
+        let namespace = request.metadata().get("containerd-namespace");
+        let namespace = namespace.and_then(|value| value.to_str().ok());
+        let span = tracing::info_span!(
+            "rpc",
+            rpc = rpc.name(),
+            snapshotter = name,
+            ns = namespace.unwrap_or_else(|| namespace_of(key)),
+            key
+        );
+        let call = Call {
+            rpc,
+            name: name.to_owned(),
+            caller: request.extensions().get::<Arc<Caller>>().cloned(),
+            span,
+            begun,
+            engine: Arc::clone(&self.engine),
+            metrics: Arc::clone(&self.metrics),
+            _permit: permit,
+        };
+        Ok((call, request.into_inner()))
+    }
+}
+
+impl Call {
+    /// Runs `work` on a blocking thread and answers what it does.
+    async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&dyn Snapshotter) -> Result<T> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let worker = tokio::task::spawn_blocking(move || self.finish(work));
+        match worker.await {
+            Ok(outcome) => outcome.map(Response::new),
+            Err(failure) if failure.is_panic() => Err(bug()),
+            Err(_cancelled) => Err(stopping()),
+        }
+    }
+
+    fn finish<T>(&self, work: impl FnOnce(&dyn Snapshotter) -> Result<T>) -> Result<T, Status> {
+        let _inside = self.span.enter();
+        let mut running = self.metrics.begin(self.rpc, self.begun);
+        match self.keyspace().and_then(|keyspace| work(&*keyspace)) {
+            Ok(answer) => {
+                running.code = Code::Ok;
+                tracing::debug!("done");
+                Ok(answer)
+            }
+            Err(error) => {
+                status::log(&error);
+                let status = status::of(&error);
+                running.code = status.code();
+                Err(status)
+            }
+        }
+    }
+
+    fn keyspace(&self) -> Result<Arc<dyn Snapshotter>> {
+        let name = SnapshotterName::new(self.name.as_str())?;
+        if self.rpc.writes()
+            && let Some(caller) = &self.caller
+        {
+            caller.claim(&name)?;
+        }
+        self.engine.open(&name)
+    }
+}
+
+/// containerd's namespace in a key of its metadata layer, for releases that do not send it as metadata.
+fn namespace_of(key: &str) -> &str {
+    match key.split_once('/') {
+        Some((first, rest)) if rest.contains('/') => first,
+        _ => "",
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the daemon is stopping; try again")
+}
+
+fn bug() -> Status {
+    Status::internal("this failed by a bug of the daemon; its log has the place")
+}
+
+#[async_trait]
+impl Snapshots for Service {
+    async fn prepare(
+        &self,
+        request: Request<v1::PrepareSnapshotRequest>,
+    ) -> Result<Response<v1::PrepareSnapshotResponse>, Status> {
+        let (call, message) = self
+            .begin(Rpc::Prepare, request, |m| (&m.snapshotter, &m.key))
+            .await?;
+        call.run(move |keyspace| {
+            let (key, parent) = (Key::new(message.key)?, convert::parent(message.parent)?);
+            let mounts = keyspace.prepare(&key, parent.as_ref(), Labels::new(message.labels)?)?;
+            let mounts = mounts.into_iter().map(convert::mount).collect();
+            Ok(v1::PrepareSnapshotResponse { mounts })
+        })
+        .await
+    }
+
+    async fn view(
+        &self,
+        request: Request<v1::ViewSnapshotRequest>,
+    ) -> Result<Response<v1::ViewSnapshotResponse>, Status> {
+        let (call, message) = self
+            .begin(Rpc::View, request, |m| (&m.snapshotter, &m.key))
+            .await?;
+        call.run(move |keyspace| {
+            let (key, parent) = (Key::new(message.key)?, convert::parent(message.parent)?);
+            let mounts = keyspace.view(&key, parent.as_ref(), Labels::new(message.labels)?)?;
+            let mounts = mounts.into_iter().map(convert::mount).collect();
+            Ok(v1::ViewSnapshotResponse { mounts })
+        })
+        .await
+    }
+
+    async fn mounts(
+        &self,
+        request: Request<v1::MountsRequest>,
+    ) -> Result<Response<v1::MountsResponse>, Status> {
+        let (call, message) = self
+            .begin(Rpc::Mounts, request, |m| (&m.snapshotter, &m.key))
+            .await?;
+        call.run(move |keyspace| {
+            let mounts = keyspace.mounts(&Key::new(message.key)?)?;
+            let mounts = mounts.into_iter().map(convert::mount).collect();
+            Ok(v1::MountsResponse { mounts })
+        })
+        .await
+    }
+
+    async fn commit(
+        &self,
+        request: Request<v1::CommitSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        let (call, message) = self
+            .begin(Rpc::Commit, request, |m| (&m.snapshotter, &m.key))
+            .await?;
+        call.run(move |keyspace| {
+            let (name, key) = (Key::new(message.name)?, Key::new(message.key)?);
+            let parent = convert::parent(message.parent)?;
+            keyspace.commit(&name, &key, parent.as_ref(), Labels::new(message.labels)?)
+        })
+        .await
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        let (call, message) = self
+            .begin(Rpc::Remove, request, |m| (&m.snapshotter, &m.key))
+            .await?;
+        call.run(move |keyspace| keyspace.remove(&Key::new(message.key)?))
+            .await
+    }
+
+    async fn stat(
+        &self,
+        request: Request<v1::StatSnapshotRequest>,
+    ) -> Result<Response<v1::StatSnapshotResponse>, Status> {
+        let (call, message) = self
+            .begin(Rpc::Stat, request, |m| (&m.snapshotter, &m.key))
+            .await?;
+        call.run(move |keyspace| {
+            let info = keyspace.stat(&Key::new(message.key)?)?;
+            let info = Some(convert::info(info));
+            Ok(v1::StatSnapshotResponse { info })
+        })
+        .await
+    }
+
+    async fn update(
+        &self,
+        request: Request<v1::UpdateSnapshotRequest>,
+    ) -> Result<Response<v1::UpdateSnapshotResponse>, Status> {
+        let (call, message) = self
+            .begin(Rpc::Update, request, |m| {
+                let key = m.info.as_ref().map_or("", |info| &info.name);
+                (&m.snapshotter, key)
+            })
+            .await?;
+        call.run(move |keyspace| {
+            let given = message.info.unwrap_or_default();
+            let paths = message.update_mask.unwrap_or_default().paths;
+            let change = LabelChange::from_mask(&paths, given.labels)?;
+            let info = keyspace.update(&Key::new(given.name)?, change)?;
+            let info = Some(convert::info(info));
+            Ok(v1::UpdateSnapshotResponse { info })
+        })
+        .await
+    }
+
+    type ListStream = list::Batches;
+
+    async fn list(
+        &self,
+        request: Request<v1::ListSnapshotsRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let (call, message) = self
+            .begin(Rpc::List, request, |m| (&m.snapshotter, ""))
+            .await?;
+        Ok(Response::new(list::start(call, message.filters)))
+    }
+
+    async fn usage(
+        &self,
+        request: Request<v1::UsageRequest>,
+    ) -> Result<Response<v1::UsageResponse>, Status> {
+        let (call, message) = self
+            .begin(Rpc::Usage, request, |m| (&m.snapshotter, &m.key))
+            .await?;
+        call.run(move |keyspace| Ok(convert::usage(keyspace.usage(&Key::new(message.key)?)?)))
+            .await
+    }
+
+    async fn cleanup(&self, request: Request<v1::CleanupRequest>) -> Result<Response<()>, Status> {
+        let (call, _message) = self
+            .begin(Rpc::Cleanup, request, |m| (&m.snapshotter, ""))
+            .await?;
+        call.run(|keyspace| keyspace.cleanup()).await
+    }
+}
