@@ -41,11 +41,14 @@ pub(crate) struct Flags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Check the configuration and exit: 0 if the daemon would start with it, 64 if not
-    CheckConfig,
+    #[command(name = "check-config")]
+    Check,
     /// Print the configuration with all defaults
-    PrintDefaultConfig,
+    #[command(name = "print-default-config")]
+    PrintDefault,
     /// Print the drop-in for containerd's configuration
-    PrintContainerdConfig {
+    #[command(name = "print-containerd-config")]
+    PrintContainerd {
         /// The release of containerd
         #[arg(long, value_name = "RELEASE", default_value = "2")]
         containerd_version: ContainerdVersion,

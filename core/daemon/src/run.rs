@@ -52,12 +52,12 @@ fn act<P: Plugin>(arguments: Arguments) -> Result<ExitCode, Error> {
     let flags = arguments.flags;
     let text = match arguments.verb {
         None => return serve::<P>(&flags),
-        Some(Verb::CheckConfig) => {
+        Some(Verb::Check) => {
             configure::<P>(&flags)?;
             "the configuration is good\n".to_owned()
         }
-        Some(Verb::PrintDefaultConfig) => Config::<P::Section>::default_file(P::NAME),
-        Some(Verb::PrintContainerdConfig { containerd_version }) => {
+        Some(Verb::PrintDefault) => Config::<P::Section>::default_file(P::NAME),
+        Some(Verb::PrintContainerd { containerd_version }) => {
             let config = configure::<P>(&flags)?;
             let top = &config.top;
             let capabilities = P::capabilities(&top.root, &config.plugin).map_err(Error::Probe)?;
