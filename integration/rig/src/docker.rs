@@ -110,12 +110,17 @@ impl Docker {
         let mut command = Command::new(self.bin.join("docker"));
         command
             .arg("--host")
-            .arg(format!("unix://{}", self.dir.join("d.sock").display()));
+            .arg(format!("unix://{}", self.socket().display()));
         command.env("PATH", &self.path).env("TMPDIR", &self.tmp);
         command.env("DOCKER_CONFIG", self.dir.join("client"));
         // Plugins and buildx keep their state below HOME.
         command.env("HOME", self.dir.join("client"));
         command
+    }
+
+    /// The socket of its API.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("d.sock")
     }
 
     /// The log of dockerd.

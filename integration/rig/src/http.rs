@@ -3,6 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{At, Error, Result};
@@ -50,10 +52,30 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Response> {
-    let mut stream = TcpStream::connect(host).at("connect to", host)?;
+    let stream = TcpStream::connect(host).at("connect to", host)?;
     stream
         .set_read_timeout(Some(LIMIT))
         .at("set a timeout for", host)?;
+    exchange(stream, host, method, path, headers, body)
+}
+
+/// Fetches `path` from a server on a unix socket.
+pub fn get_unix(socket: &Path, path: &str) -> Result<Response> {
+    let stream = UnixStream::connect(socket).at("connect to", socket)?;
+    stream
+        .set_read_timeout(Some(LIMIT))
+        .at("set a timeout for", socket)?;
+    exchange(stream, "localhost", "GET", path, &[], b"")
+}
+
+fn exchange(
+    mut stream: impl Read + Write,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
     let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));

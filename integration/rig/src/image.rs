@@ -10,7 +10,7 @@ pub use debian::debian;
 pub(crate) use layer::read_xattrs;
 pub use layer::{Layer, LayerBuilder};
 pub use layout::{Layout, Spec};
-pub use small::{many_layers, odd, odd_entries};
+pub use small::{busybox, many_layers, odd, odd_entries};
 
 /// The architecture of this machine, as images name it.
 pub fn architecture() -> &'static str {

@@ -5,10 +5,12 @@
 //! tested. `PONTOON_FULL=1` runs the long forms.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
+use pontoon_rig::command::{attempt, run};
 use pontoon_rig::containerd::Version;
 use pontoon_rig::image::Layout;
 use pontoon_rig::registry::Registry;
@@ -20,6 +22,9 @@ pub const BUILTIN: &str = "overlayfs";
 
 /// How long the plugin may take to come to rest.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long one pull may take.
+const PULL_LIMIT: Duration = Duration::from_mins(2);
 
 /// Whether the long forms were asked for.
 pub fn full() -> bool {
@@ -61,15 +66,36 @@ impl Bench {
 
     /// Pulls an image and unpacks it onto `snapshotter`.
     pub fn pull(&self, snapshotter: &str, reference: &str) -> Result<()> {
-        let args = [
+        run(&mut self.pull_command(snapshotter, reference), PULL_LIMIT).map(drop)
+    }
+
+    /// Pulls an image onto the plugin, again and again until it works: what a node does
+    /// when its plugin was gone for a moment.
+    pub fn pull_stubbornly(&self, reference: &str) -> Result<()> {
+        let mut last = None;
+        let pulled = wait::until("a pull that works", LIMIT, || {
+            let answer = attempt(&mut self.pull_command(SNAPSHOTTER, reference), PULL_LIMIT)?;
+            if answer.status.success() {
+                return Ok(Some(()));
+            }
+            last = Some(Error::unexpected("pulling", answer.stderr));
+            Ok(None)
+        });
+        pulled.map_err(|timeout| last.unwrap_or(timeout))
+    }
+
+    /// The command that pulls an image, to be run beside other things.
+    pub fn pull_command(&self, snapshotter: &str, reference: &str) -> Command {
+        let mut command = self.cluster.containerd.ctr_command();
+        command.args([
             "images",
             "pull",
             "--plain-http",
             "--snapshotter",
             snapshotter,
-            reference,
-        ];
-        self.cluster.containerd.ctr(args).map(drop)
+        ]);
+        command.arg(reference);
+        command
     }
 
     /// The tree of an unpacked image, as containerd mounts it.
@@ -147,9 +173,28 @@ impl Bench {
         containerd.ctr(["containers", "rm", id]).map(drop)
     }
 
-    /// Runs containerd's collector, to its end.
+    /// Removes every container, also those that a failed run left half made.
+    pub fn remove_containers(&self) -> Result<()> {
+        let containerd = &self.cluster.containerd;
+        for id in containerd
+            .ctr(["containers", "ls", "--quiet"])?
+            .stdout
+            .lines()
+        {
+            // Where there is no task, there is nothing to remove.
+            containerd.try_ctr(["tasks", "rm", "--force", id])?;
+            containerd.ctr(["containers", "rm", id])?;
+        }
+        Ok(())
+    }
+
+    /// Runs containerd's collector to its end. A snapshot is made and removed first:
+    /// the collector calls `Cleanup` only of a snapshotter that lost something.
     pub fn collect_garbage(&self) -> Result<()> {
         let containerd = &self.cluster.containerd;
+        let snapshots = ["snapshots", "--snapshotter", SNAPSHOTTER];
+        containerd.ctr(snapshots.iter().chain(&["prepare", "to-collect", ""]))?;
+        containerd.ctr(snapshots.iter().chain(&["rm", "to-collect"]))?;
         let lease = containerd.ctr(["leases", "create"])?.stdout;
         containerd
             .ctr(["leases", "rm", "--sync", lease.trim()])

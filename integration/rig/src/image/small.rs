@@ -85,9 +85,14 @@ fn shell() -> Spec {
     }
 }
 
+/// A static busybox.
+pub fn busybox() -> Result<Vec<u8>> {
+    let path = Tool::Debian12.dir()?.join("busybox");
+    fs::read(&path).at("read", &path)
+}
+
 fn base() -> Result<Layer> {
-    let busybox = Tool::Debian12.dir()?.join("busybox");
-    let busybox = fs::read(&busybox).at("read", &busybox)?;
+    let busybox = busybox()?;
     let mut layer = LayerBuilder::new();
     for dir in [
         "bin",
