@@ -4,14 +4,15 @@
 //! memory may not be what is in the file. So a failure closes it here, and the next operation opens it.
 
 use std::fmt;
+use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLock};
 
 use redb::{Builder, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, UseReserve};
 use crate::failure::Fault;
 use crate::schema;
 
@@ -23,6 +24,7 @@ type Opener = Box<dyn Fn() -> Result<redb::Database, Fault> + Send + Sync>;
 /// The database, open unless it failed.
 pub(crate) struct Database {
     opener: Opener,
+    use_reserve: UseReserve,
     open: RwLock<Option<redb::Database>>,
 }
 
@@ -33,28 +35,37 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// The database in a file.
-    pub(crate) fn at(path: PathBuf) -> Self {
-        Database::new(Box::new(move || {
-            let (disk, opening) = Disk::open(&path)?;
-            let database = open(disk)?;
-            opening.store(false, Ordering::Relaxed);
-            Ok(database)
-        }))
+    /// The database in a file, which is made if it is not there.
+    pub(crate) fn at(path: PathBuf) -> Result<Self, Fault> {
+        if !path.try_exists().map_err(redb::Error::from)? {
+            create(&path)?;
+        }
+        // From here on a file that is not there was taken away, and an empty store would not be it.
+        let use_reserve = UseReserve::default();
+        let opener = {
+            let use_reserve = use_reserve.clone();
+            move || {
+                use_reserve.store(true, Ordering::Relaxed);
+                let database = open(Disk::open(&path, use_reserve.clone())?);
+                use_reserve.store(false, Ordering::Relaxed);
+                database
+            }
+        };
+        Ok(Database::new(Box::new(opener), use_reserve))
     }
 
     /// The database in what `backend` answers.
     pub(crate) fn with_backend<B: StorageBackend>(
         backend: impl Fn() -> io::Result<B> + Send + Sync + 'static,
     ) -> Self {
-        Database::new(Box::new(move || {
-            open(backend().map_err(redb::Error::from)?)
-        }))
+        let opener = Box::new(move || open(backend().map_err(redb::Error::from)?));
+        Database::new(opener, UseReserve::default())
     }
 
-    fn new(opener: Opener) -> Self {
+    fn new(opener: Opener, use_reserve: UseReserve) -> Self {
         Database {
             opener,
+            use_reserve,
             open: RwLock::new(None),
         }
     }
@@ -63,8 +74,11 @@ impl Database {
         self.with(|database| Ok(database.begin_read()?))
     }
 
-    pub(crate) fn begin_write(&self) -> Result<WriteTransaction, Fault> {
-        self.with(|database| Ok(database.begin_write()?))
+    /// Begins a transaction, which may use the reserve of a full disk where it frees more than it takes.
+    pub(crate) fn begin_write(&self, frees: bool) -> Result<WriteTransaction, Fault> {
+        let transaction = self.with(|database| Ok(database.begin_write()?))?;
+        self.use_reserve.store(frees, Ordering::Relaxed);
+        Ok(transaction)
     }
 
     /// Closes the database; whoever needs it next opens it again. Transactions in progress fail.
@@ -88,6 +102,21 @@ impl Database {
         };
         begin(open.insert(database))
     }
+}
+
+/// Makes the file under another name until it is whole: a crash leaves either no database or an empty one.
+fn create(path: &Path) -> Result<(), Fault> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    drop(open(Disk::create(Path::new(&unfinished))?)?);
+    rename_durably(Path::new(&unfinished), path).map_err(redb::Error::from)?;
+    Ok(())
+}
+
+fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn open(backend: impl StorageBackend) -> Result<redb::Database, Fault> {

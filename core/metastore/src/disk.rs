@@ -2,11 +2,11 @@
 //!
 //! - Space is allocated when the file grows. So a full disk is met there, where a transaction can still be
 //!   rolled back, and not by a later write into a hole in the middle of a commit.
-//! - Some space is kept beyond the end, which only opening may use: a store on a full disk must still be able
-//!   to recover and answer.
+//! - Some space is kept beyond the end, for opening the database and for removing snapshots: a store on a full
+//!   disk must still be able to recover, to answer, and to let go.
 //! - Opening reads from the disk and not from the page cache. After a failed fsync the two may differ.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,8 +19,11 @@ use redb::{BackendError, StorageBackend};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
-/// What recovery may write: the pages of one small transaction, with room to spare.
+/// Room for the pages of several small transactions.
 const RESERVE_BYTES: u64 = 256 * 1024;
+
+/// Whether the file may grow into its reserve, that is, without space of its own for all of its new length.
+pub(crate) type UseReserve = Arc<AtomicBool>;
 
 /// A database file, locked while it is open.
 #[derive(Debug)]
@@ -28,23 +31,42 @@ pub(crate) struct Disk {
     backend: FileBackend,
     /// The same file, for what `backend` does not do.
     file: File,
-    opening: Arc<AtomicBool>,
+    use_reserve: UseReserve,
 }
 
 impl Disk {
-    /// Opens the file, or makes it, readable by its owner alone. The flag is to be cleared once the database is
-    /// open.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Arc<AtomicBool>), redb::Error> {
-        let file = open_file(path)?;
+    /// Opens the file.
+    pub(crate) fn open(path: &Path, use_reserve: UseReserve) -> Result<Self, redb::Error> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Err(redb::Error::Corrupted("the file is empty".to_owned()));
+        }
         // A hint; without it the page cache answers.
         let _ = fadvise(&file, 0, None, Advice::DontNeed);
-        let opening = Arc::new(AtomicBool::new(true));
-        let disk = Disk {
+        Disk::new(file, use_reserve)
+    }
+
+    /// Makes an empty file, readable by its owner alone, in place of whatever is there.
+    pub(crate) fn create(path: &Path) -> Result<Self, redb::Error> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        Disk::new(file, UseReserve::default())
+    }
+
+    fn new(file: File, use_reserve: UseReserve) -> Result<Self, redb::Error> {
+        Ok(Disk {
             backend: FileBackend::new(file.try_clone()?)?,
             file,
-            opening: opening.clone(),
-        };
-        Ok((disk, opening))
+            use_reserve,
+        })
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -55,26 +77,9 @@ impl Disk {
             len + RESERVE_BYTES,
         ) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(Errno::NOSPC | Errno::DQUOT) if self.opening.load(Ordering::Relaxed) => Ok(()),
+            Err(Errno::NOSPC | Errno::DQUOT) if self.use_reserve.load(Ordering::Relaxed) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = options.create(true).truncate(false).open(path)?;
-            // Without this a power failure could take the new file away with all that was committed to it.
-            let directory = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
-            Ok(file)
-        }
-        other => other,
     }
 }
 

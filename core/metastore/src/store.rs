@@ -51,7 +51,9 @@ impl Store {
     /// The whole file is verified. [`Error::Corrupt`] if it is damaged or no database; [`Error::Refused`] if a
     /// newer Pontoon wrote it or another process has it open.
     pub fn open(path: &Path) -> Result<Self> {
-        Store::with_database(path, Database::at(path.to_owned()))
+        let database = Database::at(path.to_owned())
+            .map_err(|fault| fault.error("opening the store", path))?;
+        Store::with_database(path, database)
     }
 
     /// A store in whatever `backend` answers, which is called again after the backend failed. For tests that make
@@ -119,7 +121,7 @@ impl Store {
     /// then on.
     pub fn remove(&self, name: &SnapshotterName, key: &Key) -> Result<Record> {
         let (name, key) = (name.clone(), key.clone());
-        self.write("removing a snapshot", move |tables| {
+        self.free("removing a snapshot", move |tables| {
             tables.remove(&name, &key)
         })
     }
@@ -182,7 +184,7 @@ impl Store {
     /// Forgets removed snapshots, once their directories are gone.
     pub fn forget_removed(&self, ids: &[SnapshotId]) -> Result<()> {
         let ids = ids.to_vec();
-        self.write("forgetting removed snapshots", move |tables| {
+        self.free("forgetting removed snapshots", move |tables| {
             tables.forget_removed(&ids)
         })
     }
@@ -239,10 +241,29 @@ impl Store {
         operation: &'static str,
         run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
+        self.submit(operation, false, run)
+    }
+
+    /// The same for an operation that must go on when the disk is full.
+    fn free<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T> {
+        self.submit(operation, true, run)
+    }
+
+    fn submit<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        frees: bool,
+        run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T> {
         let seat = Arc::new(Seat::default());
         let answer: Answer<T> = Arc::default();
         let write = Write {
             operation,
+            frees,
             seat: seat.clone(),
             work: Box::new(Pending {
                 run: Some(run),
@@ -275,7 +296,8 @@ impl Store {
     }
 
     fn transact(&self, batch: &mut [Write]) -> Result<(), FailedBatch> {
-        let transaction = self.database.begin_write()?;
+        let frees = batch.iter().all(|write| write.frees);
+        let transaction = self.database.begin_write(frees)?;
         let mut tables = Tables::open(&transaction, self.reserved_ids.load(Ordering::Relaxed))?;
         for write in batch {
             write.work.run(&mut tables)?;
@@ -332,6 +354,8 @@ fn snapshots(transaction: &ReadTransaction) -> Result<Snapshots<SnapshotsTable>,
 /// One caller's operation in a batch.
 struct Write {
     operation: &'static str,
+    /// It frees more space than it takes.
+    frees: bool,
     seat: Arc<Seat>,
     work: Box<dyn Work>,
 }

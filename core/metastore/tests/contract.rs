@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::SystemTime;
 
-use pontoon_metastore::{CommitSnapshot, NewLayer, NewSnapshot, SnapshotId};
+use pontoon_metastore::{CommitSnapshot, NewLayer, NewSnapshot, Record, SnapshotId};
 use pontoon_snapshot::{Class, Error, Kind, LabelChange, Labels, SnapshotterName, Usage};
 
 use crate::fixture::{Fixture, Short, key, labels, name};
@@ -54,118 +54,130 @@ fn a_snapshot_goes_from_active_to_committed_to_removed() {
     assert!(f.store.contains(base.id).unwrap());
 }
 
-#[test]
-fn every_row_of_the_error_table() {
-    let f = Fixture::new();
-    let store = &f.store;
-    store.layer("base", None);
-    store.layer("other", None);
-    store.active("active", None);
-    store.active("child", Some("base"));
-    store.make(Kind::View, "view", Some("base")).unwrap();
-    let before = store.all();
+/// A store with a snapshot of each kind, and the check that a request is refused and changes nothing.
+struct Refusals {
+    fixture: Fixture,
+    before: Vec<Record>,
+}
 
-    let check = |what: &str, got: Result<(), Error>, want: Class| {
-        let error = got.expect_err(what);
+impl Refusals {
+    fn new() -> Self {
+        let fixture = Fixture::new();
+        let store = &fixture.store;
+        store.layer("base", None);
+        store.layer("other", None);
+        store.active("active", None);
+        store.active("child", Some("base"));
+        store.make(Kind::View, "view", Some("base")).unwrap();
+        let before = store.all();
+        Refusals { fixture, before }
+    }
+
+    fn check<T>(&self, what: &str, got: Result<T, Error>, want: Class) {
+        let error = got.err().expect(what);
         assert_eq!(error.class(), want, "{what}: {error}");
-        assert_eq!(store.all(), before, "{what} changed something");
-    };
-    let make = |kind, k, parent| store.make(kind, k, parent).map(|_| ());
-    let commit = |k, n, parent| store.finish(k, n, parent).map(|_| ());
-    let no = &key("no");
-    let change = LabelChange::Replace(Labels::default());
+        assert_eq!(
+            self.fixture.store.all(),
+            self.before,
+            "{what} changed something"
+        );
+    }
+}
 
-    check("get", store.get(&name(), no).map(|_| ()), Class::NotFound);
-    check(
-        "mounts",
-        store.mountable(&name(), no).map(|_| ()),
+#[test]
+fn an_unknown_key_is_not_found() {
+    let refusals = Refusals::new();
+    let (store, no) = (&refusals.fixture.store, &key("no"));
+    let change = LabelChange::Replace(Labels::default());
+    refusals.check("get", store.get(&name(), no), Class::NotFound);
+    refusals.check("mounts", store.mountable(&name(), no), Class::NotFound);
+    refusals.check("update", store.update(&name(), no, change), Class::NotFound);
+    refusals.check("remove", store.remove(&name(), no), Class::NotFound);
+    refusals.check("commit", store.finish("no", "x", None), Class::NotFound);
+    let other = SnapshotterName::new("other").unwrap();
+    refusals.check(
+        "another name",
+        store.get(&other, &key("base")),
         Class::NotFound,
     );
-    check(
-        "update",
-        store.update(&name(), no, change).map(|_| ()),
-        Class::NotFound,
-    );
-    check(
-        "remove",
-        store.remove(&name(), no).map(|_| ()),
-        Class::NotFound,
-    );
-    check("commit", commit("no", "x", None), Class::NotFound);
+}
+
+#[test]
+fn create_is_refused_as_the_error_table_says() {
+    let refusals = Refusals::new();
+    let store = &refusals.fixture.store;
     for kind in [Kind::Active, Kind::View] {
-        check(
-            "parent unknown",
-            make(kind, "x", Some("no")),
-            Class::NotFound,
-        );
-        check(
-            "parent active",
-            make(kind, "x", Some("active")),
-            Class::Invalid,
-        );
-        check("parent view", make(kind, "x", Some("view")), Class::Invalid);
+        let make = |key, parent| store.make(kind, key, parent);
+        refusals.check("parent unknown", make("x", Some("no")), Class::NotFound);
+        refusals.check("parent active", make("x", Some("active")), Class::Invalid);
+        refusals.check("parent view", make("x", Some("view")), Class::Invalid);
         for taken in ["active", "view", "base"] {
-            check(
+            refusals.check(
                 "key exists",
-                make(kind, taken, Some("base")),
+                make(taken, Some("base")),
                 Class::AlreadyExists,
             );
         }
     }
-    check("kind", make(Kind::Committed, "x", None), Class::Invalid);
-    let mounts = store.mountable(&name(), &key("base")).map(|_| ());
-    check("mounts of committed", mounts, Class::FailedPrecondition);
-    check(
+    refusals.check(
+        "kind",
+        store.make(Kind::Committed, "x", None),
+        Class::Invalid,
+    );
+    let chain = |parent| store.chain(&name(), &key("x"), &key(parent));
+    refusals.check("chain on nothing", chain("no"), Class::NotFound);
+    refusals.check("chain on active", chain("active"), Class::Invalid);
+}
+
+#[test]
+fn commit_is_refused_as_the_error_table_says() {
+    let refusals = Refusals::new();
+    let commit = |key, name, parent| refusals.fixture.store.finish(key, name, parent);
+    refusals.check(
         "name exists",
         commit("active", "base", None),
         Class::AlreadyExists,
     );
-    check(
+    refusals.check(
         "name is the key",
         commit("active", "active", None),
         Class::AlreadyExists,
     );
-    check(
-        "commit a view",
+    refusals.check(
+        "a view",
         commit("view", "x", None),
         Class::FailedPrecondition,
     );
-    check(
-        "commit a layer",
+    refusals.check(
+        "a layer",
         commit("base", "x", None),
         Class::FailedPrecondition,
     );
-    check(
+    refusals.check(
         "other parent",
         commit("child", "x", Some("other")),
         Class::Invalid,
     );
-    check(
-        "rebase on nothing",
+    refusals.check(
+        "on nothing",
         commit("active", "x", Some("no")),
         Class::NotFound,
     );
-    check(
-        "rebase on active",
-        commit("active", "x", Some("active")),
-        Class::FailedPrecondition,
-    );
-    check(
-        "rebase on view",
-        commit("active", "x", Some("view")),
-        Class::FailedPrecondition,
-    );
+    for parent in ["active", "view", "child"] {
+        let rebased = commit("active", "x", Some(parent));
+        refusals.check("on uncommitted", rebased, Class::FailedPrecondition);
+    }
+}
+
+#[test]
+fn mounts_and_remove_are_refused_as_the_error_table_says() {
+    let refusals = Refusals::new();
+    let store = &refusals.fixture.store;
+    let mounts = store.mountable(&name(), &key("base"));
+    refusals.check("mounts of a layer", mounts, Class::FailedPrecondition);
     let remove = store.remove(&name(), &key("base"));
     assert!(remove.as_ref().unwrap_err().to_string().contains("remove"));
-    check(
-        "has children",
-        remove.map(|_| ()),
-        Class::FailedPrecondition,
-    );
-    let chain = store.chain(&name(), &key("x"), no).map(|_| ());
-    check("chain on nothing", chain, Class::NotFound);
-    let chain = store.chain(&name(), &key("x"), &key("active")).map(|_| ());
-    check("chain on active", chain, Class::Invalid);
+    refusals.check("has children", remove, Class::FailedPrecondition);
 }
 
 #[test]

@@ -3,4 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
 
 mod contract;
+mod crash;
+mod faults;
 mod fixture;
+mod model;
+mod recorded;

@@ -28,6 +28,7 @@ fn pending<T: Send + 'static>(
     };
     let write = Write {
         operation: "testing",
+        frees: false,
         seat: Arc::default(),
         work: Box::new(work),
     };
