@@ -9,7 +9,7 @@ mod usage;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, RawDir, RawDirEntry, ResolveFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -34,6 +34,17 @@ fn open_child(parent: BorrowedFd<'_>, name: impl Arg + Copy) -> io::Result<Owned
             }
             opened => return Ok(opened?),
         }
+    }
+}
+
+/// The next entry of a directory, which ends early if the directory is deleted meanwhile.
+fn next_entry<'a>(
+    entries: &'a mut RawDir<'_, BorrowedFd<'_>>,
+) -> io::Result<Option<RawDirEntry<'a>>> {
+    match entries.next() {
+        None | Some(Err(Errno::NOENT)) => Ok(None),
+        Some(Ok(entry)) => Ok(Some(entry)),
+        Some(Err(errno)) => Err(errno.into()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, FileType, RawDir, SeekFrom};
 use rustix::io::Errno;
 
-use super::{is_dot, open_child};
+use super::{is_dot, next_entry, open_child};
 
 /// Directories deeper than this are moved up first, so that neither the stack nor the descriptors run out.
 const DEPTH_MAX: u32 = 32;
@@ -64,8 +64,7 @@ impl Removal<'_> {
         let mut failed = Ok(());
         let mut seen = false;
         let mut entries = RawDir::new(directory, buffer);
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
+        while let Some(entry) = next_entry(&mut entries)? {
             let name = entry.file_name();
             if is_dot(name) {
                 continue;
@@ -132,4 +131,4 @@ fn gone(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

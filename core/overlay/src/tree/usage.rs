@@ -11,7 +11,7 @@ use pontoon_snapshot::Usage;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RawDir, Stat};
 use rustix::io::Errno;
 
-use super::{OPEN, is_dot, open_child};
+use super::{OPEN, is_dot, next_entry, open_child};
 
 /// Bytes of directory entries that are read at once.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -81,8 +81,7 @@ impl Scan {
         self.count(&stat);
         let mut directories = Vec::new();
         let mut entries = RawDir::new(directory, buffer);
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
+        while let Some(entry) = next_entry(&mut entries)? {
             let name = entry.file_name();
             if is_dot(name) {
                 continue;

@@ -5,4 +5,6 @@
 )]
 
 mod compose;
+mod removal;
 mod site;
+mod usage;

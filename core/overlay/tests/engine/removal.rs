@@ -1,0 +1,226 @@
+//! Remove, Cleanup, and what a crash leaves.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use pontoon_metastore::Store;
+use pontoon_overlay::Options;
+use pontoon_snapshot::{Class, Error, Labels, SnapshotterName};
+
+use crate::site::{Site, eventually, extract, key, option};
+
+fn upper_of(mounts: &[pontoon_snapshot::Mount]) -> &Path {
+    Path::new(option(mounts, "upperdir").unwrap_or(&mounts[0].source))
+}
+
+#[test]
+fn remove_frees_the_key_and_cleanup_the_space() {
+    let site = Site::new();
+    let snapshots = site.snapshots();
+    let first = snapshots
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    fs::write(upper_of(&first).join("file"), "data").unwrap();
+    snapshots.remove(&key("a")).unwrap();
+    assert!(upper_of(&first).exists(), "deleted later");
+    let second = snapshots
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    assert_ne!(first, second);
+    assert_eq!(site.engine().removed().unwrap(), 1);
+    snapshots.cleanup().unwrap();
+    assert!(!upper_of(&first).exists() && upper_of(&second).exists());
+    assert_eq!(site.directories().len(), 1);
+    assert_eq!(site.engine().removed().unwrap(), 0);
+    snapshots.cleanup().unwrap();
+}
+
+#[test]
+fn a_synchronous_remove_has_deleted_when_it_returns() {
+    let options = Options {
+        sync_remove: true,
+        ..Options::default()
+    };
+    let site = Site::with_options(options);
+    let snapshots = site.snapshots();
+    snapshots
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    snapshots.remove(&key("a")).unwrap();
+    assert_eq!(site.directories(), [""; 0]);
+    assert_eq!(site.engine().removed().unwrap(), 0);
+}
+
+#[test]
+fn without_cleanup_it_is_deleted_all_the_same() {
+    let site = Site::new();
+    let snapshots = site.snapshots();
+    snapshots
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    snapshots.remove(&key("a")).unwrap();
+    eventually("the directory is deleted", || site.directories().is_empty());
+    eventually("that is noted", || site.engine().removed().unwrap() == 0);
+}
+
+/// Makes a file undeletable, also when the test fails.
+struct Immutable(std::path::PathBuf);
+
+impl Immutable {
+    fn new(path: std::path::PathBuf) -> Self {
+        fs::write(&path, "").unwrap();
+        let file = fs::File::open(&path).unwrap();
+        rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::IMMUTABLE).unwrap();
+        Immutable(path)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        if let Ok(file) = fs::File::open(&self.0) {
+            let _ = rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::empty());
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_deleted_is_kept_on_the_list_and_stops_nothing() {
+    let site = Site::new();
+    let snapshots = site.snapshots();
+    let stuck = snapshots
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    snapshots
+        .prepare(&key("b"), None, Labels::default())
+        .unwrap();
+    let immutable = Immutable::new(upper_of(&stuck).join("file"));
+    snapshots.remove(&key("a")).unwrap();
+    snapshots.remove(&key("b")).unwrap();
+    snapshots.cleanup().unwrap();
+    assert_eq!(site.directories().len(), 1);
+    assert_eq!(site.engine().removed().unwrap(), 1);
+    drop(immutable);
+    snapshots.cleanup().unwrap();
+    assert_eq!(site.directories(), [""; 0]);
+    assert_eq!(site.engine().removed().unwrap(), 0);
+}
+
+#[test]
+fn a_refused_prepare_leaves_no_directory() {
+    let site = Site::new();
+    let snapshots = site.snapshots();
+    snapshots
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    for labels in [Labels::default(), extract("sha256:1")] {
+        let error = snapshots.prepare(&key("a"), None, labels).unwrap_err();
+        assert_eq!(error.class(), Class::AlreadyExists);
+    }
+    let error = snapshots
+        .prepare(&key("b"), Some(&key("a")), Labels::default())
+        .unwrap_err();
+    assert!(matches!(error, Error::ParentNotCommitted { .. }), "{error}");
+    let error = snapshots
+        .view(&key("b"), Some(&key("none")), Labels::default())
+        .unwrap_err();
+    assert!(matches!(error, Error::ParentNotFound { .. }), "{error}");
+    assert_eq!(site.directories().len(), 1);
+}
+
+#[test]
+fn the_next_start_deletes_what_a_crash_left() {
+    let mut site = Site::new();
+    let snapshots = site.snapshots();
+    let kept = snapshots
+        .prepare(&key("kept"), None, Labels::default())
+        .unwrap();
+    snapshots
+        .prepare(&key("removed"), None, Labels::default())
+        .unwrap();
+    snapshots.remove(&key("removed")).unwrap();
+    drop(snapshots);
+    site.reopen(|site| {
+        let directory = site.root().join("snapshots");
+        // Prepare was cut off before its record; a stranger's directory is not touched.
+        fs::create_dir_all(directory.join("900/fs/deep/er")).unwrap();
+        fs::create_dir(directory.join("notes")).unwrap();
+    });
+    let id = upper_of(&kept).parent().unwrap().file_name().unwrap();
+    let expected = [id.to_str().unwrap(), "notes"];
+    eventually("leftovers are deleted", || site.directories() == expected);
+    eventually("that is noted", || site.engine().removed().unwrap() == 0);
+    // An id that was seen is not used again.
+    let next = site
+        .snapshots()
+        .prepare(&key("next"), None, Labels::default());
+    let next = next.unwrap();
+    let id = upper_of(&next).parent().unwrap().file_name().unwrap();
+    assert!(id.to_str().unwrap().parse::<u64>().unwrap() > 900);
+}
+
+#[test]
+fn a_lost_directory_comes_back_empty_if_active_and_is_told_if_committed() {
+    let mut site = Site::new();
+    site.layer("base", None, |root| {
+        fs::write(root.join("file"), "").unwrap()
+    });
+    site.layer("top", Some("base"), |_| {});
+    let snapshots = site.snapshots();
+    let active = snapshots
+        .prepare(&key("active"), None, Labels::default())
+        .unwrap();
+    let child = snapshots
+        .prepare(&key("child"), Some(&key("top")), Labels::default())
+        .unwrap();
+    let lower = option(&child, "lowerdir").unwrap().split(':').next_back();
+    let base = Path::new(lower.unwrap()).parent().unwrap();
+    drop(snapshots);
+    site.reopen(|_| {
+        fs::remove_dir_all(upper_of(&active).parent().unwrap()).unwrap();
+        fs::remove_dir_all(base).unwrap();
+    });
+    let snapshots = site.snapshots();
+    assert_eq!(snapshots.mounts(&key("active")).unwrap(), active);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(upper_of(&active)), 0o755);
+    assert_eq!(mode(&upper_of(&active).with_file_name("work")), 0o711);
+    let told = [
+        snapshots.mounts(&key("child")).unwrap_err(),
+        snapshots
+            .view(&key("view"), Some(&key("base")), Labels::default())
+            .unwrap_err(),
+    ];
+    for error in told {
+        assert_eq!(error.class(), Class::Corrupt);
+        assert!(
+            error.to_string().contains("snapshot base is damaged"),
+            "{error}"
+        );
+    }
+    // It can still be removed.
+    snapshots.remove(&key("child")).unwrap();
+    snapshots.remove(&key("top")).unwrap();
+    snapshots.remove(&key("base")).unwrap();
+    snapshots.cleanup().unwrap();
+}
+
+#[test]
+fn a_store_without_the_last_directories_goes_on_after_them() {
+    let mut site = Site::new();
+    site.snapshots()
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    // Another root's metadata, older than the directories.
+    site.reopen(|site| {
+        fs::remove_file(site.root().join("metadata.redb")).unwrap();
+        let store = Store::open(&site.root().join("metadata.redb")).unwrap();
+        assert!(store.names().unwrap().is_empty());
+    });
+    let name = SnapshotterName::new("test").unwrap();
+    site.snapshots()
+        .prepare(&key("b"), None, Labels::default())
+        .unwrap();
+    eventually("the orphan is deleted", || site.directories() == ["2"]);
+    assert_eq!(site.engine().names().unwrap(), [(name, 1)]);
+}

@@ -1,0 +1,140 @@
+//! What snapshots take on disk.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use pontoon_metastore::Store;
+use pontoon_snapshot::{Filter, Labels, SnapshotterName, Usage};
+
+use crate::site::{Site, key};
+
+fn du(path: &Path) -> Usage {
+    let run = |options: &[&str]| -> u64 {
+        let output = Command::new("du").args(options).arg(path).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    Usage {
+        size_bytes: run(&["-s", "--block-size=1"]),
+        inodes: run(&["-s", "--inodes"]),
+    }
+}
+
+fn upper(site: &Site, id: u32) -> std::path::PathBuf {
+    site.root().join(format!("snapshots/{id}/fs"))
+}
+
+#[test]
+fn usage_is_of_the_snapshot_alone_in_every_kind() {
+    let site = Site::new();
+    site.layer("base", None, |root| {
+        fs::write(root.join("file"), vec![1; 50_000]).unwrap();
+    });
+    let snapshots = site.snapshots();
+    let base = snapshots.usage(&key("base")).unwrap();
+    assert_eq!(base, du(&upper(&site, 1)));
+    assert!(base.size_bytes >= 50_000 && base.inodes == 2);
+    let mounts = snapshots
+        .prepare(&key("active"), Some(&key("base")), Labels::default())
+        .unwrap();
+    assert_eq!(
+        snapshots.usage(&key("active")).unwrap(),
+        du(&upper(&site, 2))
+    );
+    site.inside(&mounts, |root| fs::write(root.join("new"), "x").unwrap());
+    assert_eq!(
+        snapshots.usage(&key("active")).unwrap(),
+        du(&upper(&site, 2))
+    );
+    snapshots
+        .view(&key("view"), Some(&key("base")), Labels::default())
+        .unwrap();
+    assert_eq!(snapshots.usage(&key("view")).unwrap(), Usage::default());
+}
+
+/// The records' own usages, read from a store that no engine has open.
+fn stored(site: &Site) -> Vec<Option<Usage>> {
+    let store = Store::open(&site.root().join("metadata.redb")).unwrap();
+    let mut usages = Vec::new();
+    let name = SnapshotterName::new("test").unwrap();
+    let mut visit = |record: pontoon_metastore::Record| {
+        usages.push(record.usage);
+        ControlFlow::Continue(())
+    };
+    store.walk(&name, &mut visit).unwrap();
+    usages
+}
+
+#[test]
+fn the_usage_of_a_committed_snapshot_is_recorded_once_known() {
+    let mut site = Site::new();
+    site.layer("base", None, |root| {
+        fs::write(root.join("file"), vec![1; 50_000]).unwrap();
+    });
+    let told = site.snapshots().usage(&key("base")).unwrap();
+    site.reopen(|site| {
+        assert_eq!(stored(site), [Some(told)]);
+        // From here on it is only looked up.
+        fs::write(upper(site, 1).join("more"), vec![1; 50_000]).unwrap();
+    });
+    assert_eq!(site.snapshots().usage(&key("base")).unwrap(), told);
+}
+
+#[test]
+fn commits_are_measured_in_the_background_also_after_a_restart() {
+    let mut site = Site::new();
+    for layer in 0..20 {
+        site.layer(&format!("layer-{layer}"), None, |root| {
+            fs::write(root.join("file"), vec![1; 5_000]).unwrap();
+        });
+    }
+    // Closed at once: what was not measured is measured by the next one.
+    site.reopen(|_| {});
+    let begin = Instant::now();
+    loop {
+        let mut known = 0;
+        site.reopen(|site| known = stored(site).iter().flatten().count());
+        if known == 20 {
+            break;
+        }
+        assert!(begin.elapsed().as_secs() < 30, "{known} of 20 measured");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_commit_takes_no_longer_for_a_big_tree() {
+    let site = Site::new();
+    let snapshots = site.snapshots();
+    let mounts = snapshots
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    let upper = Path::new(&mounts[0].source);
+    for file in 0..20_000 {
+        if file % 1000 == 0 {
+            fs::create_dir(upper.join((file / 1000).to_string())).unwrap();
+        }
+        fs::write(upper.join(format!("{}/{file}", file / 1000)), "").unwrap();
+    }
+    let begin = Instant::now();
+    snapshots
+        .commit(&key("big"), &key("a"), None, Labels::default())
+        .unwrap();
+    let commit = begin.elapsed();
+    // Usage answers before and after the background has measured it.
+    let begin = Instant::now();
+    let usage = snapshots.usage(&key("big")).unwrap();
+    let scan = begin.elapsed();
+    assert_eq!(usage.inodes, 20_021);
+    assert!(commit < scan, "commit {commit:?}, scan {scan:?}");
+    let mut found = 0;
+    let mut count = |_| {
+        found += 1;
+        ControlFlow::Continue(())
+    };
+    snapshots.walk(&Filter::default(), &mut count).unwrap();
+    assert_eq!(found, 1);
+}
