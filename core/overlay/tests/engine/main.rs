@@ -5,6 +5,8 @@
 )]
 
 mod compose;
+mod layers;
 mod removal;
+mod root;
 mod site;
 mod usage;

@@ -46,6 +46,12 @@ impl Site {
         self.open(Options::default());
     }
 
+    /// Opens the engine again with another provider.
+    pub(crate) fn reopen_with(&mut self, provider: Arc<dyn LayerProvider>) {
+        self.provider = provider;
+        self.reopen(|_| {});
+    }
+
     fn open(&mut self, options: Options) {
         let engine = Engine::open(&self.root(), options, Arc::clone(&self.provider));
         self.engine = Some(engine.unwrap());
@@ -167,4 +173,15 @@ pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// An error with its causes.
+pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -1,0 +1,201 @@
+//! Roots that are in use, cannot be written, are full, or are none.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pontoon_overlay::{Engine, NoLayers, Options};
+use pontoon_snapshot::{Class, Error, Labels, Result, Snapshotter};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::site::{Site, chain_of, key, option};
+
+fn open(root: &Path) -> Result<Arc<Engine>> {
+    Engine::open(root, Options::default(), Arc::new(NoLayers))
+}
+
+fn refusal(root: &Path) -> (Class, String) {
+    let error = open(root).unwrap_err();
+    (error.class(), chain_of(&error))
+}
+
+/// A small filesystem of its own, unmounted on drop.
+struct Tmpfs {
+    directory: tempfile::TempDir,
+}
+
+impl Tmpfs {
+    fn new(options: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data = std::ffi::CString::new(options).unwrap();
+        let flags = MountFlags::empty();
+        rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, Some(&*data)).unwrap();
+        Tmpfs { directory }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.directory.path().join("root")
+    }
+
+    fn make_read_only(&self) {
+        let flags = MountFlags::RDONLY;
+        rustix::mount::mount_remount(self.directory.path(), flags, c"").unwrap();
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.directory.path(), UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_missing_root_is_made_for_us_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("a/b");
+    let engine = open(&root).unwrap();
+    let mode = fs::metadata(&root).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o700);
+    assert_eq!(engine.root(), fs::canonicalize(&root).unwrap());
+    let mut names: Vec<_> = fs::read_dir(&root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["empty", "lock", "metadata.redb", "snapshots"]);
+}
+
+#[test]
+fn one_daemon_per_root() {
+    let site = Site::new();
+    let (class, told) = refusal(&site.root());
+    assert_eq!(class, Class::Unavailable);
+    let pid = std::process::id();
+    let use_ = format!("is in use by process {pid}; stop that process, or use another root");
+    assert!(told.contains(&use_), "{told}");
+}
+
+#[test]
+fn a_closed_engine_frees_its_root() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = open(directory.path()).unwrap();
+    engine.close();
+    engine.close();
+    drop(engine);
+    open(directory.path()).unwrap();
+}
+
+#[test]
+fn a_root_that_mount_options_cannot_name_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a,b", "a:b", "a\\b"] {
+        let (class, told) = refusal(&directory.path().join(name));
+        assert_eq!(class, Class::Invalid);
+        assert!(told.contains("choose another path"), "{told}");
+    }
+    // Through a link too.
+    std::os::unix::fs::symlink(directory.path().join("a,b"), directory.path().join("link"))
+        .unwrap();
+    assert_eq!(refusal(&directory.path().join("link")).0, Class::Invalid);
+}
+
+#[test]
+fn a_root_that_is_no_directory_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (_, told) = refusal(&file);
+    assert!(
+        told.contains("create root") && told.contains("file"),
+        "{told}"
+    );
+    let root = directory.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("snapshots"), "").unwrap();
+    let (_, told) = refusal(&root);
+    assert!(
+        told.contains("root/snapshots failed: not a directory"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_read_only_root_is_refused() {
+    let tmpfs = Tmpfs::new("size=16m");
+    fs::create_dir(tmpfs.root()).unwrap();
+    tmpfs.make_read_only();
+    let (class, told) = refusal(&tmpfs.root());
+    assert_eq!(class, Class::Internal);
+    assert!(told.contains("Read-only file system"), "{told}");
+    let (_, told) = refusal(&tmpfs.root().join("missing"));
+    assert!(told.contains("Read-only file system"), "{told}");
+}
+
+#[test]
+fn options_that_the_kernel_does_not_know_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for (option, reason) in [
+        ("colour=blue", "the kernel refuses them"),
+        ("upperdir=/x", "every snapshot has its own"),
+    ] {
+        let options = Options {
+            mount_options: vec![option.to_owned()],
+            ..Options::default()
+        };
+        let error = Engine::open(directory.path(), options, Arc::new(NoLayers)).unwrap_err();
+        assert_eq!(error.class(), Class::Invalid);
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(error.to_string().contains(option), "{error}");
+    }
+}
+
+/// Prepares until the disk is full; how many there are, and the error.
+fn fill(snapshots: &dyn Snapshotter) -> (u32, Error) {
+    let mut made = 0;
+    loop {
+        let prepared = snapshots.prepare(&key(&format!("a-{made}")), None, Labels::default());
+        match prepared {
+            Ok(_) => made += 1,
+            Err(error) => return (made, error),
+        }
+        assert!(made < 100_000, "the disk never fills");
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_loses_nothing() {
+    // First without room for directories, then without room for records.
+    for options in ["size=64m,nr_inodes=200", "size=3m"] {
+        let tmpfs = Tmpfs::new(options);
+        let engine = open(&tmpfs.root()).unwrap();
+        let name = pontoon_snapshot::SnapshotterName::new("test").unwrap();
+        let snapshots = pontoon_snapshot::Keyspaces::open(&*engine, &name).unwrap();
+        let ballast = tmpfs.directory.path().join("ballast");
+        snapshots
+            .prepare(&key("first"), None, Labels::default())
+            .unwrap();
+        if !options.contains("inodes") {
+            let written = fs::write(&ballast, vec![0; 64 << 20]);
+            assert!(written.is_err());
+        }
+        let (made, error) = fill(&*snapshots);
+        assert_eq!(error.class(), Class::Exhausted, "{}", chain_of(&error));
+        snapshots.stat(&key("first")).unwrap();
+        assert_eq!(engine.names().unwrap(), [(name, u64::from(made) + 1)]);
+        let directories = fs::read_dir(tmpfs.root().join("snapshots"))
+            .unwrap()
+            .count();
+        assert_eq!(directories, made as usize + 1);
+        // With room again it goes on.
+        let _ = fs::remove_file(&ballast);
+        if options.contains("inodes") {
+            snapshots.remove(&key("first")).unwrap();
+            snapshots.cleanup().unwrap();
+        }
+        let mounts = snapshots
+            .prepare(&key("again"), None, Labels::default())
+            .unwrap();
+        assert!(option(&mounts, "upperdir").is_none());
+    }
+}
