@@ -69,16 +69,25 @@ impl Bench {
         run(&mut self.pull_command(snapshotter, reference), PULL_LIMIT).map(drop)
     }
 
-    /// Pulls an image onto the plugin, again and again until it works: what a node does
-    /// when its plugin was gone for a moment.
-    pub fn pull_stubbornly(&self, reference: &str) -> Result<()> {
+    /// Pulls an image onto the plugin, again and again until all of it is there: what a
+    /// node does when its plugin was gone for a moment.
+    ///
+    /// That `ctr` succeeds is not enough. Where it unpacks in parallel, containerd 2.3
+    /// drops the error of a Prepare that failed, stops at that layer and reports success
+    /// (`core/unpack/unpacker.go`, the `break` after `topHalf`).
+    pub fn pull_stubbornly(&self, image: &Layout, reference: &str) -> Result<()> {
+        let chain = image.chain_ids()?;
+        let top = chain.last().map(String::as_str).unwrap_or_default();
         let mut last = None;
         let pulled = wait::until("a pull that works", LIMIT, || {
             let answer = attempt(&mut self.pull_command(SNAPSHOTTER, reference), PULL_LIMIT)?;
-            if answer.status.success() {
+            let info = ["snapshots", "--snapshotter", SNAPSHOTTER, "info", top];
+            let found = self.cluster.containerd.try_ctr(info)?;
+            if answer.status.success() && found.status.success() {
                 return Ok(Some(()));
             }
-            last = Some(Error::unexpected("pulling", answer.stderr));
+            let why = format!("{}\n{}", answer.stderr, found.stderr);
+            last = Some(Error::unexpected("pulling", why));
             Ok(None)
         });
         pulled.map_err(|timeout| last.unwrap_or(timeout))

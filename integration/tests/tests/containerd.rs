@@ -229,11 +229,10 @@ fn runs_in_a_user_namespace(version: Version) {
             .unwrap()
             .stdout;
         assert_eq!(mapped, copied);
-        assert_eq!(
-            bench.cluster.snapshots().unwrap(),
-            before,
-            "the tree was copied"
-        );
+        // The collector may have taken the copy of before meanwhile.
+        let after = bench.cluster.snapshots().unwrap();
+        let copies: Vec<_> = after.iter().filter(|key| !before.contains(key)).collect();
+        assert!(copies.is_empty(), "the tree was copied: {copies:?}");
     }
     bench.check_settles().unwrap();
     bench.check_empties().unwrap();

@@ -70,7 +70,7 @@ fn reach(plugin: &Plugin, count: usize, falling: bool) {
 
 fn pulls_through(version: Version, unpacks: u32, end: End) {
     let mut bench = Bench::start(version, unpacks).unwrap();
-    let (_, long) = bench
+    let (layout, long) = bench
         .publish("long", |dir| image::many_layers(dir, LAYERS))
         .unwrap();
     bench.pull(BUILTIN, &long).unwrap();
@@ -83,7 +83,7 @@ fn pulls_through(version: Version, unpacks: u32, end: End) {
             reach(plugin, moment, false);
             end.befalls(plugin);
         });
-        bench.pull_stubbornly(&long).unwrap();
+        bench.pull_stubbornly(&layout, &long).unwrap();
         bench.check_parity(&long).unwrap();
         bench.check_settles().unwrap();
         bench
@@ -120,7 +120,7 @@ fn containerd_2_3_pulls_through_restarts() {
 #[test]
 fn plugin_outlives_containerd() {
     let mut bench = Bench::start(Version::V2_3, 4).unwrap();
-    let (_, long) = bench
+    let (layout, long) = bench
         .publish("long", |dir| image::many_layers(dir, LAYERS))
         .unwrap();
     bench.pull(BUILTIN, &long).unwrap();
@@ -132,7 +132,7 @@ fn plugin_outlives_containerd() {
             cluster.containerd.kill().unwrap();
             cluster.containerd.resume().unwrap();
         });
-        bench.pull_stubbornly(&long).unwrap();
+        bench.pull_stubbornly(&layout, &long).unwrap();
         bench.check_parity(&long).unwrap();
         bench.check_empties().unwrap();
         bench.pull(BUILTIN, &long).unwrap();
@@ -144,11 +144,11 @@ fn plugin_outlives_containerd() {
 #[test]
 fn collection_goes_on_after_kills() {
     let mut bench = Bench::start(Version::V2_3, 1).unwrap();
-    let (_, long) = bench
+    let (layout, long) = bench
         .publish("long", |dir| image::many_layers(dir, LAYERS))
         .unwrap();
     for round in 0..rounds() {
-        bench.pull_stubbornly(&long).unwrap();
+        bench.pull_stubbornly(&layout, &long).unwrap();
         let mut remove = bench.cluster.containerd.ctr_command();
         remove.args(["images", "rm", "--sync", &long]);
         let plugin = &mut bench.cluster.plugin;
@@ -184,7 +184,7 @@ fn run_containers(containerd: &Containerd, image: &str, count: usize) -> usize {
 #[test]
 fn containers_start_between_kills() {
     let mut bench = Bench::start(Version::V2_3, 1).unwrap();
-    let (_, odd) = bench.publish("odd", image::odd).unwrap();
+    let (layout, odd) = bench.publish("odd", image::odd).unwrap();
     bench.pull(SNAPSHOTTER, &odd).unwrap();
     bench.start_container("witness", &odd).unwrap();
     bench
@@ -208,7 +208,7 @@ fn containers_start_between_kills() {
         }
         runs.join().unwrap();
     });
-    bench.pull_stubbornly(&odd).unwrap();
+    bench.pull_stubbornly(&layout, &odd).unwrap();
     assert_eq!(
         bench.exec("witness", "cat /data/witness").unwrap(),
         "before"

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap is an assertion in a test")]
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use pontoon_integration::Bench;
@@ -31,8 +32,15 @@ impl Engine {
         Self { docker, bench }
     }
 
-    fn docker(&self, args: &[&str]) -> String {
-        self.docker.docker(args).unwrap().stdout
+    /// Runs `docker` with the words of `line`.
+    fn docker(&self, line: &str) -> String {
+        self.docker.docker(line.split_whitespace()).unwrap().stdout
+    }
+
+    /// Runs `docker` with the words of `line` and then a shell with `script`.
+    fn shell(&self, line: &str, script: &str) -> String {
+        let words = line.split_whitespace().chain(["sh", "-c", script]);
+        self.docker.docker(words).unwrap().stdout
     }
 
     /// A build context with the given files.
@@ -50,21 +58,27 @@ impl Engine {
         self.bench.cluster.containerd.ctr(all).unwrap().stdout
     }
 
+    fn content_path(&self, digest: &str) -> PathBuf {
+        let store = "root/io.containerd.content.v1.content/blobs";
+        let store = self.bench.cluster.containerd.dir().join(store);
+        store.join(digest.replacen(':', "/", 1))
+    }
+
     /// The content that containerd's store has under a digest.
     fn content(&self, digest: &str) -> Vec<u8> {
-        let path = self
-            .bench
-            .cluster
-            .containerd
-            .dir()
-            .join("root/io.containerd.content.v1.content");
-        fs::read(path.join("blobs").join(digest.replacen(':', "/", 1))).unwrap()
+        fs::read(self.content_path(digest)).unwrap()
+    }
+
+    fn has_content(&self, digest: &str) -> bool {
+        self.content_path(digest).exists()
     }
 
     /// Fails unless Docker has given everything back.
     fn check_empties(&self) {
-        self.docker(&["system", "prune", "--all", "--force", "--volumes"]);
-        self.docker(&["builder", "prune", "--all", "--force"]);
+        // The record of a build keeps its result alive.
+        self.docker("buildx history rm --all");
+        self.docker("system prune --all --force --volumes");
+        self.docker("builder prune --all --force");
         let mut last = (String::new(), Vec::new());
         let limit = std::time::Duration::from_secs(30);
         let emptied = pontoon_rig::wait::until("an empty snapshotter", limit, || {
@@ -83,105 +97,66 @@ impl Engine {
     }
 }
 
+/// Builds an image with a `RUN` and a `COPY` on `base` and returns what it prints.
+fn build(engine: &Engine, base: &str) -> String {
+    let dockerfile = format!(
+        "FROM {base}\nRUN --network=none echo built > /data/built && rm /data/kept\n\
+         COPY copied /data/copied\nCMD [\"/bin/sh\", \"-c\", \"cat /data/built /data/copied\"]\n"
+    );
+    let dockerfile = dockerfile.as_bytes();
+    let context = engine.context(&[("Dockerfile", dockerfile), ("copied", b"copied\n")]);
+    engine.docker(&format!("build --quiet --tag built {}", context.display()));
+    engine.docker("run --rm --network none built")
+}
+
 #[test]
 fn builds_runs_commits_and_restarts() {
     let mut engine = Engine::start();
-    assert_eq!(
-        engine.docker(&["info", "--format", "{{.Driver}}"]),
-        SNAPSHOTTER
-    );
+    assert_eq!(engine.docker("info --format {{.Driver}}"), SNAPSHOTTER);
     let (_, odd) = engine.bench.publish("odd", image::odd).unwrap();
-    engine.docker(&["pull", "--quiet", &odd]);
-    let run = ["run", "--rm", "--network", "none"];
-    let found = engine.docker(&[&run[..], &[&odd, "/bin/find", "/data"]].concat());
+    engine.docker(&format!("pull --quiet {odd}"));
+    let found = engine.docker(&format!("run --rm --network none {odd} find /data"));
     let mut found: Vec<&str> = found.lines().collect();
     found.sort_unstable();
     assert_eq!(found, image::odd_entries());
-
-    let dockerfile = format!(
-        "FROM {odd}\nRUN --network=none echo built > /data/built && rm /data/kept\n\
-         COPY copied /data/copied\nCMD [\"/bin/sh\", \"-c\", \"cat /data/built /data/copied\"]\n"
-    );
-    let files: [(&str, &[u8]); 2] = [
-        ("Dockerfile", dockerfile.as_bytes()),
-        ("copied", b"copied\n"),
-    ];
-    let context = engine.context(&files);
-    engine.docker(&[
-        "build",
-        "--quiet",
-        "--tag",
-        "built",
-        context.to_str().unwrap(),
-    ]);
-    assert_eq!(
-        engine.docker(&[&run[..], &["built"]].concat()),
-        "built\ncopied"
-    );
+    assert_eq!(build(&engine, &odd), "built\ncopied");
 
     let script = "echo mine > /data/mine; rm -r /data/opaque; while :; do sleep 1; done";
-    engine.docker(&[
-        "run",
-        "--detach",
-        "--name",
-        "one",
-        "--network",
-        "none",
-        "built",
-        "sh",
-        "-c",
-        script,
-    ]);
-    let list = [
-        "exec",
-        "one",
-        "sh",
-        "-c",
-        "until [ ! -e /data/opaque ]; do sleep 0.1; done; cat /data/mine",
-    ];
-    assert_eq!(engine.docker(&list), "mine");
-    engine.docker(&["commit", "one", "committed"]);
-    let cat = [
-        "committed",
-        "sh",
-        "-c",
-        "cat /data/mine /data/built; ls /data/opaque /data/kept 2>&1 | wc -l",
-    ];
-    let printed = engine.docker(&[&run[..], &cat].concat());
-    assert!(printed.starts_with("mine\nbuilt"), "{printed}");
+    engine.shell("run --detach --name one --network none built", script);
+    let script = "until [ ! -e /data/opaque ]; do sleep 0.1; done; cat /data/mine";
+    assert_eq!(engine.shell("exec one", script), "mine");
+    engine.docker("commit one committed");
+    let script = "cat /data/mine /data/built; [ ! -e /data/opaque ] && [ ! -e /data/kept ]";
+    let printed = engine.shell("run --rm --network none committed", script);
+    assert_eq!(printed, "mine\nbuilt");
 
-    let usage = engine.docker(&[
-        "system",
-        "df",
-        "--format",
-        "{{.Type}} {{.TotalCount}} {{.Size}}",
-    ]);
+    let usage = engine.docker("system df --format {{.Type}}|{{.TotalCount}}|{{.Size}}");
     let images = usage
         .lines()
-        .find(|line| line.starts_with("Images "))
+        .find(|line| line.starts_with("Images|"))
         .unwrap();
     assert!(
-        images.starts_with("Images 3 ") && !images.ends_with(" 0B"),
+        images.starts_with("Images|3|") && !images.ends_with("|0B"),
         "{usage}"
     );
-    assert!(engine.docker(&["diff", "one"]).contains("D /data/opaque"));
+    assert!(engine.docker("diff one").contains("D /data/opaque"));
 
     // The plugin is killed, Docker restarted, and the container starts with its data.
-    engine.docker(&["stop", "--timeout", "0", "one"]);
+    engine.docker("stop --timeout 0 one");
     engine.bench.cluster.plugin.kill().unwrap();
     engine.bench.cluster.plugin.resume().unwrap();
     engine.docker.terminate().unwrap();
     engine.docker.resume().unwrap();
-    engine.docker(&["start", "one"]);
+    engine.docker("start one");
     assert_eq!(
-        engine.docker(&["exec", "one", "cat", "/data/mine", "/data/copied"]),
+        engine.docker("exec one cat /data/mine /data/copied"),
         "mine\ncopied"
     );
-    engine.docker(&["restart", "--timeout", "0", "one"]);
-    assert_eq!(engine.docker(&["exec", "one", "cat", "/data/mine"]), "mine");
+    engine.docker("restart --timeout 0 one");
+    assert_eq!(engine.docker("exec one cat /data/mine"), "mine");
 
-    engine.docker(&["rm", "--force", "one"]);
-    engine.docker(&["image", "rm", "--force", "committed", "built", &odd]);
+    engine.docker("rm --force one");
+    engine.docker(&format!("image rm --force committed built {odd}"));
     engine.check_empties();
 }
 
@@ -193,76 +168,59 @@ COPY greeting-${TARGETARCH} /greeting
 CMD [\"/bin/busybox\", \"cat\", \"/greeting\"]
 ";
 
-/// An index's manifests, as (platform, whether it is an attestation, digest).
-fn manifests(index: &Value) -> Vec<(String, bool, String)> {
+/// One entry of an index.
+#[derive(Debug)]
+struct Entry {
+    platform: String,
+    attestation: bool,
+    digest: String,
+}
+
+fn entries(index: &[u8]) -> Vec<Entry> {
+    let index: Value = serde_json::from_slice(index).unwrap();
     let list = index["manifests"].as_array().unwrap().iter();
     list.map(|entry| {
         let part = |name: &str| entry["platform"][name].as_str().unwrap_or_default();
         let kind = &entry["annotations"]["vnd.docker.reference.type"];
-        let platform = format!("{}/{}", part("os"), part("architecture"));
-        let digest = entry["digest"].as_str().unwrap().to_owned();
-        (platform, kind == "attestation-manifest", digest)
+        Entry {
+            platform: format!("{}/{}", part("os"), part("architecture")),
+            attestation: kind == "attestation-manifest",
+            digest: entry["digest"].as_str().unwrap().to_owned(),
+        }
     })
     .collect()
 }
 
-#[test]
-fn stores_a_multi_platform_build_with_attestations() {
-    let engine = Engine::start();
-    let reference = format!("{}/multi:1", engine.bench.registry.host());
+/// Builds for two platforms and returns the digest of the index that was stored.
+fn build_for_two_platforms(engine: &Engine, reference: &str) -> String {
     let context = engine.context(&[
         ("Dockerfile", MULTI.as_bytes()),
         ("busybox", &image::busybox().unwrap()),
         ("greeting-amd64", b"hello from amd64\n"),
         ("greeting-arm64", b"hello from arm64\n"),
     ]);
-    fs::set_permissions(
-        context.join("busybox"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    let platforms = "linux/amd64,linux/arm64";
-    let build = [
-        "buildx",
-        "build",
-        "--platform",
-        platforms,
-        "--provenance=true",
-        "--quiet",
-    ];
-    engine.docker(
-        &[
-            &build[..],
-            &["--tag", &reference, context.to_str().unwrap()],
-        ]
-        .concat(),
-    );
-
-    // Stored: the index with two images and an attestation for each.
+    fs::set_permissions(context.join("busybox"), Permissions::from_mode(0o755)).unwrap();
+    let options = "--platform linux/amd64,linux/arm64 --provenance=true --quiet";
+    engine.docker(&format!(
+        "buildx build {options} --tag {reference} {}",
+        context.display()
+    ));
     let images = engine.ctr(&["images", "ls"]);
     let row = images
         .lines()
         .find(|line| line.contains("multi:1"))
         .unwrap();
-    let index_digest = row
+    let digest = row
         .split_whitespace()
-        .find(|word| word.starts_with("sha256:"))
-        .unwrap();
-    let index_bytes = engine.content(index_digest);
-    let stored = manifests(&serde_json::from_slice(&index_bytes).unwrap());
-    let of = |attestation| {
-        stored
-            .iter()
-            .filter(move |(_, kind, _)| *kind == attestation)
-    };
-    let real: BTreeSet<&str> = of(false).map(|(platform, ..)| platform.as_str()).collect();
-    assert_eq!(real, BTreeSet::from(["linux/amd64", "linux/arm64"]));
-    assert_eq!(of(true).count(), 2, "{stored:?}");
+        .find(|word| word.starts_with("sha256:"));
+    digest.unwrap().to_owned()
+}
 
-    // Listed: Docker names the same manifests, with their kinds.
+/// Docker lists the manifests that are stored, with their kinds.
+fn check_listed(engine: &Engine, stored: &[Entry]) {
     let listed = get_unix(&engine.docker.socket(), "/images/json?manifests=true").unwrap();
-    let listed: Value =
-        serde_json::from_slice(&listed.expect("listing images", 200).unwrap().body).unwrap();
+    let listed = listed.expect("listing images", 200).unwrap();
+    let listed: Value = serde_json::from_slice(&listed.body).unwrap();
     let found = listed[0]["Manifests"].as_array().unwrap().iter();
     let found: BTreeSet<(&str, bool)> = found
         .map(|entry| {
@@ -274,58 +232,77 @@ fn stores_a_multi_platform_build_with_attestations() {
         .collect();
     let expected = stored
         .iter()
-        .map(|(_, kind, digest)| (digest.as_str(), *kind));
+        .map(|entry| (entry.digest.as_str(), entry.attestation));
     assert_eq!(found, expected.collect());
-    let tree = engine.docker(&["image", "ls", "--tree"]);
+    let tree = engine.docker("image ls --tree");
     assert!(
         tree.contains("linux/amd64") && tree.contains("linux/arm64"),
         "{tree}"
     );
+}
 
-    let greeting = format!("hello from {}", image::architecture());
-    let run = ["run", "--rm", "--network", "none", &reference];
-    assert_eq!(engine.docker(&run), greeting);
-
-    // Pushed: the registry has the index and all it names, byte for byte.
-    engine.docker(&["push", "--quiet", &reference]);
-    assert_eq!(
-        engine.bench.registry.manifest("multi", "1").unwrap(),
-        index_bytes
-    );
+/// The registry has every manifest and blob, byte for byte; returns the digests and
+/// contents of what the host's platform needs.
+fn check_pushed(engine: &Engine, stored: &[Entry]) -> Vec<(String, Vec<u8>)> {
+    let registry = &engine.bench.registry;
     let host = format!("linux/{}", image::architecture());
     let mut host_blobs = Vec::new();
-    for (platform, _, manifest_digest) in &stored {
-        let bytes = engine
-            .bench
-            .registry
-            .manifest("multi", manifest_digest)
-            .unwrap();
-        assert_eq!(bytes, engine.content(manifest_digest));
+    for entry in stored {
+        let bytes = registry.manifest("multi", &entry.digest).unwrap();
+        assert_eq!(bytes, engine.content(&entry.digest));
         let manifest: Value = serde_json::from_slice(&bytes).unwrap();
-        for part in manifest["layers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .chain([&manifest["config"]])
-        {
-            let blob_digest = part["digest"].as_str().unwrap().to_owned();
-            let blob = engine.bench.registry.blob("multi", &blob_digest).unwrap();
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        for part in layers.chain([&manifest["config"]]) {
+            let blob_digest = part["digest"].as_str().unwrap();
+            let blob = registry.blob("multi", blob_digest).unwrap();
             assert_eq!(digest::sha256(&blob), blob_digest);
-            if *platform == host {
-                host_blobs.push((blob_digest, blob));
+            assert_eq!(blob, engine.content(blob_digest));
+            if entry.platform == host {
+                host_blobs.push((blob_digest.to_owned(), blob));
             }
         }
     }
+    host_blobs
+}
+
+#[test]
+fn stores_a_multi_platform_build_with_attestations() {
+    let engine = Engine::start();
+    let reference = format!("{}/multi:1", engine.bench.registry.host());
+    let index_digest = build_for_two_platforms(&engine, &reference);
+    let index = engine.content(&index_digest);
+    let stored = entries(&index);
+    let of = |attestation| {
+        stored
+            .iter()
+            .filter(move |entry| entry.attestation == attestation)
+    };
+    let real: BTreeSet<&str> = of(false).map(|entry| entry.platform.as_str()).collect();
+    assert_eq!(real, BTreeSet::from(["linux/amd64", "linux/arm64"]));
+    assert_eq!(of(true).count(), 2, "{stored:?}");
+    check_listed(&engine, &stored);
+
+    let greeting = format!("hello from {}", image::architecture());
+    let run = format!("run --rm --network none {reference}");
+    assert_eq!(engine.docker(&run), greeting);
+
+    engine.docker(&format!("push --quiet {reference}"));
+    assert_eq!(engine.bench.registry.manifest("multi", "1").unwrap(), index);
+    let host_blobs = check_pushed(&engine, &stored);
 
     // Pulled back into an empty engine: the same again.
-    engine.docker(&["image", "rm", "--force", &reference]);
+    engine.docker(&format!("image rm --force {reference}"));
     engine.check_empties();
-    engine.docker(&["pull", "--quiet", &reference]);
-    assert_eq!(engine.content(index_digest), index_bytes);
+    assert!(
+        !engine.has_content(&index_digest),
+        "the index is still there"
+    );
+    engine.docker(&format!("pull --quiet {reference}"));
+    assert_eq!(engine.content(&index_digest), index);
     for (blob_digest, blob) in &host_blobs {
         assert_eq!(&engine.content(blob_digest), blob);
     }
     assert_eq!(engine.docker(&run), greeting);
-    engine.docker(&["image", "rm", "--force", &reference]);
+    engine.docker(&format!("image rm --force {reference}"));
     engine.check_empties();
 }
