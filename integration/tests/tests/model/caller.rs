@@ -109,7 +109,8 @@ impl Caller {
             };
             match answered {
                 Ok(()) => operations.fetch_add(1, Ordering::Relaxed),
-                Err(Error::Unavailable { .. }) => return,
+                // It is killed, or says that it is stopping.
+                Err(error) if error.class() == Class::Unavailable => return,
                 Err(error) => panic!("{}: {error:?}", self.prefix),
             };
         }
@@ -119,7 +120,10 @@ impl Caller {
     fn change(&mut self) -> Result<()> {
         let change = self.any_change();
         let answer = self.ask(&change);
-        if matches!(answer, Err(Error::Unavailable { .. })) {
+        if answer
+            .as_ref()
+            .is_err_and(|error| error.class() == Class::Unavailable)
+        {
             self.unanswered = Some(change);
             return answer;
         }

@@ -13,7 +13,7 @@ use pontoon_rig::plugin::{Plugin, Setup};
 use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::wait;
 use pontoon_snapshot::{
-    Error, Filter, Info, Key, Keyspaces, Kind, Labels, Mount, Result, Snapshotter, SnapshotterName,
+    Class, Filter, Info, Key, Keyspaces, Kind, Labels, Mount, Result, Snapshotter, SnapshotterName,
 };
 
 use crate::caller::{Caller, SHARED, SHARED_FILE, key};
@@ -80,7 +80,7 @@ impl Stage {
             .sn
             .stat(&key(SHARED))
         {
-            Err(Error::Unavailable { .. }) => Ok(None),
+            Err(error) if error.class() == Class::Unavailable => Ok(None),
             other => Ok(Some(other.unwrap())),
         })
         .unwrap();

@@ -25,7 +25,7 @@ pub(crate) struct Daemon {
     service: SnapshotsClient<Channel>,
     kept: Vec<v1::Info>,
     pub(crate) plugin: Plugin,
-    _sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl Daemon {
@@ -52,7 +52,7 @@ impl Daemon {
             service,
             kept: Vec::new(),
             plugin,
-            _sandbox: sandbox,
+            sandbox,
         };
         let mounts = daemon.prepare("kept-active", "").unwrap();
         fs::write(directory(&mounts).join("file"), KEPT).unwrap();

@@ -47,7 +47,7 @@ fn a_full_disk_is_reported_and_forgotten_when_there_is_space() {
     let mut daemon = on_small_disk("size=8m,mode=0700");
     let ballast = daemon.plugin.root().join("ballast");
     fill(&ballast);
-    for _ in 0..3 {
+    for _ in 0..2 {
         let (made, status) = prepare_until_full(&daemon);
         let told = refused::<()>(Err(status), Code::ResourceExhausted);
         assert!(told.contains("space"), "{told}");

@@ -63,14 +63,16 @@ fn fill(daemon: &Daemon, count: usize, labels: &BTreeMap<String, String>) {
 #[test]
 fn thousands_come_in_batches_and_in_order() {
     let mut daemon = Daemon::start();
-    fill(&daemon, 3000, &BTreeMap::new());
+    let full = std::env::var_os("PONTOON_FULL").is_some();
+    let count = if full { 10_000 } else { 1500 };
+    fill(&daemon, count, &BTreeMap::new());
     let batches = daemon.list_batches(&[]).unwrap();
-    assert!(batches.len() >= 30, "{} messages", batches.len());
+    assert!(batches.len() >= count / 100, "{} messages", batches.len());
     assert!(batches.iter().all(|batch| (1..=100).contains(&batch.len())));
     let names: Vec<String> = batches.concat().into_iter().map(|info| info.name).collect();
-    assert_eq!(names.len(), 3002);
+    assert_eq!(names.len(), count + 2);
     assert!(names.is_sorted());
-    assert_eq!(daemon.list(&["name==many-02999"]).unwrap().len(), 1);
+    assert_eq!(daemon.list(&["name==many-01499"]).unwrap().len(), 1);
     assert_eq!(
         daemon
             .list_batches(&["name==nothing"])

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
-use pontoon_rig::plugin::{Plugin, Setup};
+use pontoon_rig::command::attempt;
+use pontoon_rig::plugin::{Kind, Plugin, Setup, find_binary};
 use pontoon_rig::sandbox::Sandbox;
 
 use crate::daemon::Daemon;
@@ -67,17 +70,17 @@ fn a_corrupt_database_is_left_as_it_is() {
 fn a_root_has_one_daemon() {
     let mut daemon = Daemon::start();
     let pid = daemon.plugin.process().unwrap().pid().to_string();
-    let other = Sandbox::new().unwrap();
-    let args = ["--root", daemon.plugin.root().to_str().unwrap()].map(str::to_owned);
-    let setup = Setup {
-        // The last one counts.
-        args: args.to_vec(),
-        ..Setup::default()
+    let Kind::Pontoon(name) = Kind::from_env() else {
+        panic!("only Pontoon's daemons lock their root");
     };
-    let told = match Plugin::start(&other, setup) {
-        Ok(_) => panic!("a second daemon starts on the same root"),
-        Err(error) => error.to_string(),
-    };
+    let mut command = Command::new(find_binary(&name).unwrap());
+    command.arg("--root").arg(daemon.plugin.root());
+    command
+        .arg("--address")
+        .arg(daemon.sandbox.path("other.sock"));
+    let ended = attempt(&mut command, Duration::from_secs(20)).unwrap();
+    assert!(!ended.status.success());
+    let told = ended.stderr;
     assert!(
         told.contains(&pid),
         "it does not say who holds the root: {told}"
