@@ -1,0 +1,12 @@
+//! The real daemon, started as a process: what `core/daemon` promises, seen from outside.
+
+mod admin;
+mod config;
+mod drain;
+mod http;
+mod logs;
+mod owner;
+mod process;
+mod shipped;
+mod sockets;
+mod systemd;
