@@ -1,5 +1,7 @@
 //! The real daemon, started as a process: what `core/daemon` promises, seen from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 mod admin;
 mod config;
 mod drain;
