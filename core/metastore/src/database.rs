@@ -41,6 +41,11 @@ impl Database {
             create(&path)?;
         }
         // From here on a file that is not there was taken away, and an empty store would not be it.
+        Ok(Database::existing(path))
+    }
+
+    /// The database in a file that is there.
+    pub(crate) fn existing(path: PathBuf) -> Self {
         let use_reserve = UseReserve::default();
         let opener = {
             let use_reserve = use_reserve.clone();
@@ -51,7 +56,7 @@ impl Database {
                 database
             }
         };
-        Ok(Database::new(Box::new(opener), use_reserve))
+        Database::new(Box::new(opener), use_reserve)
     }
 
     /// The database in what `backend` answers.

@@ -99,6 +99,9 @@ fn database_failed(operation: &str, path: &Path, error: &Arc<redb::Error>) -> Er
     match error.as_ref() {
         redb::Error::Corrupted(reason) => damaged(reason),
         redb::Error::Io(io) if io.kind() == ErrorKind::InvalidData => damaged(&io.to_string()),
+        redb::Error::Io(io) if io.kind() == ErrorKind::UnexpectedEof => {
+            damaged("the file ends too early")
+        }
         redb::Error::TableTypeMismatch { .. }
         | redb::Error::TypeDefinitionChanged { .. }
         | redb::Error::TableDoesNotExist(_) => damaged(&error.to_string()),

@@ -7,6 +7,7 @@
 //!   transaction and one fsync, and nobody is answered before it.
 //! - [`Record`], [`Link`], [`Removed`]: what it answers. [`NewSnapshot`], [`NewLayer`], [`CommitSnapshot`]: what
 //!   it is asked.
+//! - [`check`]: finds and repairs what is wrong in a file, for `pontoon fsck`.
 //!
 //! Inside, `rules` says what may be done (pure, no tables), `tables` does it in one transaction, `group` gathers
 //! the callers, `schema` and `stored` are the file's format, `database` and `disk` keep it open and
@@ -14,6 +15,7 @@
 //!
 //! This crate knows nothing of directories and mounts.
 
+mod check;
 mod database;
 mod disk;
 mod failure;
@@ -25,6 +27,7 @@ mod store;
 mod stored;
 mod tables;
 
+pub use check::{CheckReport, Finding, check};
 pub use record::{
     CommitSnapshot, Created, Link, NewLayer, NewSnapshot, ParseSnapshotIdError, Record, Removed,
     SnapshotId,

@@ -6,6 +6,7 @@ use pontoon_metastore::Store;
 
 use crate::fixture::name;
 use crate::model::{Model, observe, perform, script};
+use crate::random::Random;
 use crate::recorded::{Event, Recorder};
 
 /// What the disk does with the writes since the last sync when the power goes.
@@ -74,8 +75,8 @@ fn image_after(start: &[u8], events: &[Event], loss: Loss) -> Vec<u8> {
         event.apply(&mut image);
     }
     let mut random = match loss {
-        Loss::Some(seed) | Loss::Sectors(seed) => Random(seed + events.len() as u64),
-        Loss::Nothing | Loss::Everything => Random(0),
+        Loss::Some(seed) | Loss::Sectors(seed) => Random::new(seed * 10_000 + events.len() as u64),
+        Loss::Nothing | Loss::Everything => Random::new(0),
     };
     for event in &events[synced..] {
         match (loss, event) {
@@ -94,19 +95,6 @@ fn image_after(start: &[u8], events: &[Event], loss: Loss) -> Vec<u8> {
         }
     }
     image
-}
-
-/// xorshift64*: the same losses in every run.
-struct Random(u64);
-
-impl Random {
-    fn coin(&mut self) -> bool {
-        self.0 = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 63 == 1
-    }
 }
 
 #[test]

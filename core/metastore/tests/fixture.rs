@@ -25,7 +25,7 @@ pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
 
 /// A store in a directory of its own.
 pub(crate) struct Fixture {
-    directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
     pub(crate) store: Store,
 }
 

@@ -5,6 +5,9 @@
 mod contract;
 mod crash;
 mod faults;
+mod file;
 mod fixture;
+mod kill;
 mod model;
+mod random;
 mod recorded;
