@@ -1,4 +1,4 @@
-//! `cargo xtask demo [--image REF]`: a container on Pontoon, shown step by step.
+//! `cargo xtask demo [--image REF [COMMAND...]]`: a container on Pontoon, shown step by step.
 //!
 //! Everything private: a sandbox below `target/rig` with its own plugin, containerd and registry. It is gone at the
 //! end, also after a failure and after Ctrl-C.
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
 use pontoon_rig::containerd::Version;
-use pontoon_rig::plugin::{self, Kind};
+use pontoon_rig::plugin::Kind;
 use pontoon_rig::registry::Registry;
 use pontoon_rig::tools::Tool;
 use pontoon_rig::{Result as RigResult, image, wait};
@@ -43,10 +43,10 @@ impl Show {
 
 /// Shows one container's life; with `--image REF` on an image from a registry.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
-    let image = match arguments {
-        [] => None,
-        [flag, reference] if flag == "--image" => Some(reference.as_str()),
-        _ => return Err("usage: cargo xtask demo [--image REF]".into()),
+    let (image, command) = match arguments {
+        [] => (None, &[][..]),
+        [flag, reference, command @ ..] if flag == "--image" => (Some(reference.as_str()), command),
+        _ => return Err("usage: cargo xtask demo [--image REF [COMMAND...]]".into()),
     };
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, wait::interrupt_flag())?;
@@ -60,7 +60,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
         steps: 0,
     };
     prepare(root, &mut show, image.is_none())?;
-    let ended = present(&mut show, image);
+    let plugin = root.join("target/release").join(PLUGIN);
+    let ended = present(&mut show, &plugin, image, command);
     // The sandbox is gone here: every value that held a part of it was dropped.
     println!("\nCleaned up: no process, mount or file of the demo is left.");
     ended.map_err(|error| format!("{error:?}"))?;
@@ -96,17 +97,21 @@ fn prepare(root: &Path, show: &mut Show, own_image: bool) -> Result<(), Box<dyn 
 }
 
 /// The part that needs cleaning up.
-fn present(show: &mut Show, image: Option<&str>) -> RigResult<()> {
+fn present(
+    show: &mut Show,
+    plugin: &Path,
+    image: Option<&str>,
+    command: &[String],
+) -> RigResult<()> {
     let cluster = show.step(&format!("Start {PLUGIN} and a private containerd"), || {
         let mut setup = Setup::new(Version::V2_3);
-        setup.plugin = plugin::Setup {
-            kind: Kind::Pontoon(PLUGIN.into()),
-            ..setup.plugin
-        };
+        setup.plugin.kind = Kind::Pontoon(plugin.to_string_lossy().into_owned());
+        setup.plugin.log_level = "info";
         setup.concurrent_unpacks = 4;
         Cluster::start(setup)
     })?;
     let containerd = &cluster.containerd;
+    Show::tell(&format!("{}\n", containerd.proxy_configuration()?));
     Show::tell(&plugins(&containerd.ctr(["plugins", "ls"])?.stdout));
 
     let registry = Registry::start(&cluster.sandbox)?;
@@ -133,7 +138,8 @@ fn present(show: &mut Show, image: Option<&str>) -> RigResult<()> {
         },
     )?;
     show.step("Run a container on it", || {
-        let output = containerd.run(SNAPSHOTTER, &[], &reference, "demo", &[])?;
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let output = containerd.run(SNAPSHOTTER, &[], &reference, "demo", &command)?;
         Show::tell(&output.stdout);
         Ok(())
     })?;

@@ -173,6 +173,14 @@ impl Containerd {
         &self.path
     }
 
+    /// The part of its configuration that names the plugins.
+    pub fn proxy_configuration(&self) -> Result<String> {
+        let path = self.dir.join("config.toml");
+        let text = fs::read_to_string(&path).at("read", &path)?;
+        let start = text.find("[proxy_plugins").unwrap_or(text.len());
+        Ok(text[start..].to_owned())
+    }
+
     /// Runs `ctr` and fails unless it succeeds.
     pub fn ctr<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Result<Output> {
         run(self.ctr_command().args(args), LIMIT)

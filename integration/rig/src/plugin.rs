@@ -15,7 +15,7 @@ use crate::tools::Tool;
 /// Which program serves the snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// One of our daemons, by the name of its binary.
+    /// One of our daemons, by the name or the absolute path of its binary.
     Pontoon(String),
     /// containerd's own overlayfs, alone, behind the same service.
     Oracle,
@@ -183,9 +183,12 @@ impl Plugin {
     }
 }
 
-/// A binary of this workspace: from `PONTOON_BIN_DIR`, beside the running program, or
+/// A binary of this workspace: itself if it is an absolute path, from `PONTOON_BIN_DIR`, beside the running program, or
 /// from the profile directories of `target`.
 pub fn find_binary(name: &str) -> Result<PathBuf> {
+    if Path::new(name).is_absolute() {
+        return Ok(name.into());
+    }
     let mut dirs: Vec<PathBuf> = std::env::var_os("PONTOON_BIN_DIR")
         .into_iter()
         .map(Into::into)
