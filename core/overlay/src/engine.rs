@@ -57,6 +57,7 @@ impl Engine {
     ) -> Result<Arc<Self>> {
         let root = Root::open(root)?;
         require_types(root.path())?;
+        require_metadata(&root)?;
         let store = Store::open(&root.metadata())?;
         let scratch = root.path().join("probe");
         let (features, overlay_options) =
@@ -171,6 +172,17 @@ fn require_types(root: &Path) -> Result<()> {
         format!("the filesystem of root {}", root.display()),
         "it does not tell the types of directory entries (d_type), which overlayfs needs; on XFS, format it with ftype=1, else use another filesystem",
     ))
+}
+
+/// Refuses to begin anew beside snapshots: without their records all of them would be deleted as orphans.
+fn require_metadata(root: &Root) -> Result<()> {
+    if root.metadata().exists() || recovery::directories(root)?.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        what: format!("root {}", root.path().display()),
+        reason: "it holds snapshots, but metadata.redb is missing; restore that file, or delete the directories in snapshots/ to begin anew".to_owned(),
+    })
 }
 
 /// What all keyspaces share.

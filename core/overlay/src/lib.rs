@@ -20,6 +20,7 @@
 mod compose;
 mod engine;
 mod features;
+mod fsck;
 mod keyspace;
 mod layers;
 mod measure;
@@ -32,4 +33,5 @@ mod tree;
 
 pub use engine::{Engine, Options};
 pub use features::Features;
+pub use fsck::{Finding, FsckReport, fsck};
 pub use provider::{Chain, LayerProvider, LayerRequest, NoLayers, Offer};

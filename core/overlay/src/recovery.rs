@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pontoon_metastore::{Link, Record, SnapshotId, Store};
-use pontoon_snapshot::{Error, Kind, Result};
+use pontoon_snapshot::{Error, Info, Kind, Result};
 
 use crate::engine::visit_all;
 use crate::request;
@@ -46,11 +46,7 @@ impl Lost {
 ///
 /// Nothing else may use the root meanwhile.
 pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
-    let entries = root.list()?;
-    let mut directories: BTreeSet<SnapshotId> = entries
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .collect();
+    let mut directories = directories(root)?;
     if let Some(largest) = directories.last() {
         store.skip_ids_to(*largest);
     }
@@ -77,6 +73,15 @@ pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
     Ok(found)
 }
 
+/// The snapshots that have a directory.
+pub(crate) fn directories(root: &Root) -> Result<BTreeSet<SnapshotId>> {
+    let entries = root.list()?;
+    Ok(entries
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect())
+}
+
 /// A power cut took the directory of a record. An active snapshot begins anew; a committed one cannot.
 fn restore(root: &Root, record: Record, lost: &mut Lost) -> Result<()> {
     let (id, info) = (record.id, record.info);
@@ -86,12 +91,16 @@ fn restore(root: &Root, record: Record, lost: &mut Lost) -> Result<()> {
         return Ok(());
     }
     tracing::warn!(key = %info.key, %id, kind = %info.kind, "the directory of a snapshot was lost; it is empty now");
-    let owner = match request::id_mapping(&info.labels) {
+    root.restore(id, info.kind, mapped_owner(&info))
+}
+
+/// The owner of the upper directory that the labels ask for.
+pub(crate) fn mapped_owner(info: &Info) -> Owner {
+    match request::id_mapping(&info.labels) {
         Ok(Some(mapping)) => {
             let (uid, gid) = mapping.map().root();
             Owner { uid, gid }
         }
         _ => Owner::ROOT,
-    };
-    root.make(id, info.kind, owner)
+    }
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use pontoon_linux::{DirLock, LockError};
 use pontoon_metastore::SnapshotId;
 use pontoon_snapshot::{Error, Kind, Result};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 
 use crate::tree;
 
@@ -23,6 +24,49 @@ pub(crate) struct Root {
     empty: String,
     snapshots_fd: OwnedFd,
     _lock: DirLock,
+}
+
+/// A root that this process has locked and not looked into.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    path: PathBuf,
+    text: String,
+    lock: DirLock,
+}
+
+impl Locked {
+    /// Locks a directory that is there.
+    pub(crate) fn new(path: &Path) -> Result<Self> {
+        let path = fs::canonicalize(path)
+            .map_err(|error| Error::io(format!("open root {}", path.display()), error))?;
+        let text = usable_in_options(&path)?.to_owned();
+        let lock = lock(&path)?;
+        Ok(Locked { path, text, lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directories in a root, and their modes.
+    pub(crate) fn directories(&self) -> [(String, u32); 2] {
+        [
+            (format!("{}/snapshots", self.text), 0o700),
+            (format!("{}/empty", self.text), 0o755),
+        ]
+    }
+}
+
+/// The file of the metastore in `root`.
+pub(crate) fn metadata_of(root: &Path) -> PathBuf {
+    root.join("metadata.redb")
+}
+
+/// Which directories of a snapshot are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parts {
+    pub(crate) upper: bool,
+    pub(crate) work: bool,
 }
 
 /// Who owns the root directory of a snapshot.
@@ -40,26 +84,24 @@ impl Root {
     /// Makes what is missing and locks the root.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         make_root(path)?;
-        Self::open_existing(path)
+        let locked = Locked::new(path)?;
+        for (directory, mode) in locked.directories() {
+            make_directory(&directory, mode)?;
+        }
+        Self::from_locked(locked)
     }
 
-    /// As [`Root::open`], for a root that must be there.
-    pub(crate) fn open_existing(path: &Path) -> Result<Self> {
-        let path = fs::canonicalize(path)
-            .map_err(|error| Error::io(format!("open root {}", path.display()), error))?;
-        let text = usable_in_options(&path)?;
-        let lock = lock(&path)?;
+    /// A root whose directories are there.
+    pub(crate) fn from_locked(locked: Locked) -> Result<Self> {
+        let Locked { path, text, lock } = locked;
         let snapshots = format!("{text}/snapshots");
-        let empty = format!("{text}/empty");
-        make_directory(&snapshots, 0o700)?;
-        make_directory(&empty, 0o755)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let snapshots_fd = rustix::fs::open(&snapshots, flags, Mode::empty())
             .map_err(|errno| Error::io(format!("open {snapshots}"), errno.into()))?;
         Ok(Root {
             path,
             snapshots,
-            empty,
+            empty: format!("{text}/empty"),
             snapshots_fd,
             _lock: lock,
         })
@@ -70,7 +112,7 @@ impl Root {
     }
 
     pub(crate) fn metadata(&self) -> PathBuf {
-        self.path.join("metadata.redb")
+        metadata_of(&self.path)
     }
 
     pub(crate) fn snapshots(&self) -> &Path {
@@ -89,35 +131,75 @@ impl Root {
         format!("{}/{id}/work", self.snapshots)
     }
 
-    /// Makes the directories of a snapshot. What was made is removed if that fails.
-    ///
-    /// The modes are set in a second step, because the umask of the process takes away from those of the first.
+    /// Makes the directories of a snapshot, none of which may be there. What was made is removed if that fails.
     pub(crate) fn make(&self, id: SnapshotId, kind: Kind, owner: Owner) -> Result<()> {
         let base = id.to_string();
-        let made = self.make_in(&base, kind, owner);
-        if made.is_err() {
+        rustix::fs::mkdirat(&self.snapshots_fd, &base, Mode::from(0o700))
+            .map_err(|errno| self.not_made(id, errno.into()))?;
+        let filled = self.make_upper(&base, owner).and_then(|()| match kind {
+            Kind::Active => self.make_work(&base),
+            _ => Ok(()),
+        });
+        filled.map_err(|error| {
             let _ = self.remove(id);
-        }
-        made.map_err(|error| {
-            Error::io(format!("create directory {}/{base}", self.snapshots), error)
+            self.not_made(id, error)
         })
     }
 
-    fn make_in(&self, base: &str, kind: Kind, owner: Owner) -> io::Result<()> {
-        rustix::fs::mkdirat(&self.snapshots_fd, base, Mode::from(0o700))?;
-        let fs = format!("{base}/fs");
-        self.make_one(&fs, 0o755)?;
-        if owner != Owner::ROOT {
-            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(&self.snapshots_fd, &fs, Some(uid), Some(gid), flags)?;
+    /// Makes those directories of a snapshot that are missing.
+    pub(crate) fn restore(&self, id: SnapshotId, kind: Kind, owner: Owner) -> Result<()> {
+        let base = id.to_string();
+        let failed = |error| self.not_made(id, error);
+        match rustix::fs::mkdirat(&self.snapshots_fd, &base, Mode::from(0o700)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno.into())),
         }
-        if kind == Kind::Active {
-            self.make_one(&format!("{base}/work"), 0o711)?;
+        let there = self.parts(id).map_err(failed)?;
+        if !there.upper {
+            self.make_upper(&base, owner).map_err(failed)?;
+        }
+        if kind == Kind::Active && !there.work {
+            self.make_work(&base).map_err(failed)?;
         }
         Ok(())
     }
 
+    /// Which directories of a snapshot are there.
+    pub(crate) fn parts(&self, id: SnapshotId) -> io::Result<Parts> {
+        let is_directory = |name: &str| {
+            let path = format!("{id}/{name}");
+            match rustix::fs::statat(&self.snapshots_fd, path, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+                Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+                Err(errno) => Err(io::Error::from(errno)),
+            }
+        };
+        Ok(Parts {
+            upper: is_directory("fs")?,
+            work: is_directory("work")?,
+        })
+    }
+
+    fn not_made(&self, id: SnapshotId, error: io::Error) -> Error {
+        Error::io(format!("create directory {}/{id}", self.snapshots), error)
+    }
+
+    fn make_upper(&self, base: &str, owner: Owner) -> io::Result<()> {
+        let upper = format!("{base}/fs");
+        self.make_one(&upper, 0o755)?;
+        if owner != Owner::ROOT {
+            let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::chownat(&self.snapshots_fd, &upper, Some(uid), Some(gid), flags)?;
+        }
+        Ok(())
+    }
+
+    fn make_work(&self, base: &str) -> io::Result<()> {
+        self.make_one(&format!("{base}/work"), 0o711)
+    }
+
+    /// The mode is set in a second step, because the umask of the process takes away from that of the first.
     fn make_one(&self, name: &str, mode: u32) -> io::Result<()> {
         let mode = Mode::from(mode);
         rustix::fs::mkdirat(&self.snapshots_fd, name, mode)?;
@@ -203,7 +285,8 @@ fn lock(path: &Path) -> Result<DirLock> {
     })
 }
 
-fn make_directory(path: &str, mode: u32) -> Result<()> {
+/// Makes a directory, or gives it the right mode.
+pub(crate) fn make_directory(path: &str, mode: u32) -> Result<()> {
     let failed = |error| Error::io(format!("create directory {path}"), error);
     match fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -5,6 +5,7 @@
 )]
 
 mod compose;
+mod fsck;
 mod layers;
 mod removal;
 mod root;

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use pontoon_metastore::Store;
 use pontoon_overlay::Options;
 use pontoon_snapshot::{Class, Error, Labels, SnapshotterName};
 
@@ -206,21 +205,22 @@ fn a_lost_directory_comes_back_empty_if_active_and_is_told_if_committed() {
 }
 
 #[test]
-fn a_store_without_the_last_directories_goes_on_after_them() {
+fn metadata_older_than_the_directories_goes_on_after_them() {
     let mut site = Site::new();
+    let metadata = site.root().join("metadata.redb");
+    let backup = site.path("backup");
+    let copy = |from: &Path, to: &Path| {
+        fs::copy(from, to).unwrap();
+    };
+    site.reopen(|_| copy(&metadata, &backup));
     site.snapshots()
         .prepare(&key("a"), None, Labels::default())
         .unwrap();
-    // Another root's metadata, older than the directories.
-    site.reopen(|site| {
-        fs::remove_file(site.root().join("metadata.redb")).unwrap();
-        let store = Store::open(&site.root().join("metadata.redb")).unwrap();
-        assert!(store.names().unwrap().is_empty());
-    });
-    let name = SnapshotterName::new("test").unwrap();
+    site.reopen(|_| copy(&backup, &metadata));
     site.snapshots()
         .prepare(&key("b"), None, Labels::default())
         .unwrap();
     eventually("the orphan is deleted", || site.directories() == ["2"]);
+    let name = SnapshotterName::new("test").unwrap();
     assert_eq!(site.engine().names().unwrap(), [(name, 1)]);
 }

@@ -52,6 +52,12 @@ impl Site {
         self.reopen(|_| {});
     }
 
+    /// The error of opening an engine on the root.
+    pub(crate) fn open_refused(&self) -> pontoon_snapshot::Error {
+        let provider = Arc::clone(&self.provider);
+        Engine::open(&self.root(), Options::default(), provider).unwrap_err()
+    }
+
     fn open(&mut self, options: Options) {
         let engine = Engine::open(&self.root(), options, Arc::clone(&self.provider));
         self.engine = Some(engine.unwrap());

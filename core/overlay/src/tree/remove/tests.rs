@@ -36,7 +36,7 @@ fn what_links_point_to_stays() {
     symlink(&outside, tree.join("a/to-directory")).unwrap();
     symlink(outside.join("file"), tree.join("a/b/to-file")).unwrap();
     fs::hard_link(outside.join("file"), tree.join("linked")).unwrap();
-    fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o0)).unwrap();
     remove_path(&tree).unwrap();
     assert!(!tree.exists());
     assert_eq!(fs::read(outside.join("file")).unwrap(), b"x");
