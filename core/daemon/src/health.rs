@@ -51,3 +51,48 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pontoon_snapshot::{Error, Keyspaces, Result, Snapshotter, SnapshotterName};
+
+    use super::*;
+    use crate::plugin::Census;
+
+    struct Failing;
+
+    impl Keyspaces for Failing {
+        fn open(&self, _: &SnapshotterName) -> Result<Arc<dyn Snapshotter>> {
+            unreachable!("nothing is asked of it")
+        }
+    }
+
+    impl Engine for Failing {
+        fn probe(&self) -> Result<()> {
+            Err(Error::io(
+                "read metadata",
+                std::io::Error::other("disk gone"),
+            ))
+        }
+
+        fn census(&self) -> Result<Census> {
+            Ok(Census::default())
+        }
+
+        fn close(&self) {}
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_fails_is_neither_ready_nor_healthy() {
+        let health = Health::new(Arc::new(Failing));
+        let starting = health.ready().await.unwrap_err();
+        assert!(starting.starts_with("not serving"), "{starting}");
+        health.set_serving(true);
+        for reason in [health.ready().await, health.check().await] {
+            assert_eq!(
+                reason.unwrap_err(),
+                "the engine fails: read metadata failed: disk gone"
+            );
+        }
+    }
+}

@@ -22,6 +22,9 @@ use crate::{metrics, notify, server};
 /// How long clients may take to read their last answers and close, once no request is worked on any more.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// Threads that read and write sockets. The work is done on others, by the limit of requests.
+pub(crate) const SOCKET_THREADS: usize = 2;
+
 /// How a daemon ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -50,7 +53,7 @@ impl Lifetime {
         let gate = Gate::new(&self.limits);
         let health = Arc::new(Health::new(Arc::clone(&self.engine)));
         let (registry, rpcs) = metrics::registry(Arc::clone(&self.engine));
-        let service = Service::new(self.engine, Arc::clone(&gate.places), rpcs);
+        let service = Service::new(self.engine, Arc::clone(&gate.places), SOCKET_THREADS, rpcs);
         let (stop, stopped) = watch::channel(false);
         let connections = usize::from(self.limits.connections.0);
         let mut server = tokio::spawn(server::serve(listener, service, connections, stopped));

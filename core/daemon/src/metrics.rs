@@ -65,7 +65,7 @@ pub(crate) struct Running<'a> {
 }
 
 impl RpcMetrics {
-    fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let handled = Family::<Handled, Counter>::default();
         registry.register(
             "rpc",

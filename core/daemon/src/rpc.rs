@@ -55,4 +55,9 @@ impl Rpc {
             Rpc::Mounts | Rpc::Stat | Rpc::List | Rpc::Usage => false,
         }
     }
+
+    /// Whether it is one look-up in the metadata, a few microseconds, however large the snapshot is.
+    pub(crate) fn is_quick(self) -> bool {
+        matches!(self, Rpc::Stat | Rpc::Mounts)
+    }
 }

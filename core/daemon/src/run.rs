@@ -11,14 +11,11 @@ use tokio::runtime::{Builder, Runtime};
 use crate::arguments::{self, Arguments, Flags, Verb};
 use crate::config::{Config, LimitsSection, LogLevel};
 use crate::error::Error;
-use crate::lifetime::{Lifetime, Outcome};
+use crate::lifetime::{Lifetime, Outcome, SOCKET_THREADS};
 use crate::plugin::{Engine, Plugin};
 use crate::socket::{self, Socket};
 use crate::status::Chain;
 use crate::{admin, containerd, log};
-
-/// Threads that read and write sockets. The work is done on others, by the limit of requests.
-const SOCKET_THREADS: usize = 2;
 
 /// Blocking threads besides those of requests: probes, scrapes, and what tokio itself wants.
 const SPARE_THREADS: usize = 8;

@@ -1,7 +1,10 @@
 //! The gRPC service: each RPC taken apart, done by the engine on a blocking thread, and put together again.
 
 mod list;
+#[cfg(test)]
+mod tests;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,10 +23,16 @@ use crate::status;
 /// The snapshots service of one daemon.
 #[derive(Clone)]
 pub(crate) struct Service {
-    engine: Arc<dyn Keyspaces>,
+    shared: Arc<Shared>,
     /// One permit for each request that is worked on; whoever holds all of them knows that nothing is.
     gate: Arc<Semaphore>,
+}
+
+struct Shared {
+    engine: Arc<dyn Keyspaces>,
     metrics: Arc<RpcMetrics>,
+    /// The threads of sockets that may do quick work themselves: all but one, which stays for everything else.
+    at_once: Semaphore,
 }
 
 /// One request on its way.
@@ -33,23 +42,28 @@ struct Call {
     caller: Option<Arc<Caller>>,
     span: Span,
     begun: Instant,
-    engine: Arc<dyn Keyspaces>,
-    metrics: Arc<RpcMetrics>,
+    shared: Arc<Shared>,
     /// Given back when the work is done, even if the client went away meanwhile.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Service {
-    /// A service in front of `engine`; `gate` bounds how many requests are worked on at a time.
+    /// A service in front of `engine`; `gate` bounds how many requests are worked on at a time, `socket_threads` is
+    /// how many threads poll it.
     pub(crate) fn new(
         engine: Arc<dyn Keyspaces>,
         gate: Arc<Semaphore>,
+        socket_threads: usize,
         metrics: Arc<RpcMetrics>,
     ) -> Self {
-        Service {
+        let shared = Shared {
             engine,
-            gate,
             metrics,
+            at_once: Semaphore::new(socket_threads.saturating_sub(1)),
+        };
+        Service {
+            shared: Arc::new(shared),
+            gate,
         }
     }
 
@@ -80,8 +94,7 @@ impl Service {
             caller: request.extensions().get::<Arc<Caller>>().cloned(),
             span,
             begun,
-            engine: Arc::clone(&self.engine),
-            metrics: Arc::clone(&self.metrics),
+            shared: Arc::clone(&self.shared),
             _permit: permit,
         };
         Ok((call, request.into_inner()))
@@ -89,22 +102,31 @@ impl Service {
 }
 
 impl Call {
-    /// Runs `work` on a blocking thread and answers what it does.
+    /// Runs `work` and answers what it does: on a blocking thread, or at once if that takes less time than waking one.
     async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce(&dyn Snapshotter) -> Result<T> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        let worker = tokio::task::spawn_blocking(move || self.finish(work));
-        match worker.await {
-            Ok(outcome) => outcome.map(Response::new),
-            Err(failure) if failure.is_panic() => Err(bug()),
-            Err(_cancelled) => Err(stopping()),
+        let shared = Arc::clone(&self.shared);
+        if self.rpc.is_quick()
+            && let Ok(_turn) = shared.at_once.try_acquire()
+        {
+            return self.finish(work).map(Response::new);
         }
+        let worker = tokio::task::spawn_blocking(move || self.finish(work));
+        let outcome = worker.await.unwrap_or_else(|_cancelled| Err(stopping()));
+        outcome.map(Response::new)
     }
 
-    fn finish<T>(&self, work: impl FnOnce(&dyn Snapshotter) -> Result<T>) -> Result<T, Status> {
+    /// Does the work, counts it, and logs how it failed. A panic has been logged and is an internal error.
+    fn finish<T>(self, work: impl FnOnce(&dyn Snapshotter) -> Result<T>) -> Result<T, Status> {
+        let done = catch_unwind(AssertUnwindSafe(move || self.do_counted(work)));
+        done.unwrap_or_else(|_panic| Err(bug()))
+    }
+
+    fn do_counted<T>(&self, work: impl FnOnce(&dyn Snapshotter) -> Result<T>) -> Result<T, Status> {
         let _inside = self.span.enter();
-        let mut running = self.metrics.begin(self.rpc, self.begun);
+        let mut running = self.shared.metrics.begin(self.rpc, self.begun);
         match self.keyspace().and_then(|keyspace| work(&*keyspace)) {
             Ok(answer) => {
                 running.code = Code::Ok;
@@ -127,7 +149,7 @@ impl Call {
         {
             caller.claim(&name)?;
         }
-        self.engine.open(&name)
+        self.shared.engine.open(&name)
     }
 }
 
@@ -267,7 +289,11 @@ impl Snapshots for Service {
         let (call, message) = self
             .begin(Rpc::List, request, |m| (&m.snapshotter, ""))
             .await?;
-        Ok(Response::new(list::start(call, message.filters)))
+        Ok(Response::new(list::start(
+            call,
+            message.filters,
+            list::LIST_TIME_MAX,
+        )))
     }
 
     async fn usage(

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{Call, bug};
+use super::{Call, stopping};
 
 /// Infos in one message, as containerd has it.
 const BATCH_INFOS: usize = 100;
@@ -29,7 +29,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const BATCHES_AHEAD: usize = 2;
 
 /// How long one List may take: it holds a place and a version of the database. 10,000 snapshots take 20 ms.
-const LIST_TIME_MAX: Duration = Duration::from_secs(60);
+pub(super) const LIST_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The messages of one List, and how it ended: a walk that broke off is an error, never a shorter list.
 #[derive(Debug)]
@@ -38,12 +38,12 @@ pub(crate) struct Batches {
     end: Option<oneshot::Receiver<Result<(), Status>>>,
 }
 
-/// Starts the walk on a blocking thread.
-pub(super) fn start(call: Call, filters: Vec<String>) -> Batches {
+/// Starts the walk on a blocking thread; it is given up after `time_max`.
+pub(super) fn start(call: Call, filters: Vec<String>, time_max: Duration) -> Batches {
     let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
     let (ended, end) = oneshot::channel();
     tokio::task::spawn_blocking(move || {
-        let outcome = call.finish(|keyspace| walk(keyspace, &filters, sender));
+        let outcome = call.finish(|keyspace| walk(keyspace, &filters, sender, time_max));
         // The client may be gone, which is no news.
         let _ = ended.send(outcome);
     });
@@ -68,7 +68,7 @@ impl Stream for Batches {
         Poll::Ready(match outcome {
             Ok(Ok(())) => None,
             Ok(Err(status)) => Some(Err(status)),
-            Err(_panicked) => Some(Err(bug())),
+            Err(_cut_off) => Some(Err(stopping())),
         })
     }
 }
@@ -77,11 +77,12 @@ fn walk(
     keyspace: &dyn Snapshotter,
     filters: &[String],
     sender: mpsc::Sender<v1::ListSnapshotsResponse>,
+    time_max: Duration,
 ) -> Result<()> {
     let filter = Filter::parse(filters)?;
     let mut packer = Packer {
         sender,
-        deadline: Instant::now() + LIST_TIME_MAX,
+        deadline: Instant::now() + time_max,
         infos: Vec::new(),
         bytes: 0,
         end: Ok(()),
@@ -124,7 +125,7 @@ impl Packer {
             Err(_too_late) => {
                 self.end = Err(Error::Unavailable {
                     operation: "list".to_owned(),
-                    reason: "the client did not read it within 60 seconds; try again".to_owned(),
+                    reason: "the client did not read it in time; try again".to_owned(),
                 });
                 ControlFlow::Break(())
             }

@@ -1,0 +1,206 @@
+//! The service before a keyspace that fails on command. What works is tested with the real engine elsewhere.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, SystemTime};
+
+use pontoon_snapshot::{Class, Filter, Info, Kind, Mount, Usage, Visit};
+use prometheus_client::registry::Registry;
+use tokio_stream::StreamExt;
+
+use super::*;
+
+/// Panics at Stat, Mounts and Commit; its List has as many snapshots as are read, or panics in the middle.
+struct Broken {
+    list_panics: bool,
+}
+
+impl Keyspaces for Broken {
+    fn open(&self, _: &SnapshotterName) -> Result<Arc<dyn Snapshotter>> {
+        let list_panics = self.list_panics;
+        Ok(Arc::new(Broken { list_panics }))
+    }
+}
+
+impl Snapshotter for Broken {
+    fn prepare(&self, _: &Key, _: Option<&Key>, _: Labels) -> Result<Vec<Mount>> {
+        Ok(Vec::new())
+    }
+
+    fn view(&self, _: &Key, _: Option<&Key>, _: Labels) -> Result<Vec<Mount>> {
+        Ok(Vec::new())
+    }
+
+    fn mounts(&self, _: &Key) -> Result<Vec<Mount>> {
+        panic!("at mounts")
+    }
+
+    fn commit(&self, _: &Key, _: &Key, _: Option<&Key>, _: Labels) -> Result<()> {
+        panic!("at commit")
+    }
+
+    fn remove(&self, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn stat(&self, _: &Key) -> Result<Info> {
+        panic!("at stat")
+    }
+
+    fn update(&self, _: &Key, _: LabelChange) -> Result<Info> {
+        panic!("at update")
+    }
+
+    fn walk(&self, _: &Filter, visit: Visit<'_>) -> Result<()> {
+        for number in 0.. {
+            assert!(!self.list_panics || number < 150, "at list");
+            let info = Info {
+                key: Key::new(format!("k{number}"))?,
+                parent: None,
+                kind: Kind::Active,
+                created: SystemTime::UNIX_EPOCH,
+                updated: SystemTime::UNIX_EPOCH,
+                labels: Labels::default(),
+            };
+            if visit(info) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn usage(&self, _: &Key) -> Result<Usage> {
+        Ok(Usage::default())
+    }
+
+    fn cleanup(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+const PLACES: usize = 2;
+
+fn service(list_panics: bool) -> (Service, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(PLACES));
+    let metrics = Arc::new(RpcMetrics::register(&mut Registry::default()));
+    let engine = Arc::new(Broken { list_panics });
+    (Service::new(engine, Arc::clone(&gate), 2, metrics), gate)
+}
+
+fn stat_request() -> Request<v1::StatSnapshotRequest> {
+    Request::new(v1::StatSnapshotRequest {
+        snapshotter: "test".to_owned(),
+        key: "k".to_owned(),
+    })
+}
+
+fn list_request() -> Request<v1::ListSnapshotsRequest> {
+    Request::new(v1::ListSnapshotsRequest {
+        snapshotter: "test".to_owned(),
+        filters: Vec::new(),
+    })
+}
+
+async fn nothing_is_worked_on(gate: &Semaphore) {
+    let all = gate.acquire_many(PLACES as u32);
+    let all = tokio::time::timeout(Duration::from_secs(20), all).await;
+    drop(all.expect("a place is still taken").unwrap());
+}
+
+#[tokio::test]
+async fn a_panic_is_an_internal_error_and_gives_its_place_back() {
+    let (service, gate) = service(false);
+    for _ in 0..2 * PLACES {
+        let status = service.stat(stat_request()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal);
+        let commit = v1::CommitSnapshotRequest {
+            snapshotter: "test".to_owned(),
+            name: "n".to_owned(),
+            key: "k".to_owned(),
+            ..Default::default()
+        };
+        let status = service.commit(Request::new(commit)).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal);
+    }
+    assert_eq!(gate.available_permits(), PLACES);
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_is_an_error_not_a_shorter_list() {
+    let (service, _gate) = service(true);
+    let mut batches = service.list(list_request()).await.unwrap().into_inner();
+    assert_eq!(batches.next().await.unwrap().unwrap().info.len(), 100);
+    let status = batches.next().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert!(batches.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_nobody_reads_ends_and_says_so() {
+    let (service, gate) = service(false);
+    let subject: fn(&v1::ListSnapshotsRequest) -> (&str, &str) = |m| (&m.snapshotter, "");
+    let (call, message) = service
+        .begin(Rpc::List, list_request(), subject)
+        .await
+        .unwrap();
+    let mut batches = list::start(call, message.filters, Duration::from_millis(50));
+    // The place is free again though nothing was read.
+    nothing_is_worked_on(&gate).await;
+    let mut read = 0;
+    let status = loop {
+        match batches.next().await.unwrap() {
+            Ok(_) => read += 1,
+            Err(status) => break status,
+        }
+    };
+    assert!(read > 0);
+    assert_eq!(status.code(), Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_whose_reader_is_gone_ends() {
+    let (service, gate) = service(false);
+    let mut batches = service.list(list_request()).await.unwrap().into_inner();
+    batches.next().await.unwrap().unwrap();
+    drop(batches);
+    nothing_is_worked_on(&gate).await;
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_place_and_are_told_when_there_will_be_none() {
+    let (service, gate) = service(false);
+    let _all = gate.acquire_many(PLACES as u32).await.unwrap();
+    let waiting = service.stat(stat_request());
+    let mut waiting = std::pin::pin!(waiting);
+    let soon = tokio::time::timeout(Duration::from_millis(20), &mut waiting);
+    assert!(soon.await.is_err());
+    gate.close();
+    assert_eq!(waiting.await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[test]
+fn every_error_has_the_code_of_its_class() {
+    let error = pontoon_snapshot::Error::Exhausted {
+        operation: "create directory /x".to_owned(),
+        source: std::io::Error::other("disk full").into(),
+    };
+    let status = status::of(&error);
+    assert_eq!(status.code(), convert::code(Class::Exhausted));
+    assert_eq!(status.message(), error.to_string());
+    assert!(
+        !status.message().contains("disk full"),
+        "causes are for the log"
+    );
+    assert!(status::Chain(&error).to_string().ends_with(": disk full"));
+}
+
+#[test]
+fn the_namespace_comes_from_keys_of_containerd_only() {
+    for (key, namespace) in [
+        ("k8s.io/12/x", "k8s.io"),
+        ("raw", ""),
+        ("a/b", ""),
+        ("", ""),
+    ] {
+        assert_eq!(namespace_of(key), namespace);
+    }
+}
