@@ -12,6 +12,7 @@ mod caller;
 mod expected;
 mod random;
 mod stage;
+mod twin;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -34,8 +35,8 @@ enum End {
     Spared,
 }
 
-#[test]
-fn what_is_acknowledged_survives() {
+/// The seed, which is printed, and whether to run long.
+fn settings() -> (u64, bool) {
     let seed = std::env::var("PONTOON_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
@@ -43,10 +44,14 @@ fn what_is_acknowledged_survives() {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.unwrap().subsec_nanos().into()
     });
-    let full = std::env::var_os("PONTOON_FULL").is_some();
-    let length = Duration::from_secs(if full { 600 } else { 15 });
-    println!("PONTOON_SEED={seed}, {length:?}");
+    println!("PONTOON_SEED={seed}");
+    (seed, std::env::var_os("PONTOON_FULL").is_some())
+}
 
+#[test]
+fn what_is_acknowledged_survives() {
+    let (seed, full) = settings();
+    let length = Duration::from_secs(if full { 600 } else { 15 });
     let mut random = Random::new(seed);
     let mut stage = Stage::start();
     let mut callers: Vec<Caller> = (0..CALLERS)
