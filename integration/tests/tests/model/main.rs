@@ -2,7 +2,7 @@
 //! model in memory.
 //!
 //! What was acknowledged is there, what was not is there whole or not at all; what was written into a snapshot
-//! that was committed survives; and after Cleanup there is one directory for each snapshot.
+//! that was committed survives; there is nothing to repair but what was about to be made; and after Cleanup there is one directory for each snapshot.
 //!
 //! `PONTOON_SEED` repeats a run as far as the scheduling of callers allows, `PONTOON_FULL=1` makes it long.
 
@@ -14,11 +14,14 @@ mod random;
 mod stage;
 mod twin;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use caller::{Caller, Stop};
+use pontoon_overlay::{Finding, fsck};
+use pontoon_rig::plugin::Kind as Program;
 use random::Random;
 use stage::Stage;
 
@@ -108,7 +111,27 @@ fn play(stage: &mut Stage, callers: &mut [Caller], operations: &AtomicU64, count
         }
     });
     if !matches!(end, End::Spared) {
+        if Program::from_env() != Program::Oracle {
+            check(stage.plugin.root(), end);
+        }
         stage.plugin.resume().unwrap();
+    }
+}
+
+/// Panics unless a stopped daemon left nothing to repair, and a killed one only directories of what it was about to
+/// make. Every other time they are repaired before the daemon starts, which does it otherwise.
+fn check(root: &Path, end: End) {
+    let report = fsck(root, false).unwrap();
+    let expected =
+        |finding: &Finding| matches!(end, End::Killed) && finding.problem == "no snapshot has it";
+    assert!(
+        report.findings.iter().all(expected),
+        "{end:?}: {:#?}",
+        report.findings
+    );
+    if report.snapshots.is_multiple_of(2) {
+        fsck(root, true).unwrap();
+        assert_eq!(fsck(root, false).unwrap().findings, []);
     }
 }
 
