@@ -2,10 +2,9 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, RawDir, SeekFrom};
+use rustix::fs::{AtFlags, FileType, RawDir};
 use rustix::io::Errno;
 
 use super::{is_dot, next_entry, open_child};
@@ -20,20 +19,23 @@ const BUFFER_BYTES: usize = 8 * 1024;
 ///
 /// Goes on after an error and answers the first one.
 pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let top = match open_child(parent, name) {
-        Ok(top) => top,
-        Err(error) if gone(&error) => return Ok(()),
-        Err(error) if error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => {
-            return unlink(parent, &CString::new(name)?, AtFlags::empty());
+    let name = &*CString::new(name)?;
+    loop {
+        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTDIR) => return unlink(parent, name),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
         }
-        Err(error) => return Err(error),
-    };
-    let mut removal = Removal {
-        top: top.as_fd(),
-        moved: 0,
-    };
-    removal.empty(top.as_fd(), 0)?;
-    unlink(parent, &CString::new(name)?, AtFlags::REMOVEDIR)
+        let Some(top) = open_if_there(parent, name)? else {
+            return Ok(());
+        };
+        let mut removal = Removal {
+            top: top.as_fd(),
+            moved: 0,
+        };
+        removal.pass(top.as_fd(), 0)?;
+    }
 }
 
 struct Removal<'top> {
@@ -42,28 +44,13 @@ struct Removal<'top> {
 }
 
 impl Removal<'_> {
-    /// Deletes everything in `directory`.
-    fn empty(&mut self, directory: BorrowedFd<'_>, depth: u32) -> io::Result<()> {
+    /// Deletes what is seen in `directory`, which need not be everything: deleting while listing hides entries from
+    /// the list, and deep directories are moved into the topmost one meanwhile.
+    fn pass(&mut self, directory: BorrowedFd<'_>, depth: u32) -> io::Result<()> {
         let mut buffer = Vec::with_capacity(BUFFER_BYTES);
-        loop {
-            // Deleting while listing may hide entries from the list, and deep ones are moved here: until none is seen.
-            rustix::fs::seek(directory, SeekFrom::Start(0))?;
-            if !self.pass(directory, depth, buffer.spare_capacity_mut())? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Goes over `directory` once; whether there was anything in it.
-    fn pass(
-        &mut self,
-        directory: BorrowedFd<'_>,
-        depth: u32,
-        buffer: &mut [MaybeUninit<u8>],
-    ) -> io::Result<bool> {
+        let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
         let mut failed = Ok(());
         let mut seen = false;
-        let mut entries = RawDir::new(directory, buffer);
         while let Some(entry) = next_entry(&mut entries)? {
             let name = entry.file_name();
             if is_dot(name) {
@@ -73,23 +60,33 @@ impl Removal<'_> {
             let done = match entry.file_type() {
                 FileType::Directory => self.directory(directory, name, depth),
                 FileType::Unknown => self.unknown(directory, name, depth),
-                _ => unlink(directory, name, AtFlags::empty()),
+                _ => unlink(directory, name),
             };
             failed = failed.and(done);
         }
-        failed.map(|()| seen)
+        if seen {
+            failed
+        } else {
+            // Not empty, and yet nothing to be seen in it: going on would go on for ever.
+            Err(Errno::NOTEMPTY.into())
+        }
     }
 
     fn directory(&mut self, parent: BorrowedFd<'_>, name: &CStr, depth: u32) -> io::Result<()> {
-        if depth == DEPTH_MAX {
-            return self.move_up(parent, name);
+        loop {
+            match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if depth == DEPTH_MAX {
+                return self.move_up(parent, name);
+            }
+            let Some(child) = open_if_there(parent, name)? else {
+                return Ok(());
+            };
+            self.pass(child.as_fd(), depth + 1)?;
         }
-        match open_child(parent, name) {
-            Ok(child) => self.empty(child.as_fd(), depth + 1)?,
-            Err(error) if gone(&error) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        unlink(parent, name, AtFlags::REMOVEDIR)
     }
 
     /// An entry of a filesystem that does not tell types.
@@ -100,7 +97,7 @@ impl Removal<'_> {
                 self.directory(parent, name, depth)
             }
             Err(Errno::NOENT) => Ok(()),
-            _ => unlink(parent, name, AtFlags::empty()),
+            _ => unlink(parent, name),
         }
     }
 
@@ -119,15 +116,19 @@ impl Removal<'_> {
     }
 }
 
-fn unlink(parent: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, flags) {
+fn unlink(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-fn gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
+fn open_if_there(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<OwnedFd>> {
+    match open_child(parent, name) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
