@@ -43,6 +43,10 @@ pub struct Census {
     pub snapshots: Vec<(SnapshotterName, u64)>,
     /// How many directories of removed snapshots are still to be deleted.
     pub removed: u64,
+    /// How many transactions were written to disk since the start.
+    pub transactions: u64,
+    /// How many operations those held; several in one when several callers came together.
+    pub operations: u64,
     /// How often a layer was declined since the start, and so left to containerd, by reason.
     pub declined: BTreeMap<String, u64>,
 }
@@ -58,7 +62,10 @@ impl Engine for pontoon_overlay::Engine {
     }
 
     fn census(&self) -> Result<Census> {
+        let written = self.written();
         Ok(Census {
+            transactions: written.transactions,
+            operations: written.operations,
             snapshots: self.names()?,
             removed: self.removed()?,
             declined: self.declined(),

@@ -32,4 +32,4 @@ pub use record::{
     CommitSnapshot, Created, Link, NewLayer, NewSnapshot, ParseSnapshotIdError, Record, Removed,
     SnapshotId,
 };
-pub use store::Store;
+pub use store::{Store, Written};

@@ -35,6 +35,17 @@ pub struct Store {
     next_id: AtomicU64,
     /// Not above the row `next_id`: ids below it are spent whatever happens.
     reserved_ids: AtomicU64,
+    transactions: AtomicU64,
+    operations: AtomicU64,
+}
+
+/// What a store has written since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Transactions, one fsync each.
+    pub transactions: u64,
+    /// Operations in them: several in one when several callers came together.
+    pub operations: u64,
 }
 
 impl fmt::Debug for Store {
@@ -70,6 +81,8 @@ impl Store {
             database,
             group: Group::new(),
             next_id: AtomicU64::new(0),
+            transactions: AtomicU64::new(0),
+            operations: AtomicU64::new(0),
             reserved_ids: AtomicU64::new(0),
         };
         let next_id = store
@@ -202,6 +215,14 @@ impl Store {
         self.write("recording usage", move |tables| tables.put_usages(&usages))
     }
 
+    /// What was written since the store was opened.
+    pub fn written(&self) -> Written {
+        Written {
+            transactions: self.transactions.load(Ordering::Relaxed),
+            operations: self.operations.load(Ordering::Relaxed),
+        }
+    }
+
     /// Every snapshotter name that has snapshots, and how many. Takes time in proportion to all snapshots.
     pub fn names(&self) -> Result<Vec<(SnapshotterName, u64)>> {
         self.read("counting snapshots", |transaction| {
@@ -297,6 +318,7 @@ impl Store {
 
     fn transact(&self, batch: &mut [Write]) -> Result<(), FailedBatch> {
         let frees = batch.iter().all(|write| write.frees);
+        let operations = batch.len();
         let transaction = self.database.begin_write(frees)?;
         let mut tables = Tables::open(&transaction, self.reserved_ids.load(Ordering::Relaxed))?;
         for write in batch {
@@ -314,6 +336,9 @@ impl Store {
             fault: error.into(),
         })?;
         self.reserved_ids.store(reserved, Ordering::Relaxed);
+        self.transactions.fetch_add(1, Ordering::Relaxed);
+        self.operations
+            .fetch_add(operations as u64, Ordering::Relaxed);
         Ok(())
     }
 

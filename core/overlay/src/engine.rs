@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use pontoon_linux::probe;
-use pontoon_metastore::{Link, Record, SnapshotId, Store};
+use pontoon_metastore::{Link, Record, SnapshotId, Store, Written};
 use pontoon_snapshot::{
     Error, Key, Keyspaces, Kind, Mount, Result, Snapshotter, SnapshotterName, Usage,
 };
@@ -98,6 +98,11 @@ impl Engine {
     /// The root, as an absolute path without links.
     pub fn root(&self) -> &Path {
         self.core.root.path()
+    }
+
+    /// What was written to the metadata since the start.
+    pub fn written(&self) -> Written {
+        self.core.store.written()
     }
 
     /// Every snapshotter name that has snapshots, and how many. Reads all records.

@@ -46,6 +46,20 @@ impl Collector for Engine {
             None,
             removed.metric_type(),
         )?)?;
+        let transactions = ConstCounter::new(census.transactions);
+        transactions.encode(encoder.encode_descriptor(
+            "metadata_transactions",
+            "Transactions written to disk, one fsync each",
+            None,
+            transactions.metric_type(),
+        )?)?;
+        let operations = ConstCounter::new(census.operations);
+        operations.encode(encoder.encode_descriptor(
+            "metadata_operations",
+            "Operations in those transactions; several in one when several callers come together",
+            None,
+            operations.metric_type(),
+        )?)?;
         let declined = ConstCounter::new(0_u64);
         let mut family = encoder.encode_descriptor(
             "layers_declined",

@@ -88,6 +88,9 @@ fn what_happens_is_counted() {
     assert_eq!(value("pontoon_snapshots{snapshotter=\"test\"}"), 2.0);
     assert!(value("pontoon_process_resident_memory_bytes") > 1e6);
     assert!(value("pontoon_process_open_fds") > 5.0);
+    // Each in a transaction of its own, because there is one caller; the refused one changed nothing.
+    assert_eq!(value("pontoon_metadata_transactions_total"), 2.0);
+    assert_eq!(value("pontoon_metadata_operations_total"), 2.0);
     // The reaper takes what was removed a while later.
     keyspace.remove(&key("a")).unwrap();
     assert_eq!(value("pontoon_removed_directories"), 1.0);

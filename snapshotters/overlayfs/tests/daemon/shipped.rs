@@ -1,7 +1,6 @@
 //! What is in `dist/`: good, and what the daemon would print.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use crate::process::{BINARY, Place, repository};
@@ -28,10 +27,8 @@ fn the_drop_ins_are_what_the_daemon_prints() {
 
 #[test]
 fn the_units_satisfy_systemd() {
-    assert!(
-        Path::new("/usr/bin/systemd-analyze").exists(),
-        "systemd-analyze is missing; install the package systemd"
-    );
+    pontoon_rig::tools::require_package("systemd-analyze", "systemd", "it checks the units")
+        .unwrap();
     let place = Place::new();
     let mut units = Vec::new();
     for name in ["pontoon-overlayfs.service", "pontoon-overlayfs.socket"] {
