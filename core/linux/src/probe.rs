@@ -121,9 +121,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether a failed probe says nothing about the kernel, only that this process may not mount.
-pub fn may_not_mount(error: &Error) -> bool {
-    matches!(error.errno(), Some(Errno::PERM | Errno::ACCESS))
+/// Whether a failed probe says nothing about the kernel: this process may not mount, or the disk is full.
+pub fn says_nothing(error: &Error) -> bool {
+    let nothing = [Errno::PERM, Errno::ACCESS, Errno::NOSPC, Errno::DQUOT];
+    error.errno().is_some_and(|errno| nothing.contains(&errno))
 }
 
 struct Directories {

@@ -20,17 +20,22 @@ pub struct Features {
 
 impl Features {
     /// Tries things out in `scratch`, a directory that is made for it and removed, on the filesystem in question.
+    ///
+    /// What a full disk keeps from being tried counts as not possible.
     pub fn probe(scratch: &Path) -> Result<Self> {
-        Self::probe_in(&open_scratch(scratch)?)
+        Self::probe_in(open_scratch(scratch)?.as_ref())
     }
 
-    fn probe_in(scratch: &Scratch) -> Result<Self> {
-        let id_maps = scratch
-            .overlay_takes_id_maps()
-            .map_err(|error| with_source(&error));
+    fn probe_in(scratch: Option<&Scratch>) -> Result<Self> {
+        let id_maps = match scratch {
+            Some(scratch) => scratch
+                .overlay_takes_id_maps()
+                .map_err(|error| with_source(&error)),
+            None => Err("not tried, because the disk is full".to_owned()),
+        };
         Ok(Features {
             user_namespace: probe::in_user_namespace(),
-            userxattr: scratch.needs_userxattr(),
+            userxattr: scratch.is_some_and(Scratch::needs_userxattr),
             index: probe::overlay_has_index(),
             id_maps,
         })
@@ -44,20 +49,10 @@ impl Features {
     ) -> Result<(Self, Vec<String>)> {
         check_options(configured)?;
         let scratch = open_scratch(scratch)?;
-        let features = Self::probe_in(&scratch)?;
+        let features = Self::probe_in(scratch.as_ref())?;
         let options = features.overlay_options(configured);
-        match scratch.overlay_takes(&options) {
-            // containerd mounts, not this process: that this one may not, says nothing.
-            Err(error) if probe::may_not_mount(&error) => {
-                tracing::warn!(error = %with_source(&error), "cannot try the overlay mount options");
-            }
-            Err(error) => {
-                return Err(Error::invalid(
-                    format!("mount_options {options:?}"),
-                    format!("the kernel refuses them: {}", with_source(&error)),
-                ));
-            }
-            Ok(()) => {}
+        if let Some(scratch) = &scratch {
+            try_options(scratch, &features.overlay_options(&[]), &options)?;
         }
         Ok((features, options))
     }
@@ -92,9 +87,49 @@ impl Features {
     }
 }
 
-fn open_scratch(path: &Path) -> Result<Scratch> {
-    Scratch::new(path.to_owned())
-        .map_err(|error| Error::io(format!("create directory {}", path.display()), error))
+/// A directory to try things in; none on a full disk, on which snapshots must still be removable.
+fn open_scratch(path: &Path) -> Result<Option<Scratch>> {
+    match Scratch::new(path.to_owned()) {
+        Ok(scratch) => Ok(Some(scratch)),
+        Err(error) => match Error::io(format!("create directory {}", path.display()), error) {
+            Error::Exhausted { operation, .. } => {
+                tracing::warn!(
+                    operation,
+                    "the disk is full: not trying what overlays can do"
+                );
+                Ok(None)
+            }
+            error => Err(error),
+        },
+    }
+}
+
+/// Refuses a filesystem that cannot carry overlays, and options that the kernel refuses.
+fn try_options(scratch: &Scratch, plain: &[String], options: &[String]) -> Result<()> {
+    let Err(error) = scratch.overlay_takes(options) else {
+        return Ok(());
+    };
+    // containerd mounts, not this process: that this one may not, says nothing. Nor does a full disk.
+    if probe::says_nothing(&error) {
+        tracing::warn!(
+            error = with_source(&error),
+            "cannot try the overlay mount options"
+        );
+        return Ok(());
+    }
+    match scratch.overlay_takes(plain) {
+        Ok(()) => Err(Error::invalid(
+            format!("mount_options {options:?}"),
+            format!("the kernel refuses them: {}", with_source(&error)),
+        )),
+        Err(error) => Err(Error::invalid(
+            "the filesystem of the root",
+            format!(
+                "overlayfs cannot use it, choose a root on another one: {}",
+                with_source(&error)
+            ),
+        )),
+    }
 }
 
 fn has_option(options: &[String], key: &str) -> bool {

@@ -48,6 +48,7 @@ impl fmt::Display for Finding {
 /// A repair never touches a snapshot that is whole. Directories are looked at, and orphans among them deleted, only
 /// once the metadata is sound. [`Error::Unavailable`] if a daemon uses the root.
 pub fn fsck(root: &Path, repair: bool) -> Result<FsckReport> {
+    require_root(root)?;
     let locked = Locked::new(root)?;
     let mut check = Check {
         repair,
@@ -67,6 +68,17 @@ pub fn fsck(root: &Path, repair: bool) -> Result<FsckReport> {
         check.snapshots(&root, &Store::open(&metadata)?)?;
     }
     Ok(check.report)
+}
+
+/// Refuses a directory that is no root, before a lock file is made in it.
+fn require_root(root: &Path) -> Result<()> {
+    if metadata_of(root).exists() || root.join("snapshots").exists() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("root {}", root.display()),
+        "there is neither metadata.redb nor snapshots/ in it; give the root of a daemon",
+    ))
 }
 
 struct Check {

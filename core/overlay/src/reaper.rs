@@ -18,6 +18,9 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Deletion begins at the latest this long after the first removal.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What could not be deleted is tried again after this long, or when Cleanup is called.
+const RETRY: Duration = Duration::from_secs(300);
+
 /// How many deletions are recorded in one transaction.
 const BATCH: usize = 128;
 
@@ -33,6 +36,8 @@ pub(crate) struct Reaper {
 struct Agenda {
     /// When the first and the last removal since the last sweep were.
     removals: Option<(Instant, Instant)>,
+    /// When to try again what failed.
+    retry: Option<Instant>,
     /// Whether the last run left something to delete.
     overdue: bool,
     /// Entries of `snapshots/` that no record knows.
@@ -42,8 +47,14 @@ struct Agenda {
 
 impl Agenda {
     fn due(&self) -> Option<Instant> {
-        let (first, last) = self.removals?;
-        Some((last + QUIET).min(first + PATIENCE))
+        let removals = self
+            .removals
+            .map(|(first, last)| (last + QUIET).min(first + PATIENCE));
+        removals.into_iter().chain(self.retry).min()
+    }
+
+    fn retry_later(&mut self) {
+        self.retry = Some(Instant::now() + RETRY);
     }
 
     fn note(&mut self) {
@@ -95,7 +106,7 @@ impl Reaper {
                     error = &error as &dyn std::error::Error,
                     "cannot delete removed snapshots; trying again later"
                 );
-                self.lock().note();
+                self.lock().retry_later();
             }
         }
     }
@@ -135,6 +146,7 @@ impl Reaper {
             let mut agenda = self.lock();
             agenda.overdue = false;
             agenda.removals = None;
+            agenda.retry = None;
             mem::take(&mut agenda.orphans)
         };
         for orphan in orphans {
@@ -142,7 +154,7 @@ impl Reaper {
                 warn_kept(&orphan, &error);
                 let mut agenda = self.lock();
                 agenda.orphans.push(orphan);
-                agenda.note();
+                agenda.retry_later();
             }
         }
         let removed = core.store.removed()?;
@@ -165,7 +177,7 @@ impl Reaper {
         }
         if let Err(error) = core.store.forget_removed(&[removed.id]) {
             tracing::warn!(id = %removed.id, error = &error as &dyn std::error::Error, "a deleted snapshot stays on the list of those to delete");
-            self.removed();
+            self.lock().retry_later();
         }
     }
 
@@ -186,7 +198,7 @@ impl Reaper {
             }
         };
         if !deleted {
-            self.lock().note();
+            self.lock().retry_later();
         }
         deleted
     }

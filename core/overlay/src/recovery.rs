@@ -63,7 +63,7 @@ pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
         }
     })?;
     for record in missing {
-        restore(root, record, &mut found.lost)?;
+        restore(root, record, &mut found.lost);
     }
     for removed in store.removed()? {
         found.removed = true;
@@ -83,15 +83,18 @@ pub(crate) fn directories(root: &Root) -> Result<BTreeSet<SnapshotId>> {
 }
 
 /// A power cut took the directory of a record. An active snapshot begins anew; a committed one cannot.
-fn restore(root: &Root, record: Record, lost: &mut Lost) -> Result<()> {
+fn restore(root: &Root, record: Record, lost: &mut Lost) {
     let (id, info) = (record.id, record.info);
     if info.kind == Kind::Committed {
         tracing::error!(key = %info.key, %id, "the directory of a committed snapshot is missing; run `pontoon fsck`");
         lost.0.insert(id);
-        return Ok(());
+        return;
     }
     tracing::warn!(key = %info.key, %id, kind = %info.kind, "the directory of a snapshot was lost; it is empty now");
-    root.restore(id, info.kind, mapped_owner(&info))
+    if let Err(error) = root.restore(id, info.kind, mapped_owner(&info)) {
+        // Its mounts will fail; on a full disk the others must work so that some can be removed.
+        tracing::error!(key = %info.key, %id, error = &error as &dyn std::error::Error, "cannot make the directory of a snapshot");
+    }
 }
 
 /// The owner of the upper directory that the labels ask for.

@@ -34,11 +34,17 @@ fn directory(site: &Site, name: &str) -> PathBuf {
     site.root().join("snapshots").join(name)
 }
 
-/// Checks, repairs and checks again; the reports of the first two.
+/// As [`repair_root`]; the check does not touch the snapshots.
 fn repair(site: &Site) -> (FsckReport, FsckReport) {
     let before = site.directories();
-    let found = fsck(&site.root(), false).unwrap();
+    fsck(&site.root(), false).unwrap();
     assert_eq!(site.directories(), before, "a check changes nothing");
+    repair_root(site)
+}
+
+/// Checks, repairs and checks again; the reports of the first two.
+fn repair_root(site: &Site) -> (FsckReport, FsckReport) {
+    let found = fsck(&site.root(), false).unwrap();
     let repaired = fsck(&site.root(), true).unwrap();
     assert!(found.findings.iter().all(|finding| !finding.repaired));
     assert!(repaired.findings.iter().all(|finding| finding.repaired));
@@ -175,10 +181,20 @@ fn directories_without_any_metadata_are_never_deleted() {
 
 #[test]
 fn missing_directories_of_the_root_are_made() {
-    let site = tempfile::tempdir().unwrap();
-    let report = fsck(site.path(), false).unwrap();
-    assert_eq!(report.findings.len(), 2);
-    let report = fsck(site.path(), true).unwrap();
-    assert!(report.findings.iter().all(|finding| finding.repaired));
-    assert_eq!(fsck(site.path(), false).unwrap(), FsckReport::default());
+    let mut site = Site::new();
+    site.reopen(|site| {
+        fs::remove_dir(site.root().join("snapshots")).unwrap();
+        fs::remove_dir(site.root().join("empty")).unwrap();
+        let (found, _) = repair_root(site);
+        assert_eq!(found.findings.len(), 2);
+    });
+    assert_eq!(site.directories(), [""; 0]);
+}
+
+#[test]
+fn a_directory_that_is_no_root_is_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = fsck(directory.path(), true).unwrap_err();
+    assert_eq!(error.class(), Class::Invalid);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }

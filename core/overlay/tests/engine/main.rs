@@ -7,6 +7,7 @@
 mod compose;
 mod fsck;
 mod layers;
+mod namespaced;
 mod removal;
 mod root;
 mod site;

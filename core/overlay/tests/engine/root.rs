@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pontoon_overlay::{Engine, NoLayers, Options};
-use pontoon_snapshot::{Class, Error, Labels, Result, Snapshotter};
+use pontoon_snapshot::{Class, Error, Keyspaces, Labels, Result, Snapshotter, SnapshotterName};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::site::{Site, chain_of, key, option};
@@ -36,6 +36,11 @@ impl Tmpfs {
 
     fn root(&self) -> PathBuf {
         self.directory.path().join("root")
+    }
+
+    /// A file that takes the room.
+    fn ballast(&self) -> PathBuf {
+        self.directory.path().join("ballast")
     }
 
     fn make_read_only(&self) {
@@ -163,39 +168,83 @@ fn fill(snapshots: &dyn Snapshotter) -> (u32, Error) {
     }
 }
 
+/// The keyspace of the tests.
+fn keyspace(engine: &Engine) -> Arc<dyn Snapshotter> {
+    let name = SnapshotterName::new("test").unwrap();
+    Keyspaces::open(engine, &name).unwrap()
+}
+
+/// No room for directories, and no room for records.
+const FULL: [&str; 2] = ["size=64m,nr_inodes=200", "size=3m"];
+
+/// Makes a snapshot `first`, and then leaves no room.
+fn full(options: &str) -> (Tmpfs, Arc<Engine>) {
+    let tmpfs = Tmpfs::new(options);
+    let engine = open(&tmpfs.root()).unwrap();
+    let snapshots = keyspace(&engine);
+    snapshots
+        .prepare(&key("first"), None, Labels::default())
+        .unwrap();
+    if !options.contains("inodes") {
+        assert!(fs::write(tmpfs.ballast(), vec![0; 64 << 20]).is_err());
+    }
+    let (made, error) = fill(&*snapshots);
+    assert_eq!(error.class(), Class::Exhausted, "{}", chain_of(&error));
+    let directories = fs::read_dir(tmpfs.root().join("snapshots")).unwrap();
+    assert_eq!(directories.count(), made as usize + 1);
+    assert_eq!(engine.names().unwrap()[0].1, u64::from(made) + 1);
+    (tmpfs, engine)
+}
+
 #[test]
-fn a_full_disk_is_told_and_loses_nothing() {
-    // First without room for directories, then without room for records.
-    for options in ["size=64m,nr_inodes=200", "size=3m"] {
-        let tmpfs = Tmpfs::new(options);
-        let engine = open(&tmpfs.root()).unwrap();
-        let name = pontoon_snapshot::SnapshotterName::new("test").unwrap();
-        let snapshots = pontoon_snapshot::Keyspaces::open(&*engine, &name).unwrap();
-        let ballast = tmpfs.directory.path().join("ballast");
-        snapshots
-            .prepare(&key("first"), None, Labels::default())
-            .unwrap();
-        if !options.contains("inodes") {
-            let written = fs::write(&ballast, vec![0; 64 << 20]);
-            assert!(written.is_err());
-        }
-        let (made, error) = fill(&*snapshots);
-        assert_eq!(error.class(), Class::Exhausted, "{}", chain_of(&error));
+fn a_full_disk_is_told_and_with_room_again_it_goes_on() {
+    for options in FULL {
+        let (tmpfs, engine) = full(options);
+        let snapshots = keyspace(&engine);
         snapshots.stat(&key("first")).unwrap();
-        assert_eq!(engine.names().unwrap(), [(name, u64::from(made) + 1)]);
-        let directories = fs::read_dir(tmpfs.root().join("snapshots"))
-            .unwrap()
-            .count();
-        assert_eq!(directories, made as usize + 1);
-        // With room again it goes on.
-        let _ = fs::remove_file(&ballast);
         if options.contains("inodes") {
             snapshots.remove(&key("first")).unwrap();
             snapshots.cleanup().unwrap();
+        } else {
+            fs::remove_file(tmpfs.ballast()).unwrap();
         }
-        let mounts = snapshots
-            .prepare(&key("again"), None, Labels::default())
-            .unwrap();
-        assert!(option(&mounts, "upperdir").is_none());
+        let mounts = snapshots.prepare(&key("again"), None, Labels::default());
+        assert!(option(&mounts.unwrap(), "upperdir").is_none());
     }
+}
+
+#[test]
+fn a_daemon_starts_on_a_full_disk_and_frees_space() {
+    for options in FULL {
+        let (tmpfs, engine) = full(options);
+        drop(engine);
+        let engine = open(&tmpfs.root()).unwrap();
+        let snapshots = keyspace(&engine);
+        snapshots.mounts(&key("first")).unwrap();
+        let before = fs::read_dir(tmpfs.root().join("snapshots"))
+            .unwrap()
+            .count();
+        snapshots.remove(&key("first")).unwrap();
+        snapshots.cleanup().unwrap();
+        let after = fs::read_dir(tmpfs.root().join("snapshots"))
+            .unwrap()
+            .count();
+        assert_eq!(after + 1, before);
+    }
+}
+
+#[test]
+fn a_filesystem_that_cannot_carry_overlays_is_refused() {
+    // overlayfs does not take an overlay as upper directory.
+    let site = Site::new();
+    site.layer("base", None, |_| {});
+    let mounts = site
+        .snapshots()
+        .prepare(&key("a"), Some(&key("base")), Labels::default())
+        .unwrap();
+    site.inside(&mounts, |root| {
+        let (class, told) = refusal(&root.join("nested"));
+        assert_eq!(class, Class::Invalid);
+        assert!(told.contains("choose a root on another one"), "{told}");
+    });
 }
