@@ -26,6 +26,8 @@ pub(crate) struct Service {
     shared: Arc<Shared>,
     /// One permit for each request that is worked on; whoever holds all of them knows that nothing is.
     gate: Arc<Semaphore>,
+    /// Lists may take half of the places: clients that do not read theirs then hold up nothing else.
+    lists: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -45,6 +47,8 @@ struct Call {
     shared: Arc<Shared>,
     /// Given back when the work is done, even if the client went away meanwhile.
     _permit: OwnedSemaphorePermit,
+    /// A List's second permit, one of fewer.
+    list_place: Option<OwnedSemaphorePermit>,
 }
 
 impl Service {
@@ -61,9 +65,11 @@ impl Service {
             metrics,
             at_once: Semaphore::new(socket_threads.saturating_sub(1)),
         };
+        let lists = (gate.available_permits() / 2).max(1);
         Service {
             shared: Arc::new(shared),
             gate,
+            lists: Arc::new(Semaphore::new(lists)),
         }
     }
 
@@ -96,6 +102,7 @@ impl Service {
             begun,
             shared: Arc::clone(&self.shared),
             _permit: permit,
+            list_place: None,
         };
         Ok((call, request.into_inner()))
     }
@@ -286,9 +293,12 @@ impl Snapshots for Service {
         &self,
         request: Request<v1::ListSnapshotsRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
-        let (call, message) = self
+        let lists = Arc::clone(&self.lists);
+        let place = lists.acquire_owned().await.map_err(|_closed| stopping())?;
+        let (mut call, message) = self
             .begin(Rpc::List, request, |m| (&m.snapshotter, ""))
             .await?;
+        call.list_place = Some(place);
         Ok(Response::new(list::start(
             call,
             message.filters,
