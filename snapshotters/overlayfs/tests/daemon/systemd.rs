@@ -75,6 +75,10 @@ fn a_daemon_that_hangs_does_not_calm_the_watchdog() {
     let daemon = place.spawn(&mut command);
     manager.receive_until("WATCHDOG=1");
     daemon.signal(Signal::STOP);
+    daemon.wait_for("stop", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        status.contains("State:\tT")
+    });
     manager.0.set_nonblocking(true).unwrap();
     while manager.0.recv(&mut [0; 512]).is_ok() {}
     manager.0.set_nonblocking(false).unwrap();
