@@ -105,31 +105,29 @@ fn readers_that_do_not_read_hold_up_nobody() {
     let labels = (0..20).map(|number| (format!("k{number}"), "v".repeat(4000)));
     fill(&daemon, 300, &labels.collect());
     let socket = daemon.plugin.socket().to_owned();
-    // As many as the daemon works on at a time, and more, each with a connection of its own.
+    // As many as the daemon begins, each with a connection of its own; more Lists have to wait.
     let stuck = daemon.block_on(async {
-        let mut asking = JoinSet::new();
-        for _ in 0..100 {
+        let mut stuck = Vec::new();
+        for _ in 0..64 {
             let mut service = SnapshotsClient::new(channel(&socket));
             let request = v1::ListSnapshotsRequest {
                 snapshotter: NAME.to_owned(),
                 filters: Vec::new(),
             };
-            asking.spawn(async move {
-                let patience = Duration::from_secs(2);
-                tokio::time::timeout(patience, service.list(request)).await
-            });
+            let patience = Duration::from_secs(3);
+            match tokio::time::timeout(patience, service.list(request)).await {
+                Ok(answer) => stuck.push(answer.unwrap()),
+                Err(_no_place) => break,
+            }
         }
-        asking.join_all().await
+        stuck
     });
+    assert!(!stuck.is_empty());
     let begun = std::time::Instant::now();
     daemon.prepare("new", "kept").unwrap();
     daemon.remove("new").unwrap();
-    assert_eq!(daemon.list(&["parent==kept"]).unwrap().len(), 1);
-    assert!(
-        begun.elapsed() < Duration::from_secs(30),
-        "{:?}",
-        begun.elapsed()
-    );
+    let limit = Duration::from_secs(20);
+    assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
     drop(stuck);
     daemon.assert_kept();
 }
