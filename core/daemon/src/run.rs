@@ -144,7 +144,7 @@ fn start<P: Plugin>(config: &Config<P::Section>) -> Result<Started, Error> {
         root: root.clone(),
         source,
     })?;
-    let (listener, socket) = match activated()? {
+    let (listener, socket) = match socket::activated()? {
         Some(listener) => (listener, None),
         None => {
             let (listener, socket) = socket::listen(address)?;
@@ -177,19 +177,6 @@ fn start<P: Plugin>(config: &Config<P::Section>) -> Result<Started, Error> {
         admin,
         runtime,
     })
-}
-
-/// The socket that the service manager passed, if it did: sd_listen_fds(3).
-fn activated() -> Result<Option<UnixListener>, Error> {
-    let mut passed = listenfd::ListenFd::from_env();
-    let refused = |found: String, source| Error::Activation { found, source };
-    match passed.len() {
-        0 => Ok(None),
-        1 => passed
-            .take_unix_listener(0)
-            .map_err(|source| refused("something else".to_owned(), Some(source))),
-        more => Err(refused(format!("{more} descriptors"), None)),
-    }
 }
 
 impl Started {

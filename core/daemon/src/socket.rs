@@ -1,4 +1,5 @@
-//! Unix sockets that only root can connect to, from the moment they exist.
+//! Unix sockets that only root can connect to, from the moment they exist; or the one that systemd passed
+//! (socket activation, LISTEN_FDS).
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::error::Error;
 
 /// The longest path of a socket, in bytes: `sun_path` of unix(7) with its closing zero is 108.
 const PATH_BYTES_MAX: usize = 107;
@@ -73,6 +76,19 @@ pub(crate) fn listen(path: &Path) -> Result<(UnixListener, Socket), SocketError>
         file,
     };
     Ok((UnixListener::from(socket), socket_file))
+}
+
+/// The socket that the service manager passed, if it did: sd_listen_fds(3).
+pub(crate) fn activated() -> Result<Option<UnixListener>, Error> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let refused = |found: String, source| Error::Activation { found, source };
+    match passed.len() {
+        0 => Ok(None),
+        1 => passed
+            .take_unix_listener(0)
+            .map_err(|source| refused("something else".to_owned(), Some(source))),
+        more => Err(refused(format!("{more} descriptors"), None)),
+    }
 }
 
 impl Socket {
