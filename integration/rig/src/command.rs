@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub fn attempt(command: &mut Command, limit: Duration) -> Result<Output> {
         .stdin(Stdio::null())
         .stdout(clone(&out)?)
         .stderr(clone(&err)?)
+        // Ctrl-C reaches only us: the wait below ends, and the program is killed in order.
+        .process_group(0)
         .spawn()
         .map_err(|source| Error::Spawn {
             command: line.clone(),
