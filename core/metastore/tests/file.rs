@@ -9,6 +9,7 @@ use redb::{Database, TableDefinition};
 
 use crate::fixture::{Fixture, Short, key, labels, name};
 use crate::random::Random;
+use crate::recorded::Recorder;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -241,4 +242,22 @@ fn a_damaged_file_is_told_and_never_a_panic_or_a_wrong_answer() {
     }
     let garbage: Vec<u8> = (0..10_000).map(|_| random.next() as u8).collect();
     assert!(!open_damaged(&path, &garbage, &want, "garbage"));
+}
+
+#[test]
+fn freed_space_is_used_again() {
+    let disk = Recorder::default();
+    let store = disk.store().unwrap();
+    for n in 0..200 {
+        store.layer(&format!("kept-{n:03}"), None);
+    }
+    let cycle = |n: usize| {
+        store.layer(&format!("layer-{n}"), Some("kept-000"));
+        let removed = store.remove(&name(), &key(&format!("layer-{n}"))).unwrap();
+        store.forget_removed(&[removed.id]).unwrap();
+    };
+    (0..50).for_each(cycle);
+    let before = disk.image().len();
+    (50..400).for_each(cycle);
+    assert_eq!(disk.image().len(), before);
 }
