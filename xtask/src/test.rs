@@ -123,12 +123,16 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
 
 /// Runs all Rust tests, their output passed on line by line.
 fn run_tests(root: &Path, full: bool, tally: &mut Tally) -> Result<(), Box<dyn Error>> {
-    let mut child = Command::new(env!("CARGO"))
+    let mut command = Command::new(env!("CARGO"));
+    command
         .args(["test", "--workspace", "--no-fail-fast"])
         .current_dir(root)
-        .env("PONTOON_FULL", if full { "1" } else { "0" })
-        .stdout(Stdio::piped())
-        .spawn()?;
+        .env_remove("PONTOON_FULL")
+        .stdout(Stdio::piped());
+    if full {
+        command.env("PONTOON_FULL", "1");
+    }
+    let mut child = command.spawn()?;
     let output = child.stdout.take().ok_or("cargo test has no output")?;
     for line in BufReader::new(output).lines() {
         let line = line?;
