@@ -24,6 +24,11 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Requests of one connection that may wait or be worked on; containerd has one connection for all it does.
 const STREAMS_MAX: u32 = 1024;
 
+/// Requests that a client may have given up before they were looked at; with more its connection is closed. That is
+/// for strangers who flood a server (the default is 20). Our one client shares its connection among all its callers,
+/// any of which may give up while the daemon is busy, and the others must not suffer for it.
+const GIVEN_UP_MAX: usize = 1024;
+
 /// How long accepting rests when the system refuses it, for want of descriptors say.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -85,6 +90,7 @@ async fn connection(
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(GIVEN_UP_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = pin!(connection);
     let ended = tokio::select! {
