@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use pontoon_overlay::{Engine, NoLayers, Options};
@@ -247,4 +248,53 @@ fn a_filesystem_that_cannot_carry_overlays_is_refused() {
         assert_eq!(class, Class::Invalid);
         assert!(told.contains("choose a root on another one"), "{told}");
     });
+}
+
+/// A small ext2 in a file, without types in its directories, unmounted on drop.
+struct Typeless {
+    directory: tempfile::TempDir,
+}
+
+impl Typeless {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        let typeless = Typeless { directory };
+        fs::create_dir(typeless.mount_point()).unwrap();
+        let run = |command: &mut Command| {
+            let output = command.output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{command:?}: {told}");
+        };
+        run(Command::new("mkfs.ext2")
+            .args(["-q", "-O", "^filetype"])
+            .arg(&image));
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(typeless.mount_point()));
+        typeless
+    }
+
+    fn mount_point(&self) -> PathBuf {
+        self.directory.path().join("mounted")
+    }
+}
+
+impl Drop for Typeless {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.mount_point(), UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_filesystem_that_does_not_tell_types_is_refused() {
+    let typeless = Typeless::new();
+    let (class, told) = refusal(&typeless.mount_point().join("root"));
+    assert_eq!(class, Class::Invalid);
+    assert!(
+        told.contains("d_type") && told.contains("ftype=1"),
+        "{told}"
+    );
 }
