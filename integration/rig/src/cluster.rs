@@ -1,11 +1,13 @@
 //! A plugin and a containerd that uses it, in one sandbox.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::containerd::{self, Containerd, Proxy, Version};
 use crate::error::{Error, Result};
 use crate::plugin::{self, Plugin};
 use crate::sandbox::Sandbox;
+use crate::wait;
 
 /// The name under which containerd knows the plugin.
 pub const SNAPSHOTTER: &str = "pontoon";
@@ -86,6 +88,21 @@ impl Cluster {
         let mut keys: Vec<String> = keys.collect();
         keys.sort();
         Ok(keys)
+    }
+
+    /// Waits until containerd has reached the plugin again: after a refused connection
+    /// its client waits up to three seconds before the next, and fails calls meanwhile.
+    pub fn wait_connected(&self) -> Result<()> {
+        wait::until(
+            "containerd's connection to the plugin",
+            Duration::from_secs(20),
+            || {
+                let listed =
+                    self.containerd
+                        .try_ctr(["snapshots", "--snapshotter", SNAPSHOTTER, "ls"]);
+                Ok(listed?.status.success().then_some(()))
+            },
+        )
     }
 
     /// Fails unless the plugin keeps exactly one directory for each snapshot that

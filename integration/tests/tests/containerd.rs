@@ -274,6 +274,7 @@ fn survives_restarts(version: Version) {
         "mine\nkept"
     );
     bench.cluster.plugin.resume().unwrap();
+    bench.cluster.wait_connected().unwrap();
     assert_eq!(bench.cluster.snapshots().unwrap(), before);
     assert_eq!(
         bench
@@ -284,6 +285,7 @@ fn survives_restarts(version: Version) {
 
     bench.cluster.plugin.kill().unwrap();
     bench.cluster.plugin.resume().unwrap();
+    bench.cluster.wait_connected().unwrap();
     assert_eq!(bench.cluster.snapshots().unwrap(), before);
     assert_eq!(
         bench
@@ -298,6 +300,7 @@ fn survives_restarts(version: Version) {
     bench.cluster.plugin.kill().unwrap();
     bench.cluster.plugin.resume().unwrap();
     bench.cluster.containerd.resume().unwrap();
+    bench.cluster.wait_connected().unwrap();
     assert_eq!(bench.cluster.snapshots().unwrap(), before);
     assert_eq!(bench.exec("sleeper", "cat /data/mine").unwrap(), "mine");
 

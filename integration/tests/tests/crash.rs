@@ -156,6 +156,7 @@ fn collection_goes_on_after_kills() {
             reach(plugin, LAYERS - 1 - round % LAYERS, true);
             End::Killed.befalls(plugin);
         });
+        bench.cluster.wait_connected().unwrap();
         bench.check_empties().unwrap();
     }
 }

@@ -145,6 +145,7 @@ fn builds_runs_commits_and_restarts() {
     engine.docker("stop --timeout 0 one");
     engine.bench.cluster.plugin.kill().unwrap();
     engine.bench.cluster.plugin.resume().unwrap();
+    engine.bench.cluster.wait_connected().unwrap();
     engine.docker.terminate().unwrap();
     engine.docker.resume().unwrap();
     engine.docker("start one");
