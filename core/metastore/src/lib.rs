@@ -9,8 +9,8 @@
 //!   it is asked.
 //! - [`check`]: finds and repairs what is wrong in a file, for `pontoon fsck`.
 //!
-//! Inside, `rules` says what may be done (pure, no tables), `tables` does it in one transaction, `group` gathers
-//! the callers, `schema` and `stored` are the file's format, `database` and `disk` keep it open and
+//! Inside, `rules` says what may be done (pure, no tables), `rows` reads, `tables` changes in one transaction,
+//! `group` gathers the callers, `schema` and `stored` are the file's format, `database` and `disk` keep it open and
 //! whole on a disk that fails.
 //!
 //! This crate knows nothing of directories and mounts.
@@ -21,6 +21,7 @@ mod disk;
 mod failure;
 mod group;
 mod record;
+mod rows;
 mod rules;
 mod schema;
 mod store;

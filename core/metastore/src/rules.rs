@@ -181,3 +181,6 @@ pub(crate) fn updated(info: &Info, change: LabelChange, now: SystemTime) -> Resu
         ..info.clone()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,30 @@
 //! The store: callers' operations, grouped into transactions.
 
+mod batch;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use pontoon_snapshot::{Error, Key, LabelChange, Result, SnapshotterName, Usage};
 use redb::{ReadOnlyTable, ReadTransaction, StorageBackend};
 
 use crate::database::Database;
 use crate::failure::{Fault, SharedFault};
-use crate::group::{Group, Job, Seat};
+use crate::group::{Group, Seat};
+use crate::rows::{Index, Snapshots};
 use crate::rules;
 use crate::schema::{INDEX, META, META_NEXT_ID, SNAPSHOTS};
-use crate::tables::{Index, Snapshots, Tables};
+use crate::tables::Tables;
 use crate::{CommitSnapshot, Created, Link, NewLayer, NewSnapshot, Record, Removed, SnapshotId};
+
+use batch::{Answer, FailedBatch, Pending, Write};
 
 /// More ids than a store gives in a thousand years; a directory whose name is above it is a stranger's.
 const ID_LIMIT: u64 = 1 << 56;
@@ -180,11 +188,26 @@ impl Store {
         name: &SnapshotterName,
         visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
     ) -> Result<()> {
-        // Once, not like other reads: what was visited cannot be taken back.
-        self.database
-            .begin_read()
-            .and_then(|transaction| snapshots(&transaction)?.walk(name, visit))
-            .map_err(|fault| fault.error("listing snapshots", &self.path))
+        let visited = Cell::new(false);
+        let mut walk = || {
+            let transaction = self.database.begin_read()?;
+            snapshots(&transaction)?.walk(name, &mut |record| {
+                visited.set(true);
+                visit(record)
+            })
+        };
+        let walked = match walk() {
+            Err(Fault::Database(error)) => {
+                self.reopen_if_failed();
+                // What was visited cannot be taken back.
+                match visited.get() {
+                    true => Err(Fault::Database(error)),
+                    false => walk(),
+                }
+            }
+            walked => walked,
+        };
+        walked.map_err(|fault| fault.error("listing snapshots", &self.path))
     }
 
     /// What was removed and not yet forgotten.
@@ -248,12 +271,19 @@ impl Store {
         };
         let outcome = match once() {
             Err(Fault::Database(_)) => {
-                self.database.close();
+                self.reopen_if_failed();
                 once()
             }
             outcome => outcome,
         };
         outcome.map_err(|fault| fault.error(operation, &self.path))
+    }
+
+    /// Only a batch closes a database that failed, so that nobody closes it under another one's batch. This
+    /// batch has nothing to do, and so fails only where the database has failed.
+    fn reopen_if_failed(&self) {
+        // The reader tries again and finds out for itself.
+        let _ = self.write("reopening", |_| Ok(()));
     }
 
     /// Runs `operation` in the next batch and answers once that is durable.
@@ -286,11 +316,7 @@ impl Store {
             operation,
             frees,
             seat: seat.clone(),
-            work: Box::new(Pending {
-                run: Some(run),
-                outcome: None,
-                answer: answer.clone(),
-            }),
+            work: Box::new(Pending::new(run, answer.clone())),
         };
         self.group.submit(write, &seat, |batch| self.run(batch));
         let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -354,93 +380,8 @@ impl Store {
     }
 }
 
-/// A batch that was not acknowledged.
-struct FailedBatch {
-    /// Its number, where its commit was tried and may have come through.
-    number: Option<u64>,
-    fault: Fault,
-}
-
-impl<E: Into<Fault>> From<E> for FailedBatch {
-    fn from(error: E) -> Self {
-        FailedBatch {
-            number: None,
-            fault: error.into(),
-        }
-    }
-}
-
 type SnapshotsTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 fn snapshots(transaction: &ReadTransaction) -> Result<Snapshots<SnapshotsTable>, Fault> {
     Ok(Snapshots(transaction.open_table(SNAPSHOTS)?))
 }
-
-/// One caller's operation in a batch.
-struct Write {
-    operation: &'static str,
-    /// It frees more space than it takes.
-    frees: bool,
-    seat: Arc<Seat>,
-    work: Box<dyn Work>,
-}
-
-impl Job for Write {
-    fn seat(&self) -> &Seat {
-        &self.seat
-    }
-}
-
-impl Drop for Write {
-    fn drop(&mut self) {
-        self.seat.done();
-    }
-}
-
-trait Work: Send {
-    /// Does it in the batch's transaction. An error is the whole transaction's; what the rules refuse is kept for
-    /// the caller.
-    fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Fault>;
-
-    /// Answers the caller: with `failure` of the transaction, or else with what `run` made.
-    fn answer(&mut self, failure: Option<Error>);
-}
-
-struct Pending<F, T> {
-    run: Option<F>,
-    outcome: Option<Result<T>>,
-    answer: Answer<T>,
-}
-
-/// Where the caller finds its answer.
-type Answer<T> = Arc<Mutex<Option<Result<T>>>>;
-
-impl<F, T> Work for Pending<F, T>
-where
-    F: FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send,
-    T: Send,
-{
-    fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Fault> {
-        let Some(run) = self.run.take() else {
-            return Ok(());
-        };
-        self.outcome = Some(match run(tables) {
-            Ok(answer) => Ok(answer),
-            // Refused because of what others in the batch did, perhaps; so this, too, waits for the commit.
-            Err(Fault::Refused(error)) => Err(error),
-            Err(fault) => return Err(fault),
-        });
-        Ok(())
-    }
-
-    fn answer(&mut self, failure: Option<Error>) {
-        let outcome = match failure {
-            Some(error) => Some(Err(error)),
-            None => self.outcome.take(),
-        };
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use pontoon_metastore::{NewSnapshot, Store};
-use pontoon_snapshot::{Class, Kind};
+use pontoon_snapshot::{Class, Kind, LabelChange};
 use redb::StorageBackend;
 
 use crate::fixture::{Short, key, labels, name};
@@ -28,6 +28,7 @@ struct Plan {
     lasting: bool,
     kind: io::ErrorKind,
     failed: bool,
+    reads_fail: bool,
 }
 
 impl Faulty {
@@ -37,6 +38,7 @@ impl Faulty {
             lasting: false,
             kind: io::ErrorKind::Other,
             failed: false,
+            reads_fail: false,
         };
         Faulty {
             disk: Recorder::default(),
@@ -56,6 +58,7 @@ impl Faulty {
             lasting,
             kind,
             failed: false,
+            reads_fail: false,
         };
     }
 
@@ -91,6 +94,9 @@ impl StorageBackend for Faulty {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.plan.lock().unwrap().reads_fail {
+            return Err(io::ErrorKind::Other.into());
+        }
         self.disk.read(offset, out)
     }
 
@@ -166,6 +172,49 @@ fn a_store_that_cannot_be_reopened_says_so_until_it_can() {
     store.active("after", None);
     let keys: Vec<_> = store.all().into_iter().map(|r| r.info.key).collect();
     assert_eq!(keys, [key("after"), key("before")]);
+}
+
+#[test]
+fn readers_wait_out_a_failing_disk_beside_writers() {
+    let disk = Faulty::new();
+    let store = disk.store();
+    // More than the cache holds, so that reading reads.
+    let value = "x".repeat(4000);
+    let fillers = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    let filler = labels(&fillers.map(|key| (key, value.as_str())));
+    for n in 0..100 {
+        let new = NewSnapshot {
+            id: store.allocate_id(),
+            key: key(&format!("key-{n:03}")),
+            kind: Kind::Active,
+            parent: None,
+            labels: filler.clone(),
+        };
+        store.create(&name(), new).unwrap();
+    }
+    for _ in 0..10 {
+        disk.plan.lock().unwrap().reads_fail = true;
+        std::thread::scope(|scope| {
+            for reader in 0..3 {
+                let store = &store;
+                scope.spawn(move || {
+                    for n in (reader..100).step_by(13) {
+                        let got = store.get(&name(), &key(&format!("key-{n:03}")));
+                        // What is in the cache may be answered.
+                        let class = got.err().map(|error| error.class());
+                        let told =
+                            matches!(class, None | Some(Class::Internal | Class::Unavailable));
+                        assert!(told, "{class:?}");
+                    }
+                });
+            }
+            let change = LabelChange::Set([("l".to_owned(), Some("1".to_owned()))].into());
+            store.update(&name(), &key("key-001"), change).ok();
+        });
+        disk.plan.lock().unwrap().reads_fail = false;
+        assert_eq!(store.all().len(), 100);
+        store.get(&name(), &key("key-070")).unwrap();
+    }
 }
 
 /// A small filesystem of its own, unmounted at the end.

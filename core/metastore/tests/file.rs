@@ -203,7 +203,7 @@ fn a_damaged_file_is_told_and_never_a_panic_or_a_wrong_answer() {
 
     let mut random = Random::new(1);
     let mut told = 0;
-    for round in 0..150 {
+    for round in 0..120 {
         let mut damaged = image.clone();
         let what = match round % 3 {
             0 => {
@@ -248,7 +248,7 @@ fn a_damaged_file_is_told_and_never_a_panic_or_a_wrong_answer() {
 fn freed_space_is_used_again() {
     let disk = Recorder::default();
     let store = disk.store().unwrap();
-    for n in 0..200 {
+    for n in 0..80 {
         store.layer(&format!("kept-{n:03}"), None);
     }
     let cycle = |n: usize| {
@@ -256,8 +256,8 @@ fn freed_space_is_used_again() {
         let removed = store.remove(&name(), &key(&format!("layer-{n}"))).unwrap();
         store.forget_removed(&[removed.id]).unwrap();
     };
-    (0..50).for_each(cycle);
+    (0..20).for_each(cycle);
     let before = disk.image().len();
-    (50..400).for_each(cycle);
+    (20..150).for_each(cycle);
     assert_eq!(disk.image().len(), before);
 }

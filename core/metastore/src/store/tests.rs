@@ -21,11 +21,7 @@ fn pending<T: Send + 'static>(
     run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
 ) -> (Write, Answer<T>) {
     let answer: Answer<T> = Arc::default();
-    let work = Pending {
-        run: Some(run),
-        outcome: None,
-        answer: answer.clone(),
-    };
+    let work = Pending::new(run, answer.clone());
     let write = Write {
         operation: "testing",
         frees: false,
