@@ -22,6 +22,7 @@ use crate::reaper::Reaper;
 use crate::recovery::Lost;
 use crate::request;
 use crate::root::{Owner, Root};
+use crate::tree::{self, Cancel};
 use crate::{Features, LayerProvider, recovery};
 
 /// What the operator chooses.
@@ -308,7 +309,7 @@ impl Core {
 
     fn measure(&self, id: SnapshotId, key: &Key) -> Result<Usage> {
         let upper = PathBuf::from(self.root.upper(id));
-        crate::tree::usage(&upper)
+        tree::usage(&upper, Cancel::never())
             .map_err(|error| Error::io(format!("measure snapshot {key}"), error))
     }
 }

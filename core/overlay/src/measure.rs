@@ -9,7 +9,7 @@ use pontoon_metastore::SnapshotId;
 use pontoon_snapshot::Usage;
 
 use crate::engine::Core;
-use crate::tree;
+use crate::tree::{self, Cancel};
 
 /// At most one transaction in this time.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -18,6 +18,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) struct Measurer {
     work: Mutex<Work>,
     changed: Condvar,
+    cancel: Cancel,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +43,7 @@ impl Measurer {
                 ..Work::default()
             }),
             changed: Condvar::new(),
+            cancel: Cancel::default(),
         }
     }
 
@@ -59,6 +61,7 @@ impl Measurer {
 
     /// Ends [`Measurer::run`]; what was measured is still stored.
     pub(crate) fn stop(&self) {
+        self.cancel.set();
         self.lock().stopped = true;
         self.changed.notify_all();
     }
@@ -109,7 +112,7 @@ impl Measurer {
     }
 
     fn measure(&self, core: &Core, id: SnapshotId) {
-        match tree::usage(Path::new(&core.root.upper(id))) {
+        match tree::usage(Path::new(&core.root.upper(id)), &self.cancel) {
             Ok(usage) => self.lock().measured.push((id, usage)),
             // Removed meanwhile, or Usage measures it and answers the error.
             Err(error) => {

@@ -8,9 +8,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pontoon_metastore::{Removed, SnapshotId};
-use pontoon_snapshot::Result;
+use pontoon_snapshot::{Error, Result};
 
 use crate::engine::Core;
+use crate::tree::Cancel;
 
 /// Deletion begins when nothing was removed for this long: callers that do call Cleanup have then done so.
 const QUIET: Duration = Duration::from_secs(10);
@@ -30,6 +31,7 @@ pub(crate) struct Reaper {
     changed: Condvar,
     /// One deletion at a time.
     sweeping: Mutex<()>,
+    stopped: Cancel,
 }
 
 #[derive(Debug, Default)]
@@ -40,9 +42,8 @@ struct Agenda {
     retry: Option<Instant>,
     /// Whether the last run left something to delete.
     overdue: bool,
-    /// Entries of `snapshots/` that no record knows.
-    orphans: Vec<String>,
-    stopped: bool,
+    /// Directories that no record knows.
+    orphans: Vec<SnapshotId>,
 }
 
 impl Agenda {
@@ -51,10 +52,6 @@ impl Agenda {
             .removals
             .map(|(first, last)| (last + QUIET).min(first + PATIENCE));
         removals.into_iter().chain(self.retry).min()
-    }
-
-    fn retry_later(&mut self) {
-        self.retry = Some(Instant::now() + RETRY);
     }
 
     fn note(&mut self) {
@@ -66,7 +63,7 @@ impl Agenda {
 
 impl Reaper {
     /// A reaper that begins with what the last run left: `orphans`, and removed snapshots if `removed`.
-    pub(crate) fn new(orphans: Vec<String>, removed: bool) -> Self {
+    pub(crate) fn new(orphans: Vec<SnapshotId>, removed: bool) -> Self {
         let agenda = Agenda {
             overdue: removed || !orphans.is_empty(),
             orphans,
@@ -76,6 +73,7 @@ impl Reaper {
             agenda: Mutex::new(agenda),
             changed: Condvar::new(),
             sweeping: Mutex::new(()),
+            stopped: Cancel::default(),
         }
     }
 
@@ -88,25 +86,29 @@ impl Reaper {
     /// The directory of `id` has no record and could not be deleted.
     pub(crate) fn abandoned(&self, id: SnapshotId) {
         let mut agenda = self.lock();
-        agenda.orphans.push(id.to_string());
+        agenda.orphans.push(id);
         agenda.note();
         self.changed.notify_all();
     }
 
+    /// Ends [`Reaper::run`] and whatever is being deleted.
     pub(crate) fn stop(&self) {
-        self.lock().stopped = true;
+        let _agenda = self.lock();
+        self.stopped.set();
         self.changed.notify_all();
     }
 
     /// Sweeps whenever it is due, until it is stopped.
     pub(crate) fn run(&self, core: &Core) {
         while self.wait_until_due() {
-            if let Err(error) = self.sweep(core) {
+            if let Err(error) = self.sweep(core)
+                && !self.stopped.is_set()
+            {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "cannot delete removed snapshots; trying again later"
                 );
-                self.lock().retry_later();
+                self.retry_later();
             }
         }
     }
@@ -115,7 +117,7 @@ impl Reaper {
     fn wait_until_due(&self) -> bool {
         let mut agenda = self.lock();
         loop {
-            if agenda.stopped {
+            if self.stopped.is_set() {
                 return false;
             }
             if agenda.overdue {
@@ -150,11 +152,8 @@ impl Reaper {
             mem::take(&mut agenda.orphans)
         };
         for orphan in orphans {
-            if let Err(error) = core.root.remove_entry(&orphan) {
-                warn_kept(&orphan, &error);
-                let mut agenda = self.lock();
-                agenda.orphans.push(orphan);
-                agenda.retry_later();
+            if !self.try_delete_directory(core, orphan) {
+                self.lock().orphans.push(orphan);
             }
         }
         let removed = core.store.removed()?;
@@ -164,7 +163,15 @@ impl Reaper {
                 .filter(|removed| self.try_delete(core, removed))
                 .map(|removed| removed.id)
                 .collect();
-            core.store.forget_removed(&deleted)?;
+            if !deleted.is_empty() {
+                core.store.forget_removed(&deleted)?;
+            }
+        }
+        if self.stopped.is_set() {
+            return Err(Error::Unavailable {
+                operation: "deleting removed snapshots".to_owned(),
+                reason: "the daemon is stopping; the next one deletes the rest".to_owned(),
+            });
         }
         Ok(())
     }
@@ -177,41 +184,43 @@ impl Reaper {
         }
         if let Err(error) = core.store.forget_removed(&[removed.id]) {
             tracing::warn!(id = %removed.id, error = &error as &dyn std::error::Error, "a deleted snapshot stays on the list of those to delete");
-            self.lock().retry_later();
+            self.retry_later();
         }
     }
 
+    /// Whether the directory of a removed snapshot is gone now, and its layer released.
     fn try_delete(&self, core: &Core, removed: &Removed) -> bool {
-        let released = match &removed.layer {
-            Some(layer) => core.provider.release(removed.id, layer),
-            None => Ok(()),
-        };
-        let deleted = match &released {
-            Ok(()) => core
-                .root
-                .remove(removed.id)
-                .map_err(|error| warn_kept(&removed.id.to_string(), &error))
-                .is_ok(),
+        if self.stopped.is_set() {
+            return false;
+        }
+        if let Some(layer) = &removed.layer
+            && let Err(error) = core.provider.release(removed.id, layer)
+        {
+            tracing::warn!(id = %removed.id, error = &error as &dyn std::error::Error, "a removed layer is not released; trying again later");
+            self.retry_later();
+            return false;
+        }
+        self.try_delete_directory(core, removed.id)
+    }
+
+    fn try_delete_directory(&self, core: &Core, id: SnapshotId) -> bool {
+        match core.root.remove_unless(id, &self.stopped) {
+            Ok(()) => true,
+            Err(_) if self.stopped.is_set() => false,
             Err(error) => {
-                tracing::warn!(id = %removed.id, error = error as &dyn std::error::Error, "a removed layer is still in use; trying again later");
+                tracing::warn!(%id, error = &error as &dyn std::error::Error, "the directory of a removed snapshot is not deleted; trying again later");
+                self.retry_later();
                 false
             }
-        };
-        if !deleted {
-            self.lock().retry_later();
         }
-        deleted
+    }
+
+    fn retry_later(&self) {
+        self.lock().retry = Some(Instant::now() + RETRY);
+        self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Agenda> {
         self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn warn_kept(name: &str, error: &std::io::Error) {
-    tracing::warn!(
-        directory = name,
-        error = error as &dyn std::error::Error,
-        "cannot delete the directory of a removed snapshot; trying again later"
-    );
 }

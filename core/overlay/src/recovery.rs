@@ -12,8 +12,8 @@ use crate::root::{Owner, Root};
 /// What [`scan`] found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Entries of `snapshots/` that belong to nothing: their Prepare was cut off.
-    pub(crate) orphans: Vec<String>,
+    /// Directories that belong to nothing: their Prepare was cut off.
+    pub(crate) orphans: Vec<SnapshotId>,
     /// Whether removed snapshots wait for deletion.
     pub(crate) removed: bool,
     /// Committed snapshots that were not measured.
@@ -69,7 +69,7 @@ pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
         found.removed = true;
         directories.remove(&removed.id);
     }
-    found.orphans = directories.iter().map(ToString::to_string).collect();
+    found.orphans = directories.into_iter().collect();
     Ok(found)
 }
 

@@ -12,7 +12,7 @@ use pontoon_snapshot::{Error, Kind, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use crate::tree;
+use crate::tree::{self, Cancel};
 
 /// A root that this process has locked.
 #[derive(Debug)]
@@ -213,12 +213,12 @@ impl Root {
 
     /// Deletes the directory of a snapshot with all that is in it; none is fine.
     pub(crate) fn remove(&self, id: SnapshotId) -> io::Result<()> {
-        self.remove_entry(&id.to_string())
+        self.remove_unless(id, Cancel::never())
     }
 
-    /// Deletes `snapshots/<name>`.
-    pub(crate) fn remove_entry(&self, name: &str) -> io::Result<()> {
-        tree::remove(self.snapshots_fd.as_fd(), name)
+    /// As [`Root::remove`], ending with an error of kind `Interrupted` when it is cancelled.
+    pub(crate) fn remove_unless(&self, id: SnapshotId, cancel: &Cancel) -> io::Result<()> {
+        tree::remove(self.snapshots_fd.as_fd(), &id.to_string(), cancel)
     }
 
     /// The names of everything in `snapshots/`.

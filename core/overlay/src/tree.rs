@@ -8,6 +8,7 @@ mod usage;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags, RawDir, RawDirEntry, ResolveFlags};
 use rustix::io::Errno;
@@ -15,6 +16,33 @@ use rustix::path::Arg;
 
 pub(crate) use remove::remove;
 pub(crate) use usage::usage;
+
+/// Asks a running removal or measurement to end; it answers an error of kind `Interrupted`.
+#[derive(Debug, Default)]
+pub(crate) struct Cancel(AtomicBool);
+
+impl Cancel {
+    /// One that is never set.
+    pub(crate) fn never() -> &'static Cancel {
+        static NEVER: Cancel = Cancel(AtomicBool::new(false));
+        &NEVER
+    }
+
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.is_set() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
+}
 
 const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)

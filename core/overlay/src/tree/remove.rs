@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, RawDir};
 use rustix::io::Errno;
 
-use super::{is_dot, next_entry, open_child};
+use super::{Cancel, is_dot, next_entry, open_child};
 
 /// Directories deeper than this are moved up first, so that neither the stack nor the descriptors run out.
 const DEPTH_MAX: u32 = 32;
@@ -18,7 +18,7 @@ const BUFFER_BYTES: usize = 8 * 1024;
 /// Deletes `name` in `parent` and all that is in it. A `name` that is not there is fine.
 ///
 /// Goes on after an error and answers the first one.
-pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str, cancel: &Cancel) -> io::Result<()> {
     let name = &*CString::new(name)?;
     loop {
         match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
@@ -33,6 +33,7 @@ pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         let mut removal = Removal {
             top: top.as_fd(),
             moved: 0,
+            cancel,
         };
         removal.pass(top.as_fd(), 0)?;
     }
@@ -41,6 +42,7 @@ pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
 struct Removal<'top> {
     top: BorrowedFd<'top>,
     moved: u64,
+    cancel: &'top Cancel,
 }
 
 impl Removal<'_> {
@@ -56,6 +58,7 @@ impl Removal<'_> {
             if is_dot(name) {
                 continue;
             }
+            self.cancel.check()?;
             seen = true;
             let done = match entry.file_type() {
                 FileType::Directory => self.directory(directory, name, depth),

@@ -11,7 +11,7 @@ use pontoon_snapshot::Usage;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, RawDir, Stat};
 use rustix::io::Errno;
 
-use super::{OPEN, is_dot, next_entry, open_child};
+use super::{Cancel, OPEN, is_dot, next_entry, open_child};
 
 /// Bytes of directory entries that are read at once.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -21,23 +21,24 @@ const ATTEMPTS_MAX: u32 = 5;
 
 /// What the directory `path` takes: the allocated blocks of each inode once, its own included. What vanishes
 /// meanwhile is left out.
-pub(crate) fn usage(path: &Path) -> io::Result<Usage> {
+pub(crate) fn usage(path: &Path, cancel: &Cancel) -> io::Result<Usage> {
     let mut attempt = 1;
     loop {
-        match measure(path) {
+        match measure(path, cancel) {
             Err(error) if attempt < ATTEMPTS_MAX && moved(&error) => attempt += 1,
             answer => return answer,
         }
     }
 }
 
-fn measure(path: &Path) -> io::Result<Usage> {
+fn measure(path: &Path, cancel: &Cancel) -> io::Result<Usage> {
     let root = rustix::fs::openat(CWD, path, OPEN, Mode::empty())?;
     let mut scan = Scan::default();
     let mut buffer = Vec::with_capacity(BUFFER_BYTES);
     let mut levels = vec![scan.enter(root.as_fd(), buffer.spare_capacity_mut())?];
     let mut current = root;
     while let Some(level) = levels.last_mut() {
+        cancel.check()?;
         let Some(name) = level.directories.pop() else {
             levels.pop();
             if let Some(above) = levels.last() {

@@ -224,3 +224,21 @@ fn metadata_older_than_the_directories_goes_on_after_them() {
     let name = SnapshotterName::new("test").unwrap();
     assert_eq!(site.engine().names().unwrap(), [(name, 1)]);
 }
+
+#[test]
+fn closing_does_not_wait_for_deletions_and_the_next_start_ends_them() {
+    let mut site = Site::new();
+    let snapshots = site.snapshots();
+    let mounts = snapshots
+        .prepare(&key("a"), None, Labels::default())
+        .unwrap();
+    fs::write(upper_of(&mounts).join("file"), "").unwrap();
+    snapshots.remove(&key("a")).unwrap();
+    site.engine().close();
+    let error = snapshots.cleanup().unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable);
+    assert!(upper_of(&mounts).join("file").exists());
+    drop(snapshots);
+    site.reopen(|_| {});
+    eventually("the directory is deleted", || site.directories().is_empty());
+}

@@ -12,7 +12,8 @@ use crate::tree::OPEN;
 /// Removes `path` as the engine does, by its name in the directory above.
 fn remove_path(path: &Path) -> io::Result<()> {
     let parent = rustix::fs::openat(CWD, path.parent().unwrap(), OPEN, Mode::empty())?;
-    remove(parent.as_fd(), path.file_name().unwrap().to_str().unwrap())
+    let name = path.file_name().unwrap().to_str().unwrap();
+    remove(parent.as_fd(), name, Cancel::never())
 }
 
 /// `levels` directories in each other, deeper than any path may be long, each with a file.
@@ -95,4 +96,19 @@ fn what_is_mounted_inside_stays_and_is_told() {
     drop(bind);
     remove_path(&tree).unwrap();
     assert!(!tree.exists() && precious.join("file").exists());
+}
+
+#[test]
+fn a_cancelled_removal_ends_and_is_taken_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    let parent = rustix::fs::openat(CWD, dir.path(), OPEN, Mode::empty()).unwrap();
+    let cancel = Cancel::default();
+    cancel.set();
+    let error = remove(parent.as_fd(), "tree", &cancel).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+    assert!(tree.exists());
+    remove_path(&tree).unwrap();
+    assert!(!tree.exists());
 }

@@ -22,7 +22,7 @@ fn du(path: &Path) -> Usage {
 fn as_du_counts() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
-    assert_eq!(usage(root).unwrap(), du(root));
+    assert_eq!(usage(root, Cancel::never()).unwrap(), du(root));
     fs::create_dir_all(root.join("a/b/c")).unwrap();
     fs::write(root.join("a/file"), vec![1; 100_000]).unwrap();
     fs::hard_link(root.join("a/file"), root.join("a/b/again")).unwrap();
@@ -36,7 +36,7 @@ fn as_du_counts() {
     for file in 0..500 {
         fs::write(root.join(format!("a/b/{file}")), "data").unwrap();
     }
-    let measured = usage(root).unwrap();
+    let measured = usage(root, Cancel::never()).unwrap();
     assert_eq!(measured, du(root));
     assert_eq!(measured.inodes, 1 + 3 + 3 + 1 + 500);
     assert!(measured.size_bytes > 100_000 && measured.size_bytes < 1 << 30);
@@ -48,9 +48,9 @@ fn a_tree_deeper_than_a_path_is_measured() {
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
     crate::tree::remove::tests::make_deep(&tree, 3000);
-    assert_eq!(usage(&tree).unwrap().inodes, 1 + 2 * 3000);
+    assert_eq!(usage(&tree, Cancel::never()).unwrap().inodes, 1 + 2 * 3000);
     let parent = rustix::fs::openat(CWD, dir.path(), OPEN, Mode::empty()).unwrap();
-    crate::tree::remove(parent.as_fd(), "tree").unwrap();
+    crate::tree::remove(parent.as_fd(), "tree", Cancel::never()).unwrap();
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn what_changes_meanwhile_is_no_error() {
                 fs::remove_dir_all(other.join("y")).unwrap();
             }
         });
-        let measured: Vec<_> = (0..500).map(|_| usage(&root)).collect();
+        let measured: Vec<_> = (0..500).map(|_| usage(&root, Cancel::never())).collect();
         stop.store(true, Ordering::Relaxed);
         for answer in measured {
             match answer {
@@ -85,6 +85,15 @@ fn what_changes_meanwhile_is_no_error() {
 #[test]
 fn no_directory_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let error = usage(&dir.path().join("missing")).unwrap_err();
+    let error = usage(&dir.path().join("missing"), Cancel::never()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_cancelled_measurement_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let cancel = Cancel::default();
+    cancel.set();
+    let error = usage(dir.path(), &cancel).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::Interrupted);
 }
