@@ -12,8 +12,12 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::{checkout, wait};
+
+/// A unix socket's path has at most 107 bytes (unix(7)); Docker's longest one takes
+/// this much less for the sandbox.
+const PATH_MAX_BYTES: usize = 62;
 
 /// A private directory under `target/rig/run`.
 ///
@@ -33,6 +37,10 @@ impl Sandbox {
     /// Makes a new sandbox, after sweeping those whose owner is gone.
     pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() {
+            let why = "it mounts file systems and runs containers; run it as root";
+            return Err(Error::unexpected("a sandbox", why));
+        }
         let base = checkout::rig_dir().join("run");
         fs::create_dir_all(&base).at("create", &base)?;
         sweep(&base)?;
@@ -42,6 +50,15 @@ impl Sandbox {
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
         let dir = base.join(&name);
+        if dir.as_os_str().len() > PATH_MAX_BYTES {
+            let why = format!(
+                "{} is too long for the unix sockets below it; move the checkout to a path \
+                 that is shorter by {} bytes",
+                dir.display(),
+                dir.as_os_str().len() - PATH_MAX_BYTES
+            );
+            return Err(Error::unexpected("a sandbox", why));
+        }
         // The lock is taken before the directory exists: a sweep never sees one without.
         let lock = lock_file(&base, &name)?;
         flock(&lock, FlockOperation::LockExclusive).at("lock", &dir)?;
@@ -139,18 +156,16 @@ fn sweep(base: &Path) -> Result<()> {
 
 /// Ends what runs in a sandbox and unmounts what is mounted below it.
 fn clear(dir: &Path, name: &str) {
-    let gone = wait::until(
-        "end of the sandbox's processes",
-        Duration::from_secs(20),
-        || {
-            let left = processes(dir, name);
-            for pid in &left {
-                let _ = kill_process(*pid, Signal::KILL);
-            }
-            Ok(left.is_empty().then_some(()))
-        },
-    );
-    // An interrupt ends the wait, and the kills were sent all the same.
+    let limit = Duration::from_secs(20);
+    let what = "end of the sandbox's processes";
+    let gone = wait::until_even_if_interrupted(what, limit, || {
+        let left = processes(dir, name);
+        for pid in &left {
+            // One that has ended meanwhile is what is wanted.
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        Ok(left.is_empty().then_some(()))
+    });
     if let Err(error) = gone {
         eprintln!("sandbox {name}: {error}");
     }
@@ -256,4 +271,65 @@ fn remove_cgroup(dir: &Path) {
         }
     }
     let _ = fs::remove_dir(dir);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn nothing_outlives_a_sandbox() {
+        let sandbox = Sandbox::new().unwrap();
+        let (dir, name) = (sandbox.dir().to_owned(), sandbox.name().to_owned());
+        let inner = sandbox.subdir("a mount").unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "tmpfs"])
+            .arg(&inner)
+            .status();
+        assert!(mounted.unwrap().success());
+        assert_eq!(mounts_below(&dir).unwrap(), [inner.as_path()]);
+        // A shell that names the sandbox, and a child that does not.
+        let script = "sleep 3600 & echo $! > \"$0/child\"; wait";
+        let mut shell = Command::new("sh")
+            .arg("-c")
+            .arg(script)
+            .arg(&inner)
+            .spawn()
+            .unwrap();
+        let child = wait::until("the shell's child", Duration::from_secs(10), || {
+            let text = fs::read_to_string(inner.join("child")).unwrap_or_default();
+            Ok(text.trim().parse::<i32>().ok())
+        });
+        let child = child.unwrap();
+        assert_eq!(processes(&dir, &name).len(), 2);
+
+        drop(sandbox);
+        assert!(!shell.wait().unwrap().success());
+        let ended = || {
+            let path = format!("/proc/{child}/cmdline");
+            Ok(fs::read(path).unwrap_or_default().is_empty().then_some(()))
+        };
+        wait::until("end of the child", Duration::from_secs(10), ended).unwrap();
+        assert_eq!(mounts_below(&dir).unwrap(), Vec::<PathBuf>::new());
+        assert!(!dir.exists());
+    }
+
+    /// What a killed run left behind: a sandbox whose lock nobody holds.
+    #[test]
+    fn the_next_sandbox_sweeps_what_a_killed_run_left() {
+        let base = checkout::rig_dir().join("run");
+        let name = format!("pt{}-left", process::id());
+        let dir = base.join(&name);
+        fs::create_dir_all(dir.join("containerd")).unwrap();
+        drop(lock_file(&base, &name).unwrap());
+        let other = Sandbox::new().unwrap();
+        assert!(other.dir().exists() && !dir.exists());
+    }
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        assert_eq!(unescape(r"/a\040b\134c"), r"/a b\c");
+    }
 }

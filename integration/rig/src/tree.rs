@@ -101,3 +101,34 @@ impl Tree {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn every_difference_is_named() {
+        let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for dir in [left.path(), right.path()] {
+            fs::write(dir.join("content"), "same").unwrap();
+            fs::write(dir.join("mode"), "").unwrap();
+            let time = std::time::SystemTime::UNIX_EPOCH;
+            for name in ["content", "mode"] {
+                let file = fs::File::options()
+                    .write(true)
+                    .open(dir.join(name))
+                    .unwrap();
+                file.set_modified(time).unwrap();
+            }
+        }
+        let read = |dir: &tempfile::TempDir| Tree::read(dir.path()).unwrap();
+        assert_eq!(read(&left).differences(&read(&right)), Vec::<String>::new());
+        fs::set_permissions(left.path().join("mode"), fs::Permissions::from_mode(0o4755)).unwrap();
+        fs::write(left.path().join("content"), "other").unwrap();
+        fs::write(right.path().join("extra"), "").unwrap();
+        let differences = read(&left).differences(&read(&right));
+        assert_eq!(differences.len(), 3, "{differences:#?}");
+    }
+}

@@ -24,8 +24,24 @@ pub fn check_interrupt() -> Result<()> {
     }
 }
 
-/// Calls `probe` until it yields something, fails, or `limit` has passed.
+/// Calls `probe` until it yields something, fails, `limit` has passed, or the user
+/// interrupts.
 pub fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    until_even_if_interrupted(what, limit, || {
+        let found = probe()?;
+        if found.is_none() {
+            check_interrupt()?;
+        }
+        Ok(found)
+    })
+}
+
+/// Like [`until`], but goes on when the user has interrupted: for cleaning up.
+pub(crate) fn until_even_if_interrupted<T>(
     what: &str,
     limit: Duration,
     mut probe: impl FnMut() -> Result<Option<T>>,
@@ -36,7 +52,6 @@ pub fn until<T>(
         if let Some(found) = probe()? {
             return Ok(found);
         }
-        check_interrupt()?;
         if started.elapsed() > limit {
             return Err(Error::Deadline {
                 what: what.into(),

@@ -178,3 +178,28 @@ fn text(value: &Value, path: &Path) -> Result<String> {
     let text = value.as_str().map(str::to_owned);
     text.ok_or_else(|| Error::unexpected(path.to_string_lossy(), "not an OCI layout"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::LayerBuilder;
+
+    #[test]
+    fn chain_ids_are_those_of_the_specification() {
+        let layer = |text: &[u8]| {
+            let mut layer = LayerBuilder::new();
+            layer.file("file", 0o644, 0, 0, text).unwrap();
+            layer.finish().unwrap()
+        };
+        let layers = [layer(b"one"), layer(b"two")];
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::write(dir.path(), &Spec::default(), &layers).unwrap();
+        let chain = layout.chain_ids().unwrap();
+        assert_eq!(chain[0], layers[0].diff_id);
+        let joined = format!("{} {}", layers[0].diff_id, layers[1].diff_id);
+        assert_eq!(chain[1], digest::sha256(joined.as_bytes()));
+        let (_, parts) = layout.parts().unwrap();
+        assert_eq!(layout.blob(&parts[1]).unwrap(), layers[1].blob);
+        assert_eq!(digest::sha256(&layers[1].blob), parts[1]);
+    }
+}
