@@ -97,44 +97,70 @@ fn image_after(start: &[u8], events: &[Event], loss: Loss) -> Vec<u8> {
     image
 }
 
-#[test]
-fn a_crash_at_any_write_loses_nothing_acknowledged_and_leaves_nothing_half_done() {
-    let Recorded {
-        start,
-        events,
-        models,
-    } = record();
-    let mut cuts = 0;
-    for end in 0..=events.len() {
-        if matches!(events.get(end), Some(Event::Acknowledged(_))) {
-            // The same disk as one event later.
-            continue;
-        }
-        let acknowledged = events[..end].iter().rev().find_map(|event| match event {
+impl Recorded {
+    /// Every cut in the run but those that only add an acknowledgement.
+    fn cuts(&self) -> impl Iterator<Item = &[Event]> {
+        (0..=self.events.len())
+            .filter(|end| !matches!(self.events.get(*end), Some(Event::Acknowledged(_))))
+            .map(|end| &self.events[..end])
+    }
+
+    /// What may be there after a crash that let only `events` happen: all that was acknowledged, and the operation
+    /// in progress wholly or not.
+    fn possible(&self, events: &[Event]) -> &[Model] {
+        let mut answers = events.iter().rev().filter_map(|event| match event {
             Event::Acknowledged(operations) => Some(*operations),
             _ => None,
         });
+        let done = answers.next().unwrap_or(0);
+        &self.models[done..self.models.len().min(done + 2)]
+    }
+}
+
+/// Opens the store on `disk` and checks that it holds one of `possible`.
+fn check(disk: &Recorder, possible: &[Model], at: &str) {
+    let store = disk.store().unwrap_or_else(|error| panic!("{at}: {error}"));
+    let found = observe(&store, &name());
+    assert!(
+        possible.contains(&found),
+        "{at}: {found:?} is none of {possible:?}"
+    );
+}
+
+#[test]
+fn a_crash_at_any_write_loses_nothing_acknowledged_and_leaves_nothing_half_done() {
+    let run = record();
+    let mut cuts = 0;
+    for events in run.cuts() {
         for loss in LOSSES {
-            let image = image_after(&start, &events[..end], loss);
-            let at = format!("cut after {end} of {} events, {loss:?}", events.len());
-            let store = Recorder::of(image)
-                .store()
-                .unwrap_or_else(|error| panic!("{at}: {error}"));
-            let found = observe(&store, &name());
-            // The operation in progress may be there or not.
-            let done = acknowledged.unwrap_or(0);
-            let possible = &models[done..models.len().min(done + 2)];
-            assert!(
-                possible.contains(&found),
-                "{at}: {found:?} is none of {possible:?}"
-            );
+            let disk = Recorder::of(image_after(&run.start, events, loss));
+            let at = format!("cut after {} events, {loss:?}", events.len());
+            check(&disk, run.possible(events), &at);
             cuts += 1;
         }
     }
-    assert!(
-        cuts > 500,
-        "only {cuts}: the script is too short to mean much"
-    );
+    assert!(cuts > 500, "only {cuts}: the script is too short");
+}
+
+#[test]
+fn a_crash_while_recovering_from_a_crash_loses_nothing_either() {
+    let run = record();
+    let mut cuts = 0;
+    for events in run.cuts().step_by(23) {
+        let start = image_after(&run.start, events, Loss::Sectors(5));
+        let disk = Recorder::of(start.clone());
+        drop(disk.store().unwrap());
+        let recovery = disk.events();
+        for end in 0..recovery.len() {
+            for loss in [Loss::Everything, Loss::Sectors(6)] {
+                let disk = Recorder::of(image_after(&start, &recovery[..end], loss));
+                let at = format!("cut after {} events and {end} of recovery", events.len());
+                check(&disk, run.possible(events), &at);
+                cuts += 1;
+            }
+        }
+    }
+    assert!(cuts > 50, "only {cuts}: recovery writes too little");
 }
 
 #[test]
