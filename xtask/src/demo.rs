@@ -12,7 +12,7 @@ use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
 use pontoon_rig::containerd::Version;
 use pontoon_rig::plugin::Kind;
 use pontoon_rig::registry::Registry;
-use pontoon_rig::tools::Tool;
+use pontoon_rig::tools::{self, Tool};
 use pontoon_rig::{Result as RigResult, image, wait};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -74,13 +74,13 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
 
 fn prepare(root: &Path, show: &mut Show, own_image: bool) -> Result<(), Box<dyn Error>> {
     let installed = show.step("Install containerd 2.3, runc and a registry", || {
-        Tool::Debian12.dir()?;
-        Tool::Containerd23.dir()?;
-        if own_image {
-            image::debian().map(drop)
-        } else {
-            Ok(())
-        }
+        tools::install(&[Tool::Debian12, Tool::Containerd23], || {
+            if own_image {
+                image::debian().map(drop)
+            } else {
+                Ok(())
+            }
+        })
     });
     installed.map_err(|error| format!("{error:?}"))?;
     println!("\nBuild {PLUGIN} (release)");

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use pontoon_rig::tools;
+use pontoon_rig::image;
+use pontoon_rig::tools::{self, Tool};
 
 use crate::{check_docs, tidy};
 
@@ -94,7 +95,10 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
     let mut tally = Tally::default();
     // The installation mostly waits for the network or for the Go linker.
     thread::scope(|scope| {
-        let installing = scope.spawn(|| tools::install_all().map_err(|e| format!("{e:?}")));
+        let installing = scope.spawn(|| {
+            let install = tools::install(&Tool::ALL, || image::debian().map(drop));
+            install.map_err(|error| format!("{error:?}"))
+        });
         tally.check("format", || cargo(root, &["fmt", "--all", "--check"]));
         tally.check("tidy", || tidy::run(root));
         tally.check("clippy", || {

@@ -108,24 +108,27 @@ impl Tool {
     }
 }
 
-/// Installs everything that is missing: the packages beside the Go builds.
-pub fn install_all() -> Result<()> {
+/// Installs what is missing of `wanted`: Debian's packages, and then `after`,
+/// beside the Go builds.
+pub fn install(wanted: &[Tool], after: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    // Both sides need nothing else of the machine.
     debian::prepare()?;
+    let (built, extracted): (Vec<Tool>, Vec<Tool>) = wanted
+        .iter()
+        .partition(|tool| matches!(tool, Tool::Containerd23 | Tool::Suites));
     thread::scope(|scope| {
         let packages = scope.spawn(|| {
-            let sets = [Tool::Debian12, Tool::Containerd17, Tool::Docker];
-            sets.iter().try_for_each(|tool| tool.dir().map(drop))
+            extracted.iter().try_for_each(|tool| tool.dir().map(drop))?;
+            after()
         });
-        let built = [Tool::Containerd23, Tool::Suites]
-            .iter()
-            .try_for_each(|t| t.dir().map(drop));
-        let unpacked = packages.join().unwrap_or_else(|_| {
+        let built = built.iter().try_for_each(|tool| tool.dir().map(drop));
+        let extracted = packages.join().unwrap_or_else(|_| {
             Err(Error::unexpected(
                 "installing packages",
                 "a thread panicked",
             ))
         });
-        built.and(unpacked)
+        built.and(extracted)
     })
 }
 

@@ -2,10 +2,13 @@
 //! installed on the machine.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use flate2::read::GzDecoder;
 
 use super::Tool;
 use crate::command::run;
@@ -102,10 +105,8 @@ pub(super) fn install(tool: Tool, dir: &Path) -> Result<String> {
         fs::copy(&from, &to).at("copy", &from)?;
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).at("chmod", &to)?;
     }
-    let status = root.join("var/lib/dpkg/status");
-    let status = fs::read_to_string(&status).unwrap_or_default();
     let versions = parcel.versions.iter().map(|package| {
-        let version = version(&status, package).unwrap_or("of unknown version");
+        let version = version(&root, package).unwrap_or_else(|| "of unknown version".into());
         format!("{package} {version}")
     });
     let told = versions.collect::<Vec<_>>().join(", ");
@@ -113,14 +114,17 @@ pub(super) fn install(tool: Tool, dir: &Path) -> Result<String> {
     Ok(told)
 }
 
-fn version<'a>(status: &'a str, package: &str) -> Option<&'a str> {
-    let named = format!("Package: {package}");
-    let block = status
-        .split("\n\n")
-        .find(|block| block.lines().any(|line| line == named))?;
-    block
-        .lines()
-        .find_map(|line| line.strip_prefix("Version: "))
+/// The version in the first line of a package's changelog, `name (version) suite; ...`:
+/// packages that are only extracted are not in dpkg's database.
+fn version(root: &Path, package: &str) -> Option<String> {
+    let changelog = format!("usr/share/doc/{package}/changelog.Debian.gz");
+    let file = fs::File::open(root.join(changelog)).ok()?;
+    let mut line = String::new();
+    BufReader::new(GzDecoder::new(file))
+        .read_line(&mut line)
+        .ok()?;
+    let (_, rest) = line.split_once('(')?;
+    Some(rest.split_once(')')?.0.to_owned())
 }
 
 /// An `mmdebstrap` with the options that every use here shares: no
