@@ -27,8 +27,8 @@ struct Range {
 /// A mapping that is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdMapError {
-    /// Not of the form `container:host:length`, each a decimal number below 4294967295.
-    #[error("{0:?} is not of the form CONTAINER:HOST:LENGTH[,…] with numbers below 4294967295")]
+    /// Not of the form `container:host:length`, decimal numbers of which the first two are below 4294967295.
+    #[error("{0:?} is not of the form CONTAINER:HOST:LENGTH[,…] with ids below 4294967295")]
     Syntax(String),
     /// A range that ends beyond the last id.
     #[error("{0:?} goes beyond the last id, 4294967294")]
@@ -90,20 +90,20 @@ fn parse_range(text: &str) -> Result<Range, IdMapError> {
     let number = |part: Option<&str>| {
         part.filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
             .and_then(|part| part.parse::<u32>().ok())
-            .filter(|id| *id != u32::MAX)
             .ok_or_else(syntax)
     };
+    // u32::MAX is the id that means "none".
+    let id = |part| number(part).and_then(|id| (id != u32::MAX).then_some(id).ok_or_else(syntax));
     let mut parts = text.split(':');
     let range = Range {
-        container: number(parts.next())?,
-        host: number(parts.next())?,
+        container: id(parts.next())?,
+        host: id(parts.next())?,
         length: number(parts.next())?,
     };
     if parts.next().is_some() || range.length == 0 {
         return Err(syntax());
     }
     for first in [range.container, range.host] {
-        // u32::MAX is the id that means "none".
         if first.checked_add(range.length).is_none() {
             return Err(IdMapError::TooLong(text.to_owned()));
         }
@@ -151,6 +151,7 @@ mod tests {
             "0:1:0",
             " 0:1:1",
             "0:4294967295:1",
+            "4294967295:0:1",
             "0:1:4294967296",
         ] {
             let error = IdMap::parse(bad, "0:0:1").unwrap_err();
@@ -160,6 +161,11 @@ mod tests {
         let long = IdMap::parse("0:4294967290:6", "0:0:1").unwrap_err();
         assert!(matches!(long, IdMapError::TooLong(_)));
         assert!(IdMap::parse("0:4294967290:5", "0:0:1").is_ok());
+        // Every id mapped to itself, as in the first user namespace.
+        let identity = "0:0:4294967295";
+        assert_eq!(IdMap::parse(identity, identity).unwrap().root(), (0, 0));
+        let beyond = IdMap::parse("0:1:4294967295", "0:0:1").unwrap_err();
+        assert!(matches!(beyond, IdMapError::TooLong(_)));
         assert_eq!(
             IdMap::parse("1:0:1", "0:0:1").unwrap_err(),
             IdMapError::NoRoot
