@@ -32,8 +32,8 @@ pub struct Options {
     pub upperdir_label: bool,
     /// Delete a snapshot's directory before Remove returns, not soon after.
     pub sync_remove: bool,
-    /// Let containerd change the owner of every file where ids cannot be mapped. Only decides
-    /// [`Engine::capabilities`].
+    /// Let containerd change the owner of every file where ids cannot be mapped, instead of refusing its id mappings.
+    /// Also part of [`Engine::capabilities`].
     pub slow_chown: bool,
     /// Options of every overlay mount, not of bind mounts.
     pub mount_options: Vec<String>,
@@ -263,6 +263,15 @@ impl Core {
             }
         }
         Ok(chain.iter().map(|link| self.root.upper(link.id)).collect())
+    }
+
+    /// The part of the mapping asked for that mounts carry out.
+    pub(crate) fn mounted_mapping<'a>(
+        &self,
+        key: &Key,
+        asked: Option<&'a request::IdMapping>,
+    ) -> Result<Option<&'a request::IdMapping>> {
+        request::mounted_mapping(key, asked, &self.features, self.options.slow_chown)
     }
 
     pub(crate) fn chain<'a>(&'a self, links: &'a [Link]) -> Chain<'a> {

@@ -37,8 +37,9 @@ impl Keyspace {
         labels: Labels,
     ) -> Result<Vec<Mount>> {
         let core = &*self.core;
-        request::check(key, &labels, &core.features)?;
-        let id_mapping = request::id_mapping(&labels)?;
+        request::check(key, &labels)?;
+        let asked = request::id_mapping(&labels)?;
+        let mapping = core.mounted_mapping(key, asked.as_ref())?;
         let chain = match parent {
             Some(parent) => core.store.chain(&self.name, key, parent)?,
             None => Vec::new(),
@@ -55,14 +56,14 @@ impl Keyspace {
             };
             directory = Some(layers::offer(core, &extraction)?);
         }
-        let lower = core.lower(&chain, id_mapping.as_ref())?;
-        let owner = owner(id_mapping.as_ref(), &lower)?;
+        let lower = core.lower(&chain, mapping)?;
+        let owner = owner(asked.as_ref(), &lower)?;
         let directory = match directory {
             Some(made) if owner == Owner::ROOT => made,
             _ => core.new_directory(kind, owner)?,
         };
         let id = directory.id;
-        let mounts = core.mounts(id, kind, lower, extract, id_mapping.as_ref());
+        let mounts = core.mounts(id, kind, lower, extract, mapping);
         self.record(directory, kind, key, parent, labels, &chain)?;
         Ok(mounts)
     }
@@ -136,11 +137,12 @@ impl Snapshotter for Keyspace {
     fn mounts(&self, key: &Key) -> Result<Vec<Mount>> {
         let (record, chain) = self.core.store.mountable(&self.name, key)?;
         let Info { kind, labels, .. } = &record.info;
-        let id_mapping = request::id_mapping(labels)?;
-        let lower = self.core.lower(&chain, id_mapping.as_ref())?;
-        let extract = *kind == Kind::Active && request::extract_target(labels).is_some();
         let core = &self.core;
-        Ok(core.mounts(record.id, *kind, lower, extract, id_mapping.as_ref()))
+        let asked = request::id_mapping(labels)?;
+        let mapping = core.mounted_mapping(key, asked.as_ref())?;
+        let lower = core.lower(&chain, mapping)?;
+        let extract = *kind == Kind::Active && request::extract_target(labels).is_some();
+        Ok(core.mounts(record.id, *kind, lower, extract, mapping))
     }
 
     fn commit(&self, name: &Key, key: &Key, parent: Option<&Key>, labels: Labels) -> Result<()> {

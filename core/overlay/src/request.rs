@@ -9,7 +9,7 @@ use pontoon_snapshot::{
 use crate::Features;
 
 /// Refuses what this engine cannot do, before anything is made.
-pub(crate) fn check(key: &Key, labels: &Labels, features: &Features) -> Result<()> {
+pub(crate) fn check(key: &Key, labels: &Labels) -> Result<()> {
     if labels.get(LABEL_MAX_SIZE).is_some() {
         return Err(Error::Refused {
             what: format!("snapshot {key} with label {LABEL_MAX_SIZE}"),
@@ -17,17 +17,30 @@ pub(crate) fn check(key: &Key, labels: &Labels, features: &Features) -> Result<(
                 .to_owned(),
         });
     }
-    if id_mapping(labels)?.is_some()
-        && let Err(reason) = &features.id_maps
-    {
-        return Err(Error::Refused {
+    Ok(())
+}
+
+/// The part of `asked` that mounts carry out: all of it where the kernel can, else nothing.
+///
+/// containerd sends its labels also where it changes the owners of a copy of the image itself, which is what
+/// `slow_chown` allows. Mapping ids that were changed already would map them twice.
+pub(crate) fn mounted_mapping<'a>(
+    key: &Key,
+    asked: Option<&'a IdMapping>,
+    features: &Features,
+    slow_chown: bool,
+) -> Result<Option<&'a IdMapping>> {
+    match (asked, &features.id_maps) {
+        (None, _) => Ok(None),
+        (Some(mapping), Ok(())) => Ok(Some(mapping)),
+        (Some(_), Err(_)) if slow_chown => Ok(None),
+        (Some(_), Err(reason)) => Err(Error::Refused {
             what: format!("snapshot {key} with id mappings"),
             reason: format!(
-                "overlays cannot be idmapped here ({reason}); take capability remap-ids out of containerd's configuration, or use Linux 5.19 or later and a filesystem that can be idmapped"
+                "overlays cannot be idmapped here ({reason}); set slow_chown = true and configure containerd anew, so that it changes the owners in a copy of the image, or use Linux 5.19 or later and a filesystem that can be idmapped"
             ),
-        });
+        }),
     }
-    Ok(())
 }
 
 /// The chain ID of the layer that is to be extracted.
@@ -92,32 +105,47 @@ mod tests {
         Labels::new(pairs).unwrap()
     }
 
-    fn checked(pairs: &[(&str, &str)], id_maps: Result<(), String>) -> Result<()> {
+    /// Whether ids are mapped by the mounts.
+    fn mapped(pairs: &[(&str, &str)], kernel_can: bool, slow_chown: bool) -> Result<bool> {
         let features = Features {
             user_namespace: false,
             userxattr: false,
             index: true,
-            id_maps,
+            id_maps: kernel_can
+                .then_some(())
+                .ok_or_else(|| "Linux 5.15".to_owned()),
         };
-        check(&Key::new("k").unwrap(), &labels(pairs), &features)
+        let asked = id_mapping(&labels(pairs))?;
+        let key = Key::new("k").unwrap();
+        let mounted = mounted_mapping(&key, asked.as_ref(), &features, slow_chown)?;
+        assert!(mounted.is_none() || mounted == asked.as_ref());
+        Ok(mounted.is_some())
     }
 
     const BOTH: [(&str, &str); 2] = [(LABEL_UID_MAPPING, "0:5:1"), (LABEL_GID_MAPPING, "0:6:1")];
 
     #[test]
     fn a_size_limit_is_refused_with_the_reason() {
-        let error = checked(&[(LABEL_MAX_SIZE, "1024")], Ok(())).unwrap_err();
+        let key = Key::new("k").unwrap();
+        let error = check(&key, &labels(&[(LABEL_MAX_SIZE, "1024")])).unwrap_err();
         assert_eq!(error.class(), Class::FailedPrecondition);
         assert!(error.to_string().contains("cannot limit"), "{error}");
     }
 
     #[test]
-    fn a_mapping_is_refused_where_the_kernel_cannot_map() {
-        checked(&BOTH, Ok(())).unwrap();
-        let error = checked(&BOTH, Err("Linux 5.15".to_owned())).unwrap_err();
+    fn what_the_kernel_cannot_map_is_refused_or_left_to_containerd() {
+        for slow_chown in [false, true] {
+            assert!(mapped(&BOTH, true, slow_chown).unwrap());
+            for kernel_can in [false, true] {
+                assert!(!mapped(&[], kernel_can, slow_chown).unwrap());
+            }
+        }
+        assert!(!mapped(&BOTH, false, true).unwrap());
+        let error = mapped(&BOTH, false, false).unwrap_err();
         assert_eq!(error.class(), Class::FailedPrecondition);
-        assert!(error.to_string().contains("(Linux 5.15)"), "{error}");
-        checked(&[], Err("Linux 5.15".to_owned())).unwrap();
+        for part in ["(Linux 5.15)", "slow_chown = true"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 
     #[test]
@@ -128,7 +156,7 @@ mod tests {
             &[BOTH[0], (LABEL_GID_MAPPING, "1:6:1")],
             &[BOTH[0], (LABEL_GID_MAPPING, "x")],
         ] {
-            assert_eq!(checked(bad, Ok(())).unwrap_err().class(), Class::Invalid);
+            assert_eq!(mapped(bad, true, true).unwrap_err().class(), Class::Invalid);
         }
     }
 }

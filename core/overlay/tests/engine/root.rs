@@ -1,16 +1,19 @@
 //! Roots that are in use, cannot be written, are full, or are none.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use pontoon_overlay::{Engine, NoLayers, Options};
-use pontoon_snapshot::{Class, Error, Keyspaces, Labels, Result, Snapshotter, SnapshotterName};
+use pontoon_snapshot::{
+    Class, Error, Keyspaces, LABEL_GID_MAPPING, LABEL_UID_MAPPING, Labels, Result, Snapshotter,
+    SnapshotterName,
+};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::site::{Site, chain_of, key, option};
+use crate::site::{Site, chain_of, key, labels, option};
 
 fn open(root: &Path) -> Result<Arc<Engine>> {
     Engine::open(root, Options::default(), Arc::new(NoLayers))
@@ -21,17 +24,21 @@ fn refusal(root: &Path) -> (Class, String) {
     (error.class(), chain_of(&error))
 }
 
-/// A small filesystem of its own, unmounted on drop.
+/// A small filesystem of its own in memory, unmounted on drop.
 struct Tmpfs {
     directory: tempfile::TempDir,
 }
 
 impl Tmpfs {
     fn new(options: &str) -> Self {
+        Self::of_type("tmpfs", options)
+    }
+
+    fn of_type(fs_type: &str, options: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data = std::ffi::CString::new(options).unwrap();
         let flags = MountFlags::empty();
-        rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, Some(&*data)).unwrap();
+        rustix::mount::mount(fs_type, directory.path(), fs_type, flags, Some(&*data)).unwrap();
         Tmpfs { directory }
     }
 
@@ -248,6 +255,37 @@ fn a_filesystem_that_cannot_carry_overlays_is_refused() {
         assert_eq!(class, Class::Invalid);
         assert!(told.contains("choose a root on another one"), "{told}");
     });
+}
+
+/// The answers of Prepare and then Mounts with id mappings on a filesystem that cannot be idmapped, and who owns the
+/// upper directory.
+fn remapped(slow_chown: bool) -> Result<(Vec<String>, (u32, u32))> {
+    let ramfs = Tmpfs::of_type("ramfs", "");
+    let options = Options {
+        slow_chown,
+        ..Options::default()
+    };
+    let engine = Engine::open(&ramfs.root(), options, Arc::new(NoLayers)).unwrap();
+    engine.features().id_maps.as_ref().unwrap_err();
+    let snapshots = keyspace(&engine);
+    let mappings = labels(&[
+        (LABEL_UID_MAPPING, "0:100000:65536"),
+        (LABEL_GID_MAPPING, "0:200000:65536"),
+    ]);
+    let mounts = snapshots.prepare(&key("a"), None, mappings)?;
+    assert_eq!(snapshots.mounts(&key("a")).unwrap(), mounts);
+    let upper = fs::metadata(&mounts[0].source).unwrap();
+    Ok((mounts[0].options.clone(), (upper.uid(), upper.gid())))
+}
+
+#[test]
+fn ids_that_cannot_be_mapped_are_left_to_containerd_or_refused() {
+    let (options, owner) = remapped(true).unwrap();
+    assert_eq!(options, ["rw", "rbind"]);
+    assert_eq!(owner, (100_000, 200_000));
+    let error = remapped(false).unwrap_err();
+    assert_eq!(error.class(), Class::FailedPrecondition);
+    assert!(error.to_string().contains("slow_chown = true"), "{error}");
 }
 
 /// A small ext2 in a file, without types in its directories, unmounted on drop.
