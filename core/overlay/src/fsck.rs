@@ -255,8 +255,7 @@ impl Check {
             } else {
                 format!("it is built on {}, whose directory is missing", lost.1)
             };
-            let remedy = "REMOVE IT WITH ITS DATA; pull its image again";
-            self.found(object, problem, remedy, || {
+            self.found(object, problem, LOST, || {
                 store.remove(&name, &key).map(drop)
             })?;
         }
@@ -275,6 +274,10 @@ impl Check {
         Ok(())
     }
 }
+
+/// What is done about a snapshot whose files are gone. containerd's own records still name it, and pulling the image
+/// unpacks nothing for as long as they do.
+const LOST: &str = "REMOVE IT WITH ITS DATA; then remove the image and the containers that use it, let containerd collect, and pull the image again";
 
 /// Whether a directory that the snapshot needs is missing. A layer with a provider's record needs none here.
 fn lacks(root: &Root, record: &Record) -> Result<bool> {

@@ -123,7 +123,7 @@ fn a_lost_layer_takes_along_what_is_built_on_it() {
         fs::remove_dir_all(directory(site, "3")).unwrap();
         let (found, _) = repair(site);
         assert_eq!(found.snapshots, 5);
-        let loud = "REMOVE IT WITH ITS DATA; pull its image again";
+        let loud = "REMOVE IT WITH ITS DATA; then remove the image and the containers that use it, let containerd collect, and pull the image again";
         assert_eq!(
             told(&found),
             [
