@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -38,7 +40,10 @@ pub enum LockError {
 }
 
 impl DirLock {
-    /// Locks `directory` by its file `lock`, without waiting.
+    /// Locks `directory` by its file `lock`.
+    ///
+    /// Waits for half a second: a process that the holder starts has the lock too for the moment between fork and
+    /// exec, so that it may outlive its holder by that much.
     pub fn acquire(directory: &Path) -> Result<Self, LockError> {
         let path = directory.join("lock");
         let failed = |source: io::Error| LockError::Failed {
@@ -49,7 +54,7 @@ impl DirLock {
         let file = rustix::fs::open(&path, flags, Mode::from(0o600))
             .map_err(|errno| failed(errno.into()))?;
         let mut file = File::from(file);
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock_soon(&file) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 return Err(LockError::Held {
@@ -63,6 +68,20 @@ impl DirLock {
         let _ = write_pid(&mut file);
         Ok(DirLock { _file: file })
     }
+}
+
+/// How often, and how long after each other, the lock is tried.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+
+fn lock_soon(file: &File) -> Result<(), Errno> {
+    for _ in 1..TRIES {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(PAUSE),
+            answer => return answer,
+        }
+    }
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
 fn written_pid(file: &mut File) -> Option<String> {
@@ -93,6 +112,21 @@ mod tests {
         assert_eq!(error.to_string(), told);
         drop(lock);
         DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_outlives_its_holder_by_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        // As in a child between fork and exec.
+        let copy = lock._file.try_clone().unwrap();
+        drop(lock);
+        let child = thread::spawn(move || {
+            thread::sleep(PAUSE);
+            drop(copy);
+        });
+        DirLock::acquire(dir.path()).unwrap();
+        child.join().unwrap();
     }
 
     #[test]

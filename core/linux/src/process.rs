@@ -1,6 +1,8 @@
-//! Who a peer is: a pid alone may be somebody else by the time it is looked up.
+//! Who a peer is, because a pid alone may be somebody else by the time it is looked up; and this process's memory.
 
 use std::{fs, io};
+
+use crate::raw;
 
 /// When process `pid` started, in clock ticks since boot: with the pid it names one process for good.
 ///
@@ -8,6 +10,14 @@ use std::{fs, io};
 pub fn start_time(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_start_time(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Has the C library take memory from at most `arenas_max` heaps, where it has that choice.
+///
+/// It gives threads heaps of their own, up to eight for each processor. Data that many threads make in turn, a cache
+/// for instance, is then spread over all of them, and none can give back what it has free.
+pub fn limit_malloc_arenas(arenas_max: i32) -> bool {
+    raw::limit_malloc_arenas(arenas_max)
 }
 
 /// Field 22 of proc_pid_stat(5). The second field, the program's name, may hold spaces and parentheses.

@@ -107,11 +107,13 @@ struct CloneArgs {
 impl IdleChild {
     /// Starts the child in a new user namespace whose maps are still empty.
     ///
-    /// It takes no signal handler along and sends no SIGCHLD, so that the rest of the process does not see it.
+    /// It takes no signal handler along, sends no SIGCHLD and shares the table of file descriptors instead of
+    /// keeping a lock or a connection open, so that the rest of the process does not see it.
     pub(crate) fn in_new_user_namespace() -> io::Result<Self> {
         let mut handle: RawFd = -1;
         let args = CloneArgs {
-            flags: (libc::CLONE_NEWUSER | libc::CLONE_PIDFD) as u64 | CLONE_CLEAR_SIGHAND,
+            flags: (libc::CLONE_NEWUSER | libc::CLONE_PIDFD | libc::CLONE_FILES) as u64
+                | CLONE_CLEAR_SIGHAND,
             pidfd: (&raw mut handle) as u64,
             ..CloneArgs::default()
         };
@@ -172,4 +174,49 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: NEWNS and FS leave the table of file descriptors shared, which is what makes unsharing unsafe.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
     Ok(())
+}
+
+/// `mallopt(3)` with `M_ARENA_MAX`; false where the allocator is not glibc's, or refuses.
+pub(crate) fn limit_malloc_arenas(arenas_max: i32) -> bool {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes two integers and keeps neither; glibc takes its own lock around it.
+    return unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas_max) } == 1;
+    #[cfg(not(target_env = "gnu"))]
+    {
+        let _ = arenas_max;
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Write};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_child_keeps_no_file_open() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let child = IdleChild::in_new_user_namespace().unwrap();
+        drop(reader);
+        // Another test may be starting a program, which has the reader until its exec.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while let Ok(1) = writer.write(b"x") {
+            assert!(Instant::now() < deadline, "the child keeps the reader open");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let error = writer.write(b"x").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        drop(child);
+    }
+
+    #[test]
+    fn a_child_is_gone_with_its_value() {
+        let child = IdleChild::in_new_user_namespace().unwrap();
+        let process = format!("/proc/{}", child.pid.as_raw_nonzero());
+        assert!(std::fs::exists(&process).unwrap());
+        drop(child);
+        assert!(!std::fs::exists(&process).unwrap());
+    }
 }
