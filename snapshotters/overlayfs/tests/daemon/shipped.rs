@@ -80,9 +80,12 @@ fn the_unit_gives_the_daemon_no_mounts_of_its_own() {
     for needed in [
         "Type=notify",
         "StartLimitIntervalSec=0",
-        "Before=containerd.service docker.service",
+        "Before=containerd.service docker.service buildkit.service",
+        "Before=k3s.service rke2-server.service rke2-agent.service",
         "Restart=always",
     ] {
         assert!(unit.contains(needed), "{needed}");
     }
+    let socket = fs::read_to_string(repository("dist/systemd/pontoon-overlayfs.socket")).unwrap();
+    assert!(socket.contains("TriggerLimitIntervalSec=0"));
 }
