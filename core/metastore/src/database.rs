@@ -7,8 +7,12 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pontoon_snapshot::Error;
 
 use redb::{Builder, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 
@@ -20,6 +24,12 @@ use crate::schema;
 /// more of it made nothing faster.
 const CACHE_BYTES: usize = 2 * 1024 * 1024;
 
+/// How long a database is waited for that somebody holds when it is to be reopened.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is tried meanwhile.
+const INTERVAL: Duration = Duration::from_millis(20);
+
 type Opener = Box<dyn Fn() -> Result<redb::Database, Fault> + Send + Sync>;
 
 /// The database, open unless it failed.
@@ -27,6 +37,8 @@ pub(crate) struct Database {
     opener: Opener,
     use_reserve: UseReserve,
     open: RwLock<Option<redb::Database>>,
+    /// Whether it ever was.
+    opened: AtomicBool,
 }
 
 impl fmt::Debug for Database {
@@ -73,6 +85,7 @@ impl Database {
             opener,
             use_reserve,
             open: RwLock::new(None),
+            opened: AtomicBool::new(false),
         }
     }
 
@@ -97,7 +110,31 @@ impl Database {
             .take();
     }
 
-    fn with<T>(&self, begin: impl FnOnce(&redb::Database) -> Result<T, Fault>) -> Result<T, Fault> {
+    /// A database that was open and is held by somebody is waited for: what is still ending with the failed one
+    /// holds it, and lets it go. At the first opening it is another daemon, which does not.
+    fn with<T>(&self, begin: impl Fn(&redb::Database) -> Result<T, Fault>) -> Result<T, Fault> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let outcome = self.try_with(&begin);
+            let held = matches!(&outcome, Err(Fault::Database(error))
+                if matches!(**error, redb::Error::DatabaseAlreadyOpen));
+            if !held || !self.opened.load(Ordering::Relaxed) {
+                return outcome;
+            }
+            if Instant::now() >= deadline {
+                return Err(Fault::Refused(Error::Unavailable {
+                    operation: "reopening the database after a failure".to_owned(),
+                    reason: "another process has it open; stop that and try again".to_owned(),
+                }));
+            }
+            thread::sleep(INTERVAL);
+        }
+    }
+
+    fn try_with<T>(
+        &self,
+        begin: impl FnOnce(&redb::Database) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         if let Some(database) = &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
             return begin(database);
         }
@@ -106,6 +143,7 @@ impl Database {
             Some(database) => database,
             None => (self.opener)()?,
         };
+        self.opened.store(true, Ordering::Relaxed);
         begin(open.insert(database))
     }
 }

@@ -47,6 +47,8 @@ pub(crate) enum SharedFault {
     Refused(String),
     /// It failed.
     Database(Arc<redb::Error>),
+    /// It failed in the commit, and cannot be opened to see what is in the file.
+    Uncertain(Arc<redb::Error>),
 }
 
 impl From<Fault> for SharedFault {
@@ -69,6 +71,19 @@ impl Fault {
 }
 
 impl SharedFault {
+    /// The same, where nobody knows whether the commit came through.
+    pub(crate) fn uncertain(self) -> Self {
+        match self {
+            SharedFault::Database(error) => SharedFault::Uncertain(error),
+            other => other,
+        }
+    }
+
+    /// Whether the disk was full, and nothing changed.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, SharedFault::Database(error) if is_full(error))
+    }
+
     /// The error of one of the callers.
     pub(crate) fn error(&self, operation: &str, path: &Path) -> Error {
         match self {
@@ -77,8 +92,17 @@ impl SharedFault {
                 reason: reason.clone(),
             },
             SharedFault::Database(error) => database_failed(operation, path, error),
+            SharedFault::Uncertain(error) => Error::Uncertain {
+                operation: format!("{operation} in {}", path.display()),
+                source: Box::new(error.clone()),
+            },
         }
     }
+}
+
+fn is_full(error: &redb::Error) -> bool {
+    use ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, redb::Error::Io(io) if matches!(io.kind(), StorageFull | QuotaExceeded))
 }
 
 /// A snapshot whose row cannot be right.
@@ -105,14 +129,10 @@ fn database_failed(operation: &str, path: &Path, error: &Arc<redb::Error>) -> Er
         redb::Error::TableTypeMismatch { .. }
         | redb::Error::TypeDefinitionChanged { .. }
         | redb::Error::TableDoesNotExist(_) => damaged(&error.to_string()),
-        redb::Error::Io(io)
-            if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
-        {
-            Error::Exhausted {
-                operation: object,
-                source: Box::new(error.clone()),
-            }
-        }
+        full if is_full(full) => Error::Exhausted {
+            operation: object,
+            source: Box::new(error.clone()),
+        },
         redb::Error::DatabaseAlreadyOpen => Error::Refused {
             what: object,
             reason: "another process has the database open; stop the other daemon".to_owned(),

@@ -32,8 +32,8 @@ const ID_LIMIT: u64 = 1 << 56;
 /// The records of all snapshots of a daemon, in one file.
 ///
 /// Shared by many threads. What changes something is durable when it returns `Ok`. When it returns an error it
-/// has changed nothing; only if the file cannot be read any more, that is not certain. Reading never waits for
-/// writing.
+/// has changed nothing, but for [`Error::Uncertain`]: then the file cannot be read any more to find out. Reading
+/// never waits for writing.
 ///
 /// After a failure of the disk the store works again as soon as the disk does.
 pub struct Store {
@@ -118,7 +118,7 @@ impl Store {
     pub fn create(&self, name: &SnapshotterName, new: NewSnapshot) -> Result<Created> {
         let name = name.clone();
         self.write("creating a snapshot", move |tables| {
-            tables.create(&name, new)
+            tables.create(&name, new.clone())
         })
     }
 
@@ -126,7 +126,7 @@ impl Store {
     pub fn create_committed(&self, name: &SnapshotterName, new: NewLayer) -> Result<Record> {
         let name = name.clone();
         self.write("creating a layer", move |tables| {
-            tables.create_committed(&name, new)
+            tables.create_committed(&name, new.clone())
         })
     }
 
@@ -134,7 +134,7 @@ impl Store {
     pub fn commit(&self, name: &SnapshotterName, commit: CommitSnapshot) -> Result<Record> {
         let name = name.clone();
         self.write("committing a snapshot", move |tables| {
-            tables.commit(&name, commit)
+            tables.commit(&name, commit.clone())
         })
     }
 
@@ -151,7 +151,7 @@ impl Store {
     pub fn update(&self, name: &SnapshotterName, key: &Key, change: LabelChange) -> Result<Record> {
         let (name, key) = (name.clone(), key.clone());
         self.write("updating a snapshot", move |tables| {
-            tables.update(&name, &key, change)
+            tables.update(&name, &key, change.clone())
         })
     }
 
@@ -290,7 +290,7 @@ impl Store {
     fn write<T: Send + 'static>(
         &self,
         operation: &'static str,
-        run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
+        run: impl Fn(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
         self.submit(operation, false, run)
     }
@@ -299,7 +299,7 @@ impl Store {
     fn free<T: Send + 'static>(
         &self,
         operation: &'static str,
-        run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
+        run: impl Fn(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
         self.submit(operation, true, run)
     }
@@ -308,7 +308,7 @@ impl Store {
         &self,
         operation: &'static str,
         frees: bool,
-        run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
+        run: impl Fn(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T> {
         let seat = Arc::new(Seat::default());
         let answer: Answer<T> = Arc::default();
@@ -328,17 +328,28 @@ impl Store {
         })
     }
 
-    /// One batch: one transaction, one fsync.
+    /// One batch: one transaction, one fsync. On a full disk what frees space is tried again without what takes
+    /// it, which would not let it go through.
     fn run(&self, mut batch: Vec<Write>) {
         let failure = match self.transact(&mut batch) {
             Ok(()) => None,
-            Err(failed) => self.recover(failed).map(SharedFault::from),
+            Err(failed) => self.recover(failed),
         };
+        let full = failure.as_ref().is_some_and(SharedFault::is_full);
+        let mut freeing = Vec::new();
+        if full && !batch.iter().all(|write| write.frees) {
+            (freeing, batch) = batch.into_iter().partition(|write| write.frees);
+        }
         for write in &mut batch {
             let error = failure
                 .as_ref()
                 .map(|failure| failure.error(write.operation, &self.path));
             write.work.answer(error);
+        }
+        // Their callers need not wait for the others.
+        drop(batch);
+        if !freeing.is_empty() {
+            self.run(freeing);
         }
     }
 
@@ -370,12 +381,17 @@ impl Store {
 
     /// Closes the failed database: what it has in memory is not to be trusted, the file is. A commit that failed
     /// may be in the file nevertheless; then it has not failed.
-    fn recover(&self, failed: FailedBatch) -> Option<Fault> {
+    fn recover(&self, failed: FailedBatch) -> Option<SharedFault> {
         self.database.close();
+        let fault = SharedFault::from(failed.fault);
+        let Some(number) = failed.number else {
+            return Some(fault);
+        };
         let stored = || Index(self.database.begin_read()?.open_table(INDEX)?).batch();
-        match (failed.number, stored()) {
-            (Some(number), Ok(stored)) if number == stored => None,
-            _ => Some(failed.fault),
+        match stored() {
+            Ok(stored) if stored == number => None,
+            Ok(_) => Some(fault),
+            Err(_) => Some(fault.uncertain()),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Disks that fail and come back.
 
 use std::io;
+use std::ops::Bound;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use pontoon_metastore::{NewSnapshot, Store};
-use pontoon_snapshot::{Class, Kind, LabelChange};
-use redb::StorageBackend;
+use pontoon_snapshot::{Class, Error, Kind, LabelChange};
+use redb::{BackendError, StorageBackend};
 
 use crate::fixture::{Short, key, labels, name};
 use crate::model::{Model, observe, perform, script};
@@ -29,6 +30,8 @@ struct Plan {
     kind: io::ErrorKind,
     failed: bool,
     reads_fail: bool,
+    /// How many more times somebody else holds the disk when it is to be opened.
+    held: u32,
 }
 
 impl Faulty {
@@ -39,6 +42,7 @@ impl Faulty {
             kind: io::ErrorKind::Other,
             failed: false,
             reads_fail: false,
+            held: 0,
         };
         Faulty {
             disk: Recorder::default(),
@@ -59,6 +63,7 @@ impl Faulty {
             kind,
             failed: false,
             reads_fail: false,
+            held: 0,
         };
     }
 
@@ -66,6 +71,7 @@ impl Faulty {
     fn heal(&self) -> bool {
         let mut plan = self.plan.lock().unwrap();
         plan.calls_left = None;
+        plan.held = 0;
         plan.failed
     }
 
@@ -114,12 +120,22 @@ impl StorageBackend for Faulty {
         self.call()?;
         self.disk.write(offset, data)
     }
+
+    fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        let mut plan = self.plan.lock().unwrap();
+        if plan.held == 0 {
+            return Err(BackendError::Unsupported);
+        }
+        plan.held -= 1;
+        Ok(false)
+    }
 }
 
 #[test]
 fn after_a_failure_an_error_means_that_nothing_changed_and_the_store_goes_on() {
     for lasting in [false, true] {
         let mut failures = 0;
+        let (mut unknown, mut unknown_but_done) = (0, 0);
         for calls in 0.. {
             let disk = Faulty::new();
             let store = disk.store();
@@ -131,12 +147,17 @@ fn after_a_failure_an_error_means_that_nothing_changed_and_the_store_goes_on() {
                 let expected = after.apply(&op);
                 let answer = perform(&store, &name(), &op);
                 if disk.plan.lock().unwrap().failed && answer != expected {
-                    assert_eq!(answer, Err(Class::Exhausted), "{op:?}");
                     disk.heal();
                     lost += 1;
-                    if lasting && observe(&store, &name()) == after {
+                    if lasting && answer == Err(Class::Unavailable) {
                         // The file could not be read then, so that nobody could know.
-                        model = after;
+                        unknown += 1;
+                        if observe(&store, &name()) == after {
+                            unknown_but_done += 1;
+                            model = after;
+                        }
+                    } else {
+                        assert_eq!(answer, Err(Class::Exhausted), "{op:?}");
                     }
                 } else {
                     assert_eq!(answer, expected, "{op:?} after {calls} calls");
@@ -154,6 +175,9 @@ fn after_a_failure_an_error_means_that_nothing_changed_and_the_store_goes_on() {
             failures += 1;
         }
         assert!(failures > 80, "only {failures} failures were tried");
+        if lasting {
+            assert!(0 < unknown_but_done && unknown_but_done < unknown);
+        }
     }
 }
 
@@ -164,7 +188,9 @@ fn a_store_that_cannot_be_reopened_says_so_until_it_can() {
     store.active("before", None);
     disk.fail_after(0, true, io::ErrorKind::Other);
     let error = store.make(Kind::Active, "lost", None).unwrap_err();
-    assert_eq!(error.class(), Class::Internal, "{error}");
+    // The commit failed, and whether it is in the file is in the file.
+    assert!(matches!(error, Error::Uncertain { .. }), "{error}");
+    assert_eq!(error.class(), Class::Unavailable);
     let error = store.get(&name(), &key("before")).unwrap_err();
     assert_eq!(error.class(), Class::Internal, "{error}");
     disk.heal();
@@ -172,6 +198,32 @@ fn a_store_that_cannot_be_reopened_says_so_until_it_can() {
     store.active("after", None);
     let keys: Vec<_> = store.all().into_iter().map(|r| r.info.key).collect();
     assert_eq!(keys, [key("after"), key("before")]);
+}
+
+#[test]
+fn a_database_that_is_held_when_it_is_reopened_is_waited_for() {
+    let disk = Faulty::new();
+    disk.plan.lock().unwrap().held = 1;
+    let opener = disk.clone();
+    let other_daemon = Store::with_backend(move || Ok(opener.clone())).unwrap_err();
+    assert_eq!(other_daemon.class(), Class::FailedPrecondition);
+
+    let store = disk.store();
+    store.active("a", None);
+    disk.fail_after(0, false, io::ErrorKind::Other);
+    disk.plan.lock().unwrap().held = 5;
+    let lost = store.make(Kind::Active, "b", None).unwrap_err();
+    assert_eq!(lost.class(), Class::Internal, "{lost}");
+    assert!(disk.heal(), "nothing failed");
+
+    disk.fail_after(0, false, io::ErrorKind::Other);
+    disk.plan.lock().unwrap().held = u32::MAX;
+    store.make(Kind::Active, "b", None).unwrap_err();
+    // FailedPrecondition would be the answer for a snapshot with children.
+    let held = store.remove(&name(), &key("a")).unwrap_err();
+    assert_eq!(held.class(), Class::Unavailable, "{held}");
+    disk.heal();
+    store.remove(&name(), &key("a")).unwrap();
 }
 
 #[test]

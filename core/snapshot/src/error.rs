@@ -173,6 +173,18 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// The disk failed in the middle of a change and cannot be read, so that nobody knows whether the change is
+    /// there. What belongs to it must be kept.
+    #[error(
+        "{operation} failed, but may have been done all the same: the disk cannot be read; look whether it was before trying again"
+    )]
+    Uncertain {
+        /// The operation and its object.
+        operation: String,
+        /// The system's answer.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
     /// No space, or no more of something limited.
     #[error("{operation} failed: no space left; free disk space or inodes and try again")]
     Exhausted {
@@ -252,7 +264,7 @@ impl Error {
             | Error::Invalid { .. }
             | Error::Filter(_) => Class::Invalid,
             Error::Exhausted { .. } => Class::Exhausted,
-            Error::Unavailable { .. } => Class::Unavailable,
+            Error::Unavailable { .. } | Error::Uncertain { .. } => Class::Unavailable,
             Error::Unimplemented { .. } => Class::Unimplemented,
             Error::Corrupt { .. } => Class::Corrupt,
             Error::Failed { .. } => Class::Internal,

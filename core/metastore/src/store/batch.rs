@@ -46,8 +46,8 @@ impl Drop for Write {
 }
 
 pub(super) trait Work: Send {
-    /// Does it in the batch's transaction. An error is the whole transaction's; what the rules refuse is kept for
-    /// the caller.
+    /// Does it in the batch's transaction, once for each that is tried. An error is the whole transaction's; what
+    /// the rules refuse is kept for the caller.
     fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Fault>;
 
     /// Answers the caller: with `failure` of the transaction, or else with what `run` made.
@@ -55,7 +55,7 @@ pub(super) trait Work: Send {
 }
 
 pub(super) struct Pending<F, T> {
-    run: Option<F>,
+    run: F,
     outcome: Option<Result<T>>,
     answer: Answer<T>,
 }
@@ -63,7 +63,7 @@ pub(super) struct Pending<F, T> {
 impl<F, T> Pending<F, T> {
     pub(super) fn new(run: F, answer: Answer<T>) -> Self {
         Pending {
-            run: Some(run),
+            run,
             outcome: None,
             answer,
         }
@@ -75,14 +75,11 @@ pub(super) type Answer<T> = Arc<Mutex<Option<Result<T>>>>;
 
 impl<F, T> Work for Pending<F, T>
 where
-    F: FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send,
+    F: Fn(&mut Tables<'_>) -> Result<T, Fault> + Send,
     T: Send,
 {
     fn run(&mut self, tables: &mut Tables<'_>) -> Result<(), Fault> {
-        let Some(run) = self.run.take() else {
-            return Ok(());
-        };
-        self.outcome = Some(match run(tables) {
+        self.outcome = Some(match (self.run)(tables) {
             Ok(answer) => Ok(answer),
             // Refused because of what others in the batch did, perhaps; so this, too, waits for the commit.
             Err(Fault::Refused(error)) => Err(error),

@@ -1,5 +1,7 @@
 //! Batches of a known make-up, which callers on threads cannot be made to form.
 
+use std::sync::atomic::AtomicUsize;
+
 use pontoon_snapshot::{Class, Kind, Labels};
 
 use super::*;
@@ -18,7 +20,7 @@ fn store() -> Store {
 
 /// One operation of a batch, and where its answer will be.
 fn pending<T: Send + 'static>(
-    run: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
+    run: impl Fn(&mut Tables<'_>) -> Result<T, Fault> + Send + 'static,
 ) -> (Write, Answer<T>) {
     let answer: Answer<T> = Arc::default();
     let work = Pending::new(run, answer.clone());
@@ -29,6 +31,11 @@ fn pending<T: Send + 'static>(
         work: Box::new(work),
     };
     (write, answer)
+}
+
+/// An operation for which there is no space.
+fn full(_: &mut Tables<'_>) -> Result<(), Fault> {
+    Err(redb::Error::Io(io::ErrorKind::StorageFull.into()).into())
 }
 
 fn answer<T>(answer: &Answer<T>) -> Result<T> {
@@ -63,10 +70,10 @@ fn operations_of_one_batch_see_each_other_in_order() {
         new(&store, "a", None),
         new(&store, "c", Some("b")),
     );
-    let (create, created) = pending(move |tables| tables.create(&name(), first));
-    let (again, refused) = pending(move |tables| tables.create(&name(), second));
+    let (create, created) = pending(move |tables| tables.create(&name(), first.clone()));
+    let (again, refused) = pending(move |tables| tables.create(&name(), second.clone()));
     let (finish, finished) = pending(move |tables| tables.commit(&name(), commit("a", "b")));
-    let (child, chained) = pending(move |tables| tables.create(&name(), third));
+    let (child, chained) = pending(move |tables| tables.create(&name(), third.clone()));
     let (remove, kept) = pending(move |tables| tables.remove(&name(), &key("b")));
     store.run(vec![create, again, finish, child, remove]);
 
@@ -85,10 +92,8 @@ fn operations_of_one_batch_see_each_other_in_order() {
 fn a_failing_operation_fails_its_whole_batch_and_nothing_later() {
     let store = store();
     let first = new(&store, "a", None);
-    let (create, created) = pending(move |tables| tables.create(&name(), first));
-    let (fail, failed) = pending(|_| -> Result<(), Fault> {
-        Err(redb::Error::Io(io::ErrorKind::StorageFull.into()).into())
-    });
+    let (create, created) = pending(move |tables| tables.create(&name(), first.clone()));
+    let (fail, failed) = pending(full);
     let (other, never_run) = pending(|_| Ok(()));
     store.run(vec![create, fail, other]);
 
@@ -96,6 +101,58 @@ fn a_failing_operation_fails_its_whole_batch_and_nothing_later() {
     assert_eq!(answer(&failed).unwrap_err().class(), Class::Exhausted);
     assert_eq!(answer(&never_run).unwrap_err().class(), Class::Exhausted);
     store.create(&name(), new(&store, "b", None)).unwrap();
+}
+
+#[test]
+fn on_a_full_disk_what_frees_space_does_not_fail_with_what_takes_it() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let store = store();
+    let (take, refused) = pending(full);
+    let (mut free, freed) = pending({
+        let runs = runs.clone();
+        move |_| Ok(runs.fetch_add(1, Ordering::Relaxed))
+    });
+    free.frees = true;
+    store.run(vec![free, take]);
+    assert_eq!(answer(&refused).unwrap_err().class(), Class::Exhausted);
+    assert_eq!(answer(&freed).unwrap(), 1, "the answer of the second run");
+
+    // Where even that has no space, it is told, and not tried for ever.
+    let (mut free, freed) = pending(full);
+    free.frees = true;
+    let (take, refused) = pending(|_| Ok(()));
+    store.run(vec![free, take]);
+    for answered in [freed, refused] {
+        assert_eq!(answer(&answered).unwrap_err().class(), Class::Exhausted);
+    }
+}
+
+#[test]
+fn a_reader_whose_database_failed_leaves_the_reopened_one_alone() {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let store = Store::with_backend({
+        let opened = opened.clone();
+        move || {
+            opened.fetch_add(1, Ordering::Relaxed);
+            Ok(redb::backends::InMemoryBackend::new())
+        }
+    })
+    .unwrap();
+    store.create(&name(), new(&store, "a", None)).unwrap();
+    let reads = Cell::new(0);
+    let read = store.read("testing", |transaction| {
+        reads.set(reads.get() + 1);
+        if reads.get() == 1 {
+            // Beside this reader a batch fails, and somebody has the database reopened.
+            let (fail, _) = pending(full);
+            store.run(vec![fail]);
+            store.names().unwrap();
+        }
+        snapshots(transaction)?.names()
+    });
+    assert_eq!(read.unwrap(), [], "each database is a new one");
+    assert_eq!(reads.get(), 2, "the first one's database was closed");
+    assert_eq!(opened.load(Ordering::Relaxed), 2, "it closed another one");
 }
 
 #[test]
