@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -163,6 +164,15 @@ fn start(
         .name(name.to_owned())
         .spawn(run)
         .map_err(|error| Error::io(format!("start thread {name}"), error))
+}
+
+/// Does one piece of a worker's work. A panic, which the panic hook tells, ends that piece only.
+pub(crate) fn survive<T>(piece: &str, work: impl FnOnce() -> T) -> Option<T> {
+    let done = panic::catch_unwind(AssertUnwindSafe(work)).ok();
+    if done.is_none() {
+        tracing::error!("a panic ended {piece}; going on with the rest");
+    }
+    done
 }
 
 /// On Linux niceness is each thread's own.

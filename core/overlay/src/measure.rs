@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pontoon_metastore::SnapshotId;
 use pontoon_snapshot::Usage;
 
-use crate::engine::Core;
+use crate::engine::{Core, survive};
 use crate::tree::{self, Cancel};
 
 /// At most one transaction in this time.
@@ -71,9 +71,11 @@ impl Measurer {
         let mut stored = None;
         loop {
             match self.next(stored) {
-                Step::Measure(id) => self.measure(core, id),
+                Step::Measure(id) => {
+                    survive("a measurement", || self.measure(core, id));
+                }
                 Step::Store(usages) => {
-                    store(core, &usages);
+                    survive("storing measurements", || store(core, &usages));
                     stored = Some(Instant::now());
                 }
                 Step::End(usages) => {

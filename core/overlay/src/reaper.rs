@@ -3,6 +3,7 @@
 //! A removed snapshot is a row in the store until its directory is gone, so neither a crash nor a directory that
 //! cannot be deleted is forgotten.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use pontoon_metastore::{Removed, SnapshotId};
 use pontoon_snapshot::{Error, Result};
 
-use crate::engine::Core;
+use crate::engine::{Core, survive};
 use crate::tree::Cancel;
 
 /// Deletion begins when nothing was removed for this long: callers that do call Cleanup have then done so.
@@ -29,8 +30,11 @@ const BATCH: usize = 128;
 pub(crate) struct Reaper {
     agenda: Mutex<Agenda>,
     changed: Condvar,
-    /// One deletion at a time.
+    /// One sweep at a time, so that Cleanup also waits for what another one deletes.
     sweeping: Mutex<()>,
+    /// What is being deleted, by a sweep or alone.
+    deleting: Mutex<BTreeSet<SnapshotId>>,
+    deleted: Condvar,
     stopped: Cancel,
 }
 
@@ -54,10 +58,12 @@ impl Agenda {
         removals.into_iter().chain(self.retry).min()
     }
 
-    fn note(&mut self) {
+    /// Notes a removal. Whether it is the first one: later ones only put off when deletion is due, which is seen then.
+    fn note(&mut self) -> bool {
         let now = Instant::now();
-        let first = self.removals.map_or(now, |(first, _)| first);
-        self.removals = Some((first, now));
+        let first = self.removals.map(|(first, _)| first);
+        self.removals = Some((first.unwrap_or(now), now));
+        first.is_none()
     }
 }
 
@@ -73,14 +79,17 @@ impl Reaper {
             agenda: Mutex::new(agenda),
             changed: Condvar::new(),
             sweeping: Mutex::new(()),
+            deleting: Mutex::default(),
+            deleted: Condvar::new(),
             stopped: Cancel::default(),
         }
     }
 
     /// A snapshot was removed.
     pub(crate) fn removed(&self) {
-        self.lock().note();
-        self.changed.notify_all();
+        if self.lock().note() {
+            self.changed.notify_all();
+        }
     }
 
     /// The directory of `id` has no record and could not be deleted.
@@ -101,14 +110,17 @@ impl Reaper {
     /// Sweeps whenever it is due, until it is stopped.
     pub(crate) fn run(&self, core: &Core) {
         while self.wait_until_due() {
-            if let Err(error) = self.sweep(core)
-                && !self.stopped.is_set()
-            {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot delete removed snapshots; trying again later"
-                );
-                self.retry_later();
+            match survive("a deletion of removed snapshots", || self.sweep(core)) {
+                Some(Ok(())) => {}
+                Some(Err(_)) if self.stopped.is_set() => {}
+                Some(Err(error)) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot delete removed snapshots; trying again later"
+                    );
+                    self.retry_later();
+                }
+                None => self.retry_later(),
             }
         }
     }
@@ -176,9 +188,9 @@ impl Reaper {
         Ok(())
     }
 
-    /// Deletes one removed snapshot now. As in [`Reaper::sweep`], a failure is not the caller's.
+    /// Deletes one removed snapshot now, without waiting for a sweep of others. As in [`Reaper::sweep`], a failure is
+    /// not the caller's.
     pub(crate) fn delete(&self, core: &Core, removed: &Removed) {
-        let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.try_delete(core, removed) {
             return;
         }
@@ -190,9 +202,20 @@ impl Reaper {
 
     /// Whether the directory of a removed snapshot is gone now, and its layer released.
     fn try_delete(&self, core: &Core, removed: &Removed) -> bool {
+        let _alone = self.claim(removed.id);
         if self.stopped.is_set() {
             return false;
         }
+        let deleted = survive("the deletion of a removed snapshot", || {
+            self.release_and_delete(core, removed)
+        });
+        deleted.unwrap_or_else(|| {
+            self.retry_later();
+            false
+        })
+    }
+
+    fn release_and_delete(&self, core: &Core, removed: &Removed) -> bool {
         if let Some(layer) = &removed.layer
             && let Err(error) = core.provider.release(removed.id, layer)
         {
@@ -215,6 +238,20 @@ impl Reaper {
         }
     }
 
+    /// Waits until nobody else deletes `id`.
+    fn claim(&self, id: SnapshotId) -> Claim<'_> {
+        let mut deleting = self.deleting();
+        while !deleting.insert(id) {
+            let waited = self.deleted.wait(deleting);
+            deleting = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        Claim { reaper: self, id }
+    }
+
+    fn deleting(&self) -> MutexGuard<'_, BTreeSet<SnapshotId>> {
+        self.deleting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn retry_later(&self) {
         self.lock().retry = Some(Instant::now() + RETRY);
         self.changed.notify_all();
@@ -222,5 +259,32 @@ impl Reaper {
 
     fn lock(&self) -> MutexGuard<'_, Agenda> {
         self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to delete one snapshot, until it is dropped.
+struct Claim<'a> {
+    reaper: &'a Reaper,
+    id: SnapshotId,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.reaper.deleting().remove(&self.id);
+        self.reaper.deleted.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_removal_wakes_the_reaper() {
+        let mut agenda = Agenda::default();
+        assert!(agenda.note());
+        let due = agenda.due();
+        assert!(!agenda.note());
+        assert!(agenda.due() >= due);
     }
 }

@@ -12,21 +12,23 @@ use super::{Cancel, is_dot, next_entry, open_child};
 /// Directories deeper than this are moved up first, so that neither the stack nor the descriptors run out.
 const DEPTH_MAX: u32 = 32;
 
+/// How often one directory is gone through before somebody who keeps writing into it has won. Directories that are
+/// moved up take a round for every [`DEPTH_MAX`] levels.
+const ROUNDS_MAX: u32 = 10_000;
+
 /// Bytes of directory entries that are read at once.
 const BUFFER_BYTES: usize = 8 * 1024;
 
 /// Deletes `name` in `parent` and all that is in it. A `name` that is not there is fine.
 ///
-/// Goes on after an error and answers the first one.
+/// Goes on after an error and answers the first one. `ENOTEMPTY` if somebody keeps writing into it.
 pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str, cancel: &Cancel) -> io::Result<()> {
     let name = &*CString::new(name)?;
-    loop {
-        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::NOTDIR) => return unlink(parent, name),
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+    let delete = || match delete_directory(parent, name) {
+        Err(Errno::NOTDIR) => unlink(parent, name).map(|()| true),
+        deleted => Ok(deleted?),
+    };
+    until_deleted(delete, || {
         let Some(top) = open_if_there(parent, name)? else {
             return Ok(());
         };
@@ -35,8 +37,22 @@ pub(crate) fn remove(parent: BorrowedFd<'_>, name: &str, cancel: &Cancel) -> io:
             moved: 0,
             cancel,
         };
-        removal.pass(top.as_fd(), 0)?;
+        removal.pass(top.as_fd(), 0)
+    })
+}
+
+/// Deletes what is in a directory by `pass` until `delete` can delete the directory itself.
+fn until_deleted(
+    mut delete: impl FnMut() -> io::Result<bool>,
+    mut pass: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    for _ in 0..ROUNDS_MAX {
+        if delete()? {
+            return Ok(());
+        }
+        pass()?;
     }
+    Err(Errno::NOTEMPTY.into())
 }
 
 struct Removal<'top> {
@@ -76,20 +92,16 @@ impl Removal<'_> {
     }
 
     fn directory(&mut self, parent: BorrowedFd<'_>, name: &CStr, depth: u32) -> io::Result<()> {
-        loop {
-            match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        let delete = || Ok(delete_directory(parent, name)?);
+        until_deleted(delete, || {
             if depth == DEPTH_MAX {
                 return self.move_up(parent, name);
             }
-            let Some(child) = open_if_there(parent, name)? else {
-                return Ok(());
-            };
-            self.pass(child.as_fd(), depth + 1)?;
-        }
+            match open_if_there(parent, name)? {
+                Some(child) => self.pass(child.as_fd(), depth + 1),
+                None => Ok(()),
+            }
+        })
     }
 
     /// An entry of a filesystem that does not tell types.
@@ -116,6 +128,15 @@ impl Removal<'_> {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+}
+
+/// Whether a directory is gone now; else there is something in it.
+fn delete_directory(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<bool> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -33,12 +33,15 @@ pub(crate) fn usage(path: &Path, cancel: &Cancel) -> io::Result<Usage> {
 
 fn measure(path: &Path, cancel: &Cancel) -> io::Result<Usage> {
     let root = rustix::fs::openat(CWD, path, OPEN, Mode::empty())?;
-    let mut scan = Scan::default();
+    let mut scan = Scan {
+        usage: Usage::default(),
+        linked: HashSet::new(),
+        cancel,
+    };
     let mut buffer = Vec::with_capacity(BUFFER_BYTES);
     let mut levels = vec![scan.enter(root.as_fd(), buffer.spare_capacity_mut())?];
     let mut current = root;
     while let Some(level) = levels.last_mut() {
-        cancel.check()?;
         let Some(name) = level.directories.pop() else {
             levels.pop();
             if let Some(above) = levels.last() {
@@ -64,14 +67,14 @@ struct Level {
     directories: Vec<CString>,
 }
 
-#[derive(Default)]
-struct Scan {
+struct Scan<'a> {
     usage: Usage,
     /// Files with several links that were counted.
     linked: HashSet<(u64, u64)>,
+    cancel: &'a Cancel,
 }
 
-impl Scan {
+impl Scan<'_> {
     /// Counts `directory` and the files in it.
     fn enter(
         &mut self,
@@ -83,6 +86,7 @@ impl Scan {
         let mut directories = Vec::new();
         let mut entries = RawDir::new(directory, buffer);
         while let Some(entry) = next_entry(&mut entries)? {
+            self.cancel.check()?;
             let name = entry.file_name();
             if is_dot(name) {
                 continue;

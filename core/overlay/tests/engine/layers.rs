@@ -5,7 +5,9 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
 
 use pontoon_linux::IdMap;
 use pontoon_metastore::{Link, SnapshotId};
@@ -23,6 +25,10 @@ struct Shelf {
     offered: Mutex<u32>,
     released: Mutex<Vec<SnapshotId>>,
     in_use: Mutex<bool>,
+    /// Whether a release panics.
+    broken: Mutex<bool>,
+    /// Told when the next release begins; it goes on when it is told or the other end is gone.
+    held: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     /// Lets several offers be made before any is answered.
     together: Mutex<Option<Arc<Barrier>>>,
 }
@@ -45,6 +51,8 @@ impl Shelf {
             offered: Mutex::default(),
             released: Mutex::default(),
             in_use: Mutex::default(),
+            broken: Mutex::default(),
+            held: Mutex::default(),
             together: Mutex::default(),
         })
     }
@@ -99,6 +107,13 @@ impl LayerProvider for Shelf {
 
     fn release(&self, id: SnapshotId, record: &[u8]) -> Result<()> {
         assert!(record.starts_with(b"lazy-"));
+        let broken = *self.broken.lock().unwrap();
+        assert!(!broken, "the provider is broken on purpose");
+        let held = self.held.lock().unwrap().take();
+        if let Some((begun, go_on)) = held {
+            begun.send(()).unwrap();
+            let _ = go_on.recv();
+        }
         if *self.in_use.lock().unwrap() {
             return Err(Error::Unavailable {
                 operation: "releasing a layer".to_owned(),
@@ -286,6 +301,62 @@ fn a_layer_is_released_when_its_snapshot_is_deleted() {
     snapshots.cleanup().unwrap();
     assert_eq!(site.directories(), [""; 0]);
     assert_eq!(shelf.released().len(), 1);
+}
+
+#[test]
+fn a_provider_that_panics_stops_no_other_deletion() {
+    let shelf = Shelf::new(&["lazy-1"]);
+    let site = Site::with(Options::default(), Arc::clone(&shelf) as _);
+    let snapshots = site.snapshots();
+    let layer = provided(&*snapshots, "lazy-1", "default/1/x", None);
+    let other = key("default/2/x");
+    snapshots.prepare(&other, None, Labels::default()).unwrap();
+    *shelf.broken.lock().unwrap() = true;
+    snapshots.remove(&layer).unwrap();
+    snapshots.remove(&other).unwrap();
+    snapshots.cleanup().unwrap();
+    assert_eq!(
+        (site.directories().len(), site.engine().removed().unwrap()),
+        (1, 1)
+    );
+    *shelf.broken.lock().unwrap() = false;
+    snapshots.cleanup().unwrap();
+    assert_eq!(site.directories(), [""; 0]);
+}
+
+#[test]
+fn a_synchronous_remove_does_not_wait_for_a_sweep_of_others() {
+    let shelf = Shelf::new(&["lazy-1"]);
+    let options = Options {
+        sync_remove: true,
+        ..Options::default()
+    };
+    let site = Site::with(options, Arc::clone(&shelf) as _);
+    let snapshots = site.snapshots();
+    let layer = provided(&*snapshots, "lazy-1", "default/1/x", None);
+    let other = key("default/2/x");
+    snapshots.prepare(&other, None, Labels::default()).unwrap();
+    *shelf.in_use.lock().unwrap() = true;
+    snapshots.remove(&layer).unwrap();
+    *shelf.in_use.lock().unwrap() = false;
+
+    let (begun, has_begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    *shelf.held.lock().unwrap() = Some((begun, may_go_on));
+    let (removed, was_removed) = mpsc::channel();
+    let deadline = Duration::from_secs(30);
+    std::thread::scope(|scope| {
+        // Dropped if this test fails, so that the sweep goes on.
+        let go_on = go_on;
+        let sweep = scope.spawn(|| snapshots.cleanup());
+        has_begun.recv_timeout(deadline).unwrap();
+        scope.spawn(|| removed.send(snapshots.remove(&other)));
+        was_removed.recv_timeout(deadline).unwrap().unwrap();
+        assert_eq!(site.directories().len(), 1);
+        go_on.send(()).unwrap();
+        sweep.join().unwrap().unwrap();
+    });
+    assert_eq!(site.directories(), [""; 0]);
 }
 
 #[test]

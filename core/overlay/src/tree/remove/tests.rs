@@ -112,3 +112,17 @@ fn a_cancelled_removal_ends_and_is_taken_up_again() {
     remove_path(&tree).unwrap();
     assert!(!tree.exists());
 }
+
+#[test]
+fn somebody_who_keeps_writing_ends_the_removal() {
+    let mut rounds = 0;
+    let answer = until_deleted(
+        || Ok(false),
+        || {
+            rounds += 1;
+            Ok(())
+        },
+    );
+    assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
+    assert_eq!(rounds, ROUNDS_MAX);
+}
