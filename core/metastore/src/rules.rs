@@ -106,10 +106,10 @@ pub(crate) struct Commit<'a> {
 /// Whether `commit` may be done, and the parent that it newly gives to the snapshot, if any.
 pub(crate) fn commit<'a>(commit: &Commit<'a>) -> Result<Option<&'a Key>> {
     let key = commit.key;
-    vacant(commit.name, commit.name_present)?;
     let active = commit
         .active
         .ok_or_else(|| Error::NotFound { key: key.clone() })?;
+    vacant(commit.name, commit.name_present)?;
     if active.kind != Kind::Active {
         return Err(Error::NotActive {
             key: key.clone(),

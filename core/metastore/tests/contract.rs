@@ -139,6 +139,11 @@ fn commit_is_refused_as_the_error_table_says() {
         Class::AlreadyExists,
     );
     refusals.check(
+        "name exists, key does not",
+        commit("no", "base", None),
+        Class::NotFound,
+    );
+    refusals.check(
         "name is the key",
         commit("active", "active", None),
         Class::AlreadyExists,

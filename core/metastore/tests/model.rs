@@ -113,10 +113,10 @@ impl Model {
     }
 
     fn commit(&mut self, key: &str, name: &str, parent: Option<&String>) -> Result<(), Class> {
+        let active = self.snapshots.get(key).ok_or(Class::NotFound)?;
         if self.snapshots.contains_key(name) {
             return Err(Class::AlreadyExists);
         }
-        let active = self.snapshots.get(key).ok_or(Class::NotFound)?;
         if active.kind != Kind::Active {
             return Err(Class::FailedPrecondition);
         }

@@ -73,7 +73,10 @@ fn commit_table() {
         (Some(&view), None, None, Err(Class::FailedPrecondition)),
         (Some(&layer), None, None, Err(Class::FailedPrecondition)),
         (Some(&base), COMMITTED, None, Err(Class::AlreadyExists)),
-        (None, ACTIVE, None, Err(Class::AlreadyExists)),
+        (Some(&view), COMMITTED, None, Err(Class::AlreadyExists)),
+        // Of two faults the missing key's is told, as containerd's overlayfs does.
+        (None, ACTIVE, None, Err(Class::NotFound)),
+        (None, COMMITTED, None, Err(Class::NotFound)),
         (
             Some(&child),
             None,

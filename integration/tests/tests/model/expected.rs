@@ -126,10 +126,10 @@ impl Expected {
         parent: Option<Key>,
         labels: Labels,
     ) -> Result<(), Class> {
+        let mut active = self.get(key)?.clone();
         if self.0.contains_key(&name) {
             return Err(Class::AlreadyExists);
         }
-        let mut active = self.get(key)?.clone();
         if active.kind != Kind::Active {
             return Err(Class::FailedPrecondition);
         }

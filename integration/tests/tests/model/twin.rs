@@ -211,9 +211,6 @@ fn differs(request: &Request, ours: &Answer, theirs: &Answer) -> bool {
         return false;
     };
     match (ours, theirs) {
-        // A commit that was done already finds no key, and the name taken: containerd's overlayfs looks at the key
-        // first, its metadata store, as Pontoon, at the name, by which an unpacker sees that all is well.
-        (Class::AlreadyExists, Class::NotFound) => true,
         // A snapshot as its own parent: for containerd it is gone already, for Pontoon it is not committed.
         (Class::FailedPrecondition, Class::NotFound) => parent.as_ref() == Some(key),
         _ => false,
