@@ -233,9 +233,13 @@ pub(crate) struct NewDirectory<'core> {
 }
 
 impl NewDirectory<'_> {
-    /// To be called when the record is there.
-    pub(crate) fn keep(mut self) {
-        self.kept = true;
+    /// To be called with what came of its record: kept if that is there. If nobody knows, the reaper finds out.
+    pub(crate) fn recorded<T>(mut self, outcome: Result<T>) -> Result<T> {
+        self.kept = matches!(outcome, Ok(_) | Err(Error::Uncertain { .. }));
+        if let Err(Error::Uncertain { .. }) = outcome {
+            self.core.reaper.abandoned(self.id);
+        }
+        outcome
     }
 }
 
@@ -355,3 +359,6 @@ pub(crate) fn visit_all(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,8 +85,7 @@ impl Keyspace {
             parent: parent.cloned(),
             labels,
         };
-        let created = self.core.store.create(&self.name, new)?;
-        directory.keep();
+        let created = directory.recorded(self.core.store.create(&self.name, new))?;
         if same_directories(&created.chain, chain) {
             return Ok(());
         }

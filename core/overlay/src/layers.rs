@@ -89,6 +89,8 @@ fn record(
     let recorded = try_record(core, extraction, target, directory, layer.clone());
     let (name, is_ours) = match recorded {
         Ok(recorded) => recorded,
+        // There may be a record of it.
+        Err(error @ Error::Uncertain { .. }) => return error,
         Err(error) => {
             release(core, id, layer.as_deref());
             return error;
@@ -126,8 +128,7 @@ fn try_record(
         };
         match core.store.create_committed(extraction.name, new) {
             Ok(Record { .. }) => {
-                directory.keep();
-                return Ok((name, true));
+                return directory.recorded(Ok((name, true)));
             }
             Err(Error::AlreadyExists { .. }) => {
                 // A request at the same moment may have brought the same layer; else the name is a stranger's.
@@ -135,7 +136,7 @@ fn try_record(
                     return Ok((name, false));
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => return directory.recorded(Err(error)),
         }
     }
     Err(Error::Refused {

@@ -92,7 +92,7 @@ impl Reaper {
         }
     }
 
-    /// The directory of `id` has no record and could not be deleted.
+    /// The directory of `id` has no record and could not be deleted, or nobody knows whether it has one.
     pub(crate) fn abandoned(&self, id: SnapshotId) {
         let mut agenda = self.lock();
         agenda.orphans.push(id);
@@ -164,7 +164,7 @@ impl Reaper {
             mem::take(&mut agenda.orphans)
         };
         for orphan in orphans {
-            if !self.try_delete_directory(core, orphan) {
+            if !self.try_delete_orphan(core, orphan) {
                 self.lock().orphans.push(orphan);
             }
         }
@@ -224,6 +224,19 @@ impl Reaper {
             return false;
         }
         self.try_delete_directory(core, removed.id)
+    }
+
+    /// Whether the directory `id` is gone now, or has a record after all.
+    fn try_delete_orphan(&self, core: &Core, id: SnapshotId) -> bool {
+        match core.store.contains(id) {
+            Ok(true) => true,
+            Ok(false) => self.try_delete_directory(core, id),
+            Err(error) => {
+                tracing::warn!(%id, error = &error as &dyn std::error::Error, "nobody knows whether a directory is a snapshot's; asking again later");
+                self.retry_later();
+                false
+            }
+        }
     }
 
     fn try_delete_directory(&self, core: &Core, id: SnapshotId) -> bool {
