@@ -10,7 +10,8 @@ use pontoon_metastore::{Record, SnapshotId, Store};
 use pontoon_snapshot::{Error, Key, Kind, Result, SnapshotterName};
 
 use crate::engine::visit_all;
-use crate::recovery::{self, mapped_owner};
+use crate::mounted;
+use crate::recovery::{self, lacks};
 use crate::root::{Locked, Root, make_directory, metadata_of};
 
 /// What [`fsck`] found.
@@ -201,7 +202,7 @@ impl Check {
         for (name, record) in damaged {
             let kept = !dropped.contains(&(name.clone(), record.info.key.clone()));
             if record.info.kind != Kind::Committed && kept {
-                self.restore(root, &name, &record)?;
+                self.restore(root, store, &name, &record)?;
             }
         }
         for removed in store.removed()? {
@@ -210,13 +211,18 @@ impl Check {
         self.orphans(root, directories)
     }
 
-    fn restore(&mut self, root: &Root, name: &SnapshotterName, record: &Record) -> Result<()> {
+    fn restore(
+        &mut self,
+        root: &Root,
+        store: &Store,
+        name: &SnapshotterName,
+        record: &Record,
+    ) -> Result<()> {
         let kind = record.info.kind;
         let object = format!("{kind} snapshot {} of {name}", record.info.key);
-        let parts = root
-            .parts(record.id)
-            .map_err(|error| unreadable(record.id, error))?;
-        let fix = || root.restore(record.id, kind, mapped_owner(&record.info));
+        let parts = recovery::parts(root, record.id)?;
+        let owner = recovery::owner(root, store, name, &record.info);
+        let fix = || root.restore(record.id, kind, owner);
         if parts.upper {
             self.found(object, "its work directory is missing", "make it", fix)
         } else {
@@ -263,9 +269,20 @@ impl Check {
     }
 
     fn orphans(&mut self, root: &Root, directories: BTreeSet<SnapshotId>) -> Result<()> {
+        let in_use = mounted::ids(root.snapshots())?;
         for id in directories {
             let path = root.snapshots().join(id.to_string());
             let object = format!("directory {}", path.display());
+            if in_use.contains(&id) {
+                self.report.findings.push(Finding {
+                    object,
+                    problem: "no snapshot has it, but it is mounted".to_owned(),
+                    remedy: "stop the container that uses it and run this again".to_owned(),
+                    repairable: false,
+                    repaired: false,
+                });
+                continue;
+            }
             self.found(object, "no snapshot has it", "delete it", || {
                 root.remove(id)
                     .map_err(|error| Error::io(format!("delete {}", path.display()), error))
@@ -278,18 +295,3 @@ impl Check {
 /// What is done about a snapshot whose files are gone. containerd's own records still name it, and pulling the image
 /// unpacks nothing for as long as they do.
 const LOST: &str = "REMOVE IT WITH ITS DATA; then remove the image and the containers that use it, let containerd collect, and pull the image again";
-
-/// Whether a directory that the snapshot needs is missing. A layer with a provider's record needs none here.
-fn lacks(root: &Root, record: &Record) -> Result<bool> {
-    if record.layer.is_some() {
-        return Ok(false);
-    }
-    let parts = root
-        .parts(record.id)
-        .map_err(|error| unreadable(record.id, error))?;
-    Ok(!parts.upper || (record.info.kind == Kind::Active && !parts.work))
-}
-
-fn unreadable(id: SnapshotId, error: std::io::Error) -> Error {
-    Error::io(format!("look into directory snapshots/{id}"), error)
-}

@@ -24,6 +24,7 @@ mod fsck;
 mod keyspace;
 mod layers;
 mod measure;
+mod mounted;
 mod provider;
 mod reaper;
 mod recovery;

@@ -1,18 +1,19 @@
 //! At start: what a crash or a power cut has left.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use pontoon_metastore::{Link, Record, SnapshotId, Store};
-use pontoon_snapshot::{Error, Info, Kind, Result};
+use pontoon_snapshot::{Error, Info, Kind, Result, SnapshotterName};
 
 use crate::engine::visit_all;
-use crate::request;
-use crate::root::{Owner, Root};
+use crate::root::{Owner, Parts, Root};
+use crate::{mounted, request};
 
 /// What [`scan`] found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Directories that belong to nothing: their Prepare was cut off.
+    /// Directories that belong to nothing and that no mount uses: their Prepare was cut off, or the metadata is older.
     pub(crate) orphans: Vec<SnapshotId>,
     /// Whether removed snapshots wait for deletion.
     pub(crate) removed: bool,
@@ -42,7 +43,7 @@ impl Lost {
     }
 }
 
-/// Compares directories and records. Reads names and records, no trees; makes what an active snapshot lacks.
+/// Compares directories and records. Reads names and records, no trees; makes what active snapshots and views lack.
 ///
 /// Nothing else may use the root meanwhile.
 pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
@@ -51,26 +52,83 @@ pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
         store.skip_ids_to(*largest);
     }
     let mut found = Found::default();
-    let mut missing = Vec::new();
-    visit_all(store, &mut |_, record| {
-        let is_there = directories.remove(&record.id);
-        let is_ours = record.layer.is_none();
-        if record.info.kind == Kind::Committed && record.usage.is_none() && is_there {
-            found.unmeasured.push(record.id);
-        }
-        if !is_there && is_ours {
-            missing.push(record);
+    let mut damaged = Vec::new();
+    visit_all(store, &mut |name, record| {
+        directories.remove(&record.id);
+        match lacks(root, &record) {
+            Ok(true) => damaged.push((name.clone(), record)),
+            Ok(false) => {
+                let is_measurable = record.info.kind == Kind::Committed && record.layer.is_none();
+                if is_measurable && record.usage.is_none() {
+                    found.unmeasured.push(record.id);
+                }
+            }
+            // Its mounts tell, if it matters; the others must work.
+            Err(error) => {
+                tracing::error!(key = %record.info.key, error = &error as &dyn std::error::Error, "cannot look at the directory of a snapshot");
+            }
         }
     })?;
-    for record in missing {
-        restore(root, record, &mut found.lost);
+    for (name, record) in damaged {
+        restore(root, store, &name, record, &mut found.lost);
     }
     for removed in store.removed()? {
         found.removed = true;
         directories.remove(&removed.id);
     }
-    found.orphans = directories.into_iter().collect();
+    found.orphans = deletable(root, directories);
     Ok(found)
+}
+
+/// Those of the directories without a record that no mount uses. Metadata that is older than the directories, after a
+/// restored backup for instance, knows nothing of containers that run.
+fn deletable(root: &Root, orphans: BTreeSet<SnapshotId>) -> Vec<SnapshotId> {
+    if orphans.is_empty() {
+        return Vec::new();
+    }
+    let in_use = match mounted::ids(root.snapshots()) {
+        Ok(in_use) => in_use,
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                orphans = orphans.len(),
+                "keeping all directories that no record knows, because it is not known which ones are mounted"
+            );
+            return Vec::new();
+        }
+    };
+    let (kept, deletable): (Vec<_>, Vec<_>) =
+        orphans.into_iter().partition(|id| in_use.contains(id));
+    for id in kept {
+        tracing::warn!(%id, "no record knows this directory, but it is mounted; keeping it until a start without the mount");
+    }
+    if !deletable.is_empty() {
+        tracing::warn!(
+            directories = deletable.len(),
+            "deleting directories that no record knows"
+        );
+    }
+    for id in &deletable {
+        let mut entries = Path::new(&root.upper(*id)).read_dir().into_iter().flatten();
+        if entries.next().is_some() {
+            tracing::info!(%id, "no record knows this directory, and it is not empty");
+        }
+    }
+    deletable
+}
+
+/// Whether a directory that the snapshot needs is missing. A layer with a provider's record needs none here.
+pub(crate) fn lacks(root: &Root, record: &Record) -> Result<bool> {
+    if record.layer.is_some() {
+        return Ok(false);
+    }
+    let Parts { upper, work } = parts(root, record.id)?;
+    Ok(!upper || (record.info.kind == Kind::Active && !work))
+}
+
+pub(crate) fn parts(root: &Root, id: SnapshotId) -> Result<Parts> {
+    root.parts(id)
+        .map_err(|error| Error::io(format!("look into directory snapshots/{id}"), error))
 }
 
 /// The snapshots that have a directory.
@@ -82,28 +140,31 @@ pub(crate) fn directories(root: &Root) -> Result<BTreeSet<SnapshotId>> {
         .collect())
 }
 
-/// A power cut took the directory of a record. An active snapshot begins anew; a committed one cannot.
-fn restore(root: &Root, record: Record, lost: &mut Lost) {
+/// A power cut took the directory of a record, or a part of it. An active snapshot begins anew; a committed one cannot.
+fn restore(root: &Root, store: &Store, name: &SnapshotterName, record: Record, lost: &mut Lost) {
     let (id, info) = (record.id, record.info);
     if info.kind == Kind::Committed {
         tracing::error!(key = %info.key, %id, "the directory of a committed snapshot is missing; run `pontoon fsck`");
         lost.0.insert(id);
         return;
     }
-    tracing::warn!(key = %info.key, %id, kind = %info.kind, "the directory of a snapshot was lost; it is empty now");
-    if let Err(error) = root.restore(id, info.kind, mapped_owner(&info)) {
+    tracing::warn!(key = %info.key, %id, kind = %info.kind, "a directory of a snapshot was lost; it is empty now");
+    let owner = owner(root, store, name, &info);
+    if let Err(error) = root.restore(id, info.kind, owner) {
         // Its mounts will fail; on a full disk the others must work so that some can be removed.
         tracing::error!(key = %info.key, %id, error = &error as &dyn std::error::Error, "cannot make the directory of a snapshot");
     }
 }
 
-/// The owner of the upper directory that the labels ask for.
-pub(crate) fn mapped_owner(info: &Info) -> Owner {
-    match request::id_mapping(&info.labels) {
-        Ok(Some(mapping)) => {
-            let (uid, gid) = mapping.map().root();
-            Owner { uid, gid }
-        }
-        _ => Owner::ROOT,
+/// Who owned the upper directory when it was made: the mapped root, or else whoever owns the parent's. The owner of a
+/// layer that lies elsewhere is not known here; root as a rule.
+pub(crate) fn owner(root: &Root, store: &Store, name: &SnapshotterName, info: &Info) -> Owner {
+    if let Ok(Some(mapping)) = request::id_mapping(&info.labels) {
+        return mapping.owner();
     }
+    let parent = info.parent.as_ref();
+    parent
+        .and_then(|parent| store.get(name, parent).ok())
+        .and_then(|parent| Root::owner_of(&root.upper(parent.id)).ok())
+        .unwrap_or(Owner::ROOT)
 }

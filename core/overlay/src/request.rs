@@ -7,6 +7,7 @@ use pontoon_snapshot::{
 };
 
 use crate::Features;
+use crate::root::Owner;
 
 /// Refuses what this engine cannot do, before anything is made.
 pub(crate) fn check(key: &Key, labels: &Labels) -> Result<()> {
@@ -85,6 +86,12 @@ impl IdMapping {
 
     pub(crate) fn map(&self) -> &IdMap {
         &self.map
+    }
+
+    /// The host's ids of the container's root.
+    pub(crate) fn owner(&self) -> Owner {
+        let (uid, gid) = self.map.root();
+        Owner { uid, gid }
     }
 
     pub(crate) fn mount_options(&self) -> &[String] {

@@ -1,13 +1,13 @@
 //! Remove, Cleanup, and what a crash leaves.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use pontoon_overlay::Options;
+use pontoon_overlay::{Options, fsck};
 use pontoon_snapshot::{Class, Error, Labels, SnapshotterName};
 
-use crate::site::{Site, eventually, extract, key, option};
+use crate::site::{Mounted, Site, eventually, extract, key, option};
 
 fn upper_of(mounts: &[pontoon_snapshot::Mount]) -> &Path {
     Path::new(option(mounts, "upperdir").unwrap_or(&mounts[0].source))
@@ -223,6 +223,78 @@ fn metadata_older_than_the_directories_goes_on_after_them() {
     eventually("the orphan is deleted", || site.directories() == ["2"]);
     let name = SnapshotterName::new("test").unwrap();
     assert_eq!(site.engine().names().unwrap(), [(name, 1)]);
+}
+
+#[test]
+fn directories_that_no_record_knows_are_kept_while_they_are_mounted() {
+    let mut site = Site::new();
+    let metadata = site.root().join("metadata.redb");
+    let backup = site.path("backup");
+    site.reopen(|_| assert!(fs::copy(&metadata, &backup).is_ok()));
+    site.layer("base", None, |root| {
+        fs::write(root.join("file"), "").unwrap();
+    });
+    let snapshots = site.snapshots();
+    let prepare = |name| {
+        let base = key("base");
+        let prepared = snapshots.prepare(&key(name), Some(&base), Labels::default());
+        prepared.unwrap()
+    };
+    let running = prepare("running");
+    prepare("idle");
+    drop(snapshots);
+    let target = site.path("running");
+    fs::create_dir(&target).unwrap();
+    let mounted = Mounted::new(&running, &target);
+    site.reopen(|site| {
+        fs::copy(&backup, &metadata).unwrap();
+        let report = fsck(&site.root(), false).unwrap();
+        let repairable = |finding: &pontoon_overlay::Finding| finding.repairable;
+        let findings: Vec<bool> = report.findings.iter().map(repairable).collect();
+        assert_eq!(findings, [false, false, true], "{report:?}");
+    });
+    eventually("what is not mounted is deleted", || {
+        site.directories() == ["1", "2"]
+    });
+    assert!(target.join("file").exists());
+    site.reopen(|_| drop(mounted));
+    eventually("nothing is kept", || site.directories().is_empty());
+}
+
+#[test]
+fn a_directory_that_is_there_in_part_is_completed_or_told() {
+    let mut site = Site::new();
+    site.layer("damaged", None, |_| {});
+    site.layer("base", None, |root| chown(root, Some(7), Some(8)).unwrap());
+    let snapshots = site.snapshots();
+    let base = key("base");
+    for name in ["no-work", "no-upper", "nothing"] {
+        snapshots
+            .prepare(&key(name), Some(&base), Labels::default())
+            .unwrap();
+    }
+    snapshots
+        .view(&key("view"), None, Labels::default())
+        .unwrap();
+    drop(snapshots);
+    let path = |site: &Site, name: &str| site.root().join("snapshots").join(name);
+    site.reopen(|site| {
+        for gone in ["1/fs", "3/work", "4/fs", "5", "6/fs"] {
+            fs::remove_dir_all(path(site, gone)).unwrap();
+        }
+    });
+    for made in ["3/work", "4/fs", "4/work", "5/fs", "5/work", "6/fs"] {
+        assert!(path(&site, made).is_dir(), "{made}");
+    }
+    for upper in ["3/fs", "4/fs", "5/fs"] {
+        let upper = fs::metadata(path(&site, upper)).unwrap();
+        assert_eq!((upper.uid(), upper.gid()), (7, 8));
+    }
+    let error = site
+        .snapshots()
+        .view(&key("of-damaged"), Some(&key("damaged")), Labels::default())
+        .unwrap_err();
+    assert_eq!(error.class(), Class::Corrupt);
 }
 
 #[test]
