@@ -13,7 +13,8 @@ section! {
         /// Delete a snapshot's directory before Remove returns, not soon after.
         pub sync_remove: bool = false,
         /// Let containerd change the owner of every file of an image where ids cannot be mapped: the drop-in of
-        /// `print-containerd-config` then has no `only-remap-ids`.
+        /// `print-containerd-config` then has no `only-remap-ids`, and where the kernel cannot map ids, snapshots with id
+        /// mappings are mounted without.
         pub slow_chown: bool = false,
     }
 }
