@@ -1,6 +1,7 @@
 //! Logs: to standard error, as text or as JSON, with a level that can change at any time.
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -9,6 +10,26 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{LogFormat, LogLevel};
+
+/// The least time between two lines about the same trouble.
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// Keeps trouble that lasts from filling the log.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    last: Option<Instant>,
+}
+
+impl Seldom {
+    /// Whether to log it `now`: the first time, and once a minute.
+    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.last.is_none_or(|last| now >= last + SELDOM);
+        if is_due {
+            self.last = Some(now);
+        }
+        is_due
+    }
+}
 
 /// The level of the logs of a running daemon.
 #[derive(Debug)]
@@ -77,4 +98,18 @@ fn targets(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(level.0.min(LevelFilter::WARN))
         .with_target("pontoon", level.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_that_lasts_is_logged_once_a_minute() {
+        let begun = Instant::now();
+        let mut seldom = Seldom::default();
+        let mut due = |tenths: u64| seldom.is_due(begun + Duration::from_millis(100 * tenths));
+        let lines: Vec<u64> = (0..1250).filter(|tenths| due(*tenths)).collect();
+        assert_eq!(lines, [0, 600, 1200]);
+    }
 }

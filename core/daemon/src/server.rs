@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::caller::{Caller, Callers};
+use crate::log::Seldom;
 use crate::service::Service;
 
 /// The largest message, in bytes, as in containerd.
@@ -47,6 +48,7 @@ pub(crate) async fn serve(
     let callers = Arc::new(Callers::default());
     let places = Arc::new(Semaphore::new(connections_max));
     let mut connections = JoinSet::new();
+    let mut complaint = Seldom::default();
     let stopped = stop.clone();
     let mut stopping = pin!(told(&mut stop));
     loop {
@@ -69,7 +71,9 @@ pub(crate) async fn serve(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
+                if complaint.is_due(Instant::now()) {
+                    tracing::warn!(%error, "a connection was not accepted");
+                }
                 tokio::time::sleep(ACCEPT_REST).await;
             }
         }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use pontoon_snapshot::Labels;
 use rustix::process::Signal;
@@ -134,4 +135,23 @@ fn a_successor_s_socket_outlives_its_predecessor() {
     assert_eq!(first.stop(), Some(0));
     assert!(UnixStream::connect(place.socket()).is_ok());
     assert!(UnixStream::connect(place.admin()).is_ok());
+}
+
+#[test]
+fn want_of_descriptors_is_logged_seldom_and_passes() {
+    let place = Place::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", BINARY]);
+    let daemon = place.start(command.args(place.arguments()));
+    let connected: Vec<UnixStream> = (0..40)
+        .map(|_| UnixStream::connect(place.socket()).unwrap())
+        .collect();
+    let complaint = "a connection was not accepted";
+    daemon.wait_for("complaint", || daemon.log().contains(complaint));
+    // A few more tries, which are 100 ms apart.
+    std::thread::sleep(Duration::from_millis(350));
+    assert_eq!(daemon.log().matches(complaint).count(), 1);
+    drop(connected);
+    let error = place.keyspace("test").stat(&key("a")).unwrap_err();
+    assert!(error.to_string().contains("not found"), "{error}");
 }
