@@ -5,7 +5,7 @@ mod listen;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -20,10 +20,10 @@ use tokio::sync::Semaphore;
 
 use crate::config::LogLevel;
 use crate::health::Health;
-use crate::log::Level;
+use crate::log::{Level, Seldom};
 use listen::Stream;
 
-pub(crate) use listen::{Bound, listen};
+pub(crate) use listen::{Endpoint, open};
 
 /// Connections at a time; more wait.
 const CONNECTIONS_MAX: usize = 16;
@@ -53,9 +53,10 @@ pub(crate) struct Admin {
     level: Arc<Level>,
 }
 
-/// Serves on `bound` until it is dropped.
-pub(crate) async fn serve(bound: Bound, admin: Arc<Admin>) -> io::Result<Infallible> {
-    let listener = bound.into_listener()?;
+/// Serves `endpoint` until this is dropped.
+pub(crate) async fn serve(endpoint: Endpoint, admin: Arc<Admin>) -> io::Result<Infallible> {
+    let listener = endpoint.listener().await?;
+    let mut complaint = Seldom::default();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
@@ -63,7 +64,9 @@ pub(crate) async fn serve(bound: Bound, admin: Arc<Admin>) -> io::Result<Infalli
         let connection = match listener.accept().await {
             Ok(stream) => connection(stream, admin),
             Err(error) => {
-                tracing::warn!(%error, "an admin connection was not accepted");
+                if complaint.is_due(Instant::now()) {
+                    tracing::warn!(%error, "an admin connection was not accepted");
+                }
                 tokio::time::sleep(ACCEPT_REST).await;
                 continue;
             }

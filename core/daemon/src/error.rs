@@ -22,7 +22,7 @@ pub(crate) enum Error {
     Probe(#[source] pontoon_snapshot::Error),
     #[error(transparent)]
     Socket(#[from] SocketError),
-    #[error("the admin endpoint cannot listen on {address}; change [admin] address")]
+    #[error("{address} cannot be listened on")]
     Admin {
         address: SocketAddr,
         #[source]

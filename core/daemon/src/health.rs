@@ -30,7 +30,7 @@ impl Health {
         self.serving.store(serving, Ordering::Relaxed);
     }
 
-    /// Whether requests are accepted and the engine answers; if not, why.
+    /// Whether requests are accepted and the engine works; if not, why.
     pub(crate) async fn ready(&self) -> Result<(), String> {
         if self.serving.load(Ordering::Relaxed) {
             self.check().await
@@ -39,8 +39,27 @@ impl Health {
         }
     }
 
-    /// Whether the engine answers; if not, why.
-    pub(crate) async fn check(&self) -> Result<(), String> {
+    /// Returns when the engine has answered, however late and even with an error: then restarting would not help.
+    pub(crate) async fn answered(&self) {
+        let engine = Arc::clone(&self.engine);
+        let mut probe = tokio::task::spawn_blocking(move || engine.probe());
+        let in_time = tokio::time::timeout(PROBE_TIME_MAX, &mut probe).await;
+        let answer = match in_time {
+            Ok(answer) => answer,
+            Err(_elapsed) => {
+                tracing::error!(
+                    "the engine does not answer; the watchdog is not told that all is well"
+                );
+                probe.await
+            }
+        };
+        if let Ok(Err(error)) = answer {
+            tracing::warn!(error = %Chain(&error), "the engine fails");
+        }
+    }
+
+    /// Whether the engine works; if not, why.
+    async fn check(&self) -> Result<(), String> {
         let engine = Arc::clone(&self.engine);
         let probe = tokio::task::spawn_blocking(move || engine.probe());
         match tokio::time::timeout(PROBE_TIME_MAX, probe).await {
@@ -53,26 +72,24 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use pontoon_snapshot::{Error, Keyspaces, Result, Snapshotter, SnapshotterName};
 
     use super::*;
     use crate::plugin::Census;
 
-    struct Failing;
+    /// An engine whose probe is this.
+    pub(crate) struct Probed<F>(pub(crate) F);
 
-    impl Keyspaces for Failing {
+    impl<F: Send + Sync> Keyspaces for Probed<F> {
         fn open(&self, _: &SnapshotterName) -> Result<Arc<dyn Snapshotter>> {
             unreachable!("nothing is asked of it")
         }
     }
 
-    impl Engine for Failing {
+    impl<F: Fn() -> Result<()> + Send + Sync> Engine for Probed<F> {
         fn probe(&self) -> Result<()> {
-            Err(Error::io(
-                "read metadata",
-                std::io::Error::other("disk gone"),
-            ))
+            (self.0)()
         }
 
         fn census(&self) -> Result<Census> {
@@ -82,17 +99,20 @@ mod tests {
         fn close(&self) {}
     }
 
+    pub(crate) fn disk_gone() -> Result<()> {
+        let gone = std::io::Error::other("disk gone");
+        Err(Error::io("read metadata", gone))
+    }
+
     #[tokio::test]
-    async fn an_engine_that_fails_is_neither_ready_nor_healthy() {
-        let health = Health::new(Arc::new(Failing));
+    async fn an_engine_that_fails_is_not_ready() {
+        let health = Health::new(Arc::new(Probed(disk_gone)));
         let starting = health.ready().await.unwrap_err();
         assert!(starting.starts_with("not serving"), "{starting}");
         health.set_serving(true);
-        for reason in [health.ready().await, health.check().await] {
-            assert_eq!(
-                reason.unwrap_err(),
-                "the engine fails: read metadata failed: disk gone"
-            );
-        }
+        assert_eq!(
+            health.ready().await.unwrap_err(),
+            "the engine fails: read metadata failed: disk gone"
+        );
     }
 }

@@ -3,8 +3,10 @@
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use signal_hook::flag::register_conditional_shutdown;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle};
@@ -22,65 +24,69 @@ use crate::{metrics, notify, server};
 /// How long clients may take to read their last answers and close, once no request is worked on any more.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// What the end may take after the requests: closing the engine and its database.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// What the process exits with when a second signal ends it.
+const EXIT_CUT_SHORT: i32 = 1;
+
 /// Threads that read and write sockets. The work is done on others, by the limit of requests.
 pub(crate) const SOCKET_THREADS: usize = 2;
-
-/// How a daemon ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// As it was asked to; what it was at is finished, or had its time.
-    Stopped,
-    /// By a second signal, in the middle of what it was at.
-    Killed,
-}
 
 /// What a daemon serves with.
 pub(crate) struct Lifetime {
     pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) mounts_are_quick: bool,
     pub(crate) limits: LimitsSection,
     pub(crate) level: Arc<Level>,
 }
 
 impl Lifetime {
-    /// Serves on `listener` and `admin` until a signal; at SIGHUP `reread` answers the log level to take.
+    /// Serves on `listener` and `admin` until a signal; at SIGHUP `reread` answers the log level to take. From then on
+    /// another signal ends the process at once, whatever it waits for.
     pub(crate) async fn run(
         self,
         listener: UnixListener,
-        admin: Option<admin::Bound>,
+        admin: Option<admin::Endpoint>,
         reread: impl Fn() -> Result<LogLevel, Error>,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<(), Error> {
         let mut signals = Signals::new()?;
         let gate = Gate::new(&self.limits);
         let health = Arc::new(Health::new(Arc::clone(&self.engine)));
         let (registry, rpcs) = metrics::registry(Arc::clone(&self.engine));
-        let service = Service::new(self.engine, Arc::clone(&gate.places), SOCKET_THREADS, rpcs);
+        let service = Service::new(
+            self.engine,
+            self.mounts_are_quick,
+            Arc::clone(&gate.places),
+            SOCKET_THREADS,
+            rpcs,
+        );
         let (stop, stopped) = watch::channel(false);
         let connections = usize::from(self.limits.connections.0);
         let mut server = tokio::spawn(server::serve(listener, service, connections, stopped));
-        if let Some(bound) = admin {
+        if let Some(endpoint) = admin {
             let admin = Admin::new(Arc::clone(&health), registry, Arc::clone(&self.level));
-            tokio::spawn(admin::serve(bound, Arc::new(admin)));
+            tokio::spawn(admin::serve(endpoint, Arc::new(admin)));
         }
         tokio::spawn(notify::keep_watchdog_calm(Arc::clone(&health)));
         health.set_serving(true);
         notify::ready("serving");
         tracing::info!("serving");
-        tokio::select! {
-            ended = &mut server => return Err(server_failure(ended)),
-            () = signals.until_stop(&self.level, reread) => {}
+        let failed = tokio::select! {
+            ended = &mut server => Some(server_failure(ended)),
+            () = signals.until_stop(&self.level, reread) => None,
+        };
+        signals.ending.store(true, Ordering::SeqCst);
+        if let Some(error) = failed {
+            return Err(error);
         }
         health.set_serving(false);
-        notify::stopping();
-        tracing::info!("stopping: finishing requests");
+        notify::stopping(gate.drain_time_max + FAREWELL_TIME_MAX + CLOSE_TIME_MAX);
+        tracing::info!("stopping: finishing requests; a second signal ends it at once");
         // Nobody listens if the server is gone, and then there is nothing to stop.
         let _ = stop.send(true);
-        tokio::select! {
-            () = gate.drain(server) => Ok(Outcome::Stopped),
-            () = signals.stop() => {
-                tracing::warn!("stopped at once by a second signal");
-                Ok(Outcome::Killed)
-            }
-        }
+        gate.drain(server).await;
+        Ok(())
     }
 }
 
@@ -137,32 +143,33 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// While true, a signal to stop ends the process at once.
+    ending: Arc<AtomicBool>,
 }
 
 impl Signals {
     fn new() -> Result<Self, Error> {
-        let catch = |kind| {
-            signal(kind).map_err(|source| Error::System {
-                operation: "catching signals",
-                source,
-            })
+        let failed = |source| Error::System {
+            operation: "catching signals",
+            source,
         };
+        let catch = |kind| signal(kind).map_err(failed);
+        let ending = Arc::new(AtomicBool::new(false));
+        for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+            // In the handler itself, because what hangs may be anything: a worker, or the engine that is closed.
+            let ends = Arc::clone(&ending);
+            register_conditional_shutdown(kind.as_raw_value(), EXIT_CUT_SHORT, ends)
+                .map_err(failed)?;
+        }
         Ok(Signals {
             terminate: catch(SignalKind::terminate())?,
             interrupt: catch(SignalKind::interrupt())?,
             hangup: catch(SignalKind::hangup())?,
+            ending,
         })
     }
 
-    /// Returns at SIGTERM or SIGINT.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// As [`Signals::stop`]; at SIGHUP meanwhile the log level becomes what `reread` answers.
+    /// Returns at SIGTERM or SIGINT; at SIGHUP meanwhile the log level becomes what `reread` answers.
     async fn until_stop(&mut self, level: &Level, reread: impl Fn() -> Result<LogLevel, Error>) {
         loop {
             tokio::select! {

@@ -13,6 +13,10 @@ pub trait Plugin: 'static {
     /// Its name: the binary is `pontoon-NAME`, the section `[NAME]`.
     const NAME: &'static str;
 
+    /// Whether Mounts only composes what is there. It may not be if mounting brings layers back, over a network say;
+    /// then it does not run where it would hold up other requests.
+    const MOUNTS_ARE_QUICK: bool = false;
+
     /// Its section of the configuration.
     type Section: Section + Default;
 

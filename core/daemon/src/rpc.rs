@@ -56,8 +56,14 @@ impl Rpc {
         }
     }
 
-    /// Whether it is one look-up in the metadata, a few microseconds, however large the snapshot is.
-    pub(crate) fn is_quick(self) -> bool {
-        matches!(self, Rpc::Stat | Rpc::Mounts)
+    /// Whether it is one look-up in the metadata, a few microseconds, however large the snapshot is. Mounts is that
+    /// unless a plugin brings layers back for it.
+    pub(crate) fn is_quick(self, mounts_are_quick: bool) -> bool {
+        self == Rpc::Stat || self == Rpc::Mounts && mounts_are_quick
+    }
+
+    /// Whether it may take seconds by its nature: it goes through directories, or as slowly as its client reads.
+    pub(crate) fn may_take_long(self) -> bool {
+        matches!(self, Rpc::List | Rpc::Usage | Rpc::Cleanup)
     }
 }

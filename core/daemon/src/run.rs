@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::arguments::{self, Arguments, Flags, Verb};
 use crate::config::{Config, LimitsSection, LogLevel};
 use crate::error::Error;
-use crate::lifetime::{Lifetime, Outcome, SOCKET_THREADS};
+use crate::lifetime::{Lifetime, SOCKET_THREADS};
 use crate::plugin::{Engine, Plugin};
 use crate::socket::{self, Socket};
 use crate::status::Chain;
@@ -117,8 +117,7 @@ fn serve<P: Plugin>(flags: &Flags) -> Result<ExitCode, Error> {
     };
     let limits = config.limits.clone();
     match start::<P>(&config).and_then(|started| started.live(limits, level, reread)) {
-        Ok(Outcome::Stopped) => Ok(ExitCode::SUCCESS),
-        Ok(Outcome::Killed) => Ok(ExitCode::FAILURE),
+        Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             tracing::error!(error = %Chain(&error), "the daemon cannot run");
             Ok(ExitCode::from(error.exit_code()))
@@ -129,10 +128,11 @@ fn serve<P: Plugin>(flags: &Flags) -> Result<ExitCode, Error> {
 /// A daemon that has all it needs.
 struct Started {
     engine: Arc<dyn Engine>,
+    mounts_are_quick: bool,
     listener: UnixListener,
     /// `None` where the service manager made the socket and keeps it.
     socket: Option<Socket>,
-    admin: Option<admin::Bound>,
+    admin: Option<admin::Endpoint>,
     runtime: Runtime,
 }
 
@@ -151,13 +151,13 @@ fn start<P: Plugin>(config: &Config<P::Section>) -> Result<Started, Error> {
             (listener, Some(socket))
         }
     };
-    let admin = admin::listen(&config.admin.address, address)?;
+    let admin = admin::open(&config.admin.address, address);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         root = %root.display(),
         address = %address.display(),
         activated = socket.is_none(),
-        admin = admin.as_ref().map(tracing::field::display),
+        admin = admin.as_ref().and_then(admin::Endpoint::place).map(tracing::field::display),
         "started"
     );
     let runtime = Builder::new_multi_thread()
@@ -172,6 +172,7 @@ fn start<P: Plugin>(config: &Config<P::Section>) -> Result<Started, Error> {
         })?;
     Ok(Started {
         engine,
+        mounts_are_quick: P::MOUNTS_ARE_QUICK,
         listener,
         socket,
         admin,
@@ -186,9 +187,10 @@ impl Started {
         limits: LimitsSection,
         level: Arc<log::Level>,
         reread: impl Fn() -> Result<LogLevel, Error>,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<(), Error> {
         let lifetime = Lifetime {
             engine: Arc::clone(&self.engine),
+            mounts_are_quick: self.mounts_are_quick,
             limits,
             level,
         };
@@ -197,7 +199,7 @@ impl Started {
             .block_on(lifetime.run(self.listener, self.admin, reread));
         // Work that outlasted its time is left behind: what it has not committed, it has not done.
         self.runtime.shutdown_background();
-        if matches!(outcome, Ok(Outcome::Stopped)) {
+        if outcome.is_ok() {
             self.engine.close();
             tracing::info!("stopped");
         }

@@ -26,13 +26,15 @@ pub(crate) struct Service {
     shared: Arc<Shared>,
     /// One permit for each request that is worked on; whoever holds all of them knows that nothing is.
     gate: Arc<Semaphore>,
-    /// Lists may take half of the places: clients that do not read theirs then hold up nothing else.
-    lists: Arc<Semaphore>,
+    /// What may take long gets half of the places. The others are always there for metadata, a Commit above all, for
+    /// which containerd waits inside a transaction of its own.
+    slow: Arc<Semaphore>,
 }
 
 struct Shared {
     engine: Arc<dyn Keyspaces>,
     metrics: Arc<RpcMetrics>,
+    mounts_are_quick: bool,
     /// The threads of sockets that may do quick work themselves: all but one, which stays for everything else.
     at_once: Semaphore,
 }
@@ -47,15 +49,16 @@ struct Call {
     shared: Arc<Shared>,
     /// Given back when the work is done, even if the client went away meanwhile.
     _permit: OwnedSemaphorePermit,
-    /// A List's second permit, one of fewer.
-    list_place: Option<OwnedSemaphorePermit>,
+    /// The second permit of what may take long, one of fewer.
+    _slow_permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Service {
-    /// A service in front of `engine`; `gate` bounds how many requests are worked on at a time, `socket_threads` is
-    /// how many threads poll it.
+    /// A service in front of `engine`, whose Mounts never waits if `mounts_are_quick`; `gate` bounds how many requests
+    /// are worked on at a time, `socket_threads` is how many threads poll it.
     pub(crate) fn new(
         engine: Arc<dyn Keyspaces>,
+        mounts_are_quick: bool,
         gate: Arc<Semaphore>,
         socket_threads: usize,
         metrics: Arc<RpcMetrics>,
@@ -63,13 +66,14 @@ impl Service {
         let shared = Shared {
             engine,
             metrics,
+            mounts_are_quick,
             at_once: Semaphore::new(socket_threads.saturating_sub(1)),
         };
-        let lists = (gate.available_permits() / 2).max(1);
+        let slow = (gate.available_permits() / 2).max(1);
         Service {
             shared: Arc::new(shared),
             gate,
-            lists: Arc::new(Semaphore::new(lists)),
+            slow: Arc::new(Semaphore::new(slow)),
         }
     }
 
@@ -82,8 +86,12 @@ impl Service {
         subject: fn(&M) -> (&str, &str),
     ) -> Result<(Call, M), Status> {
         let begun = Instant::now();
-        let gate = Arc::clone(&self.gate);
-        let permit = gate.acquire_owned().await.map_err(|_closed| stopping())?;
+        // This one first: whoever waits for it shall not hold one of the others.
+        let slow_permit = match rpc.may_take_long() {
+            true => Some(permit(&self.slow).await?),
+            false => None,
+        };
+        let permit = permit(&self.gate).await?;
         let (name, key) = subject(request.get_ref());
         let namespace = request.metadata().get("containerd-namespace");
         let namespace = namespace.and_then(|value| value.to_str().ok());
@@ -102,7 +110,7 @@ impl Service {
             begun,
             shared: Arc::clone(&self.shared),
             _permit: permit,
-            list_place: None,
+            _slow_permit: slow_permit,
         };
         Ok((call, request.into_inner()))
     }
@@ -115,7 +123,7 @@ impl Call {
         work: impl FnOnce(&dyn Snapshotter) -> Result<T> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         let shared = Arc::clone(&self.shared);
-        if self.rpc.is_quick()
+        if self.rpc.is_quick(shared.mounts_are_quick)
             && let Ok(_turn) = shared.at_once.try_acquire()
         {
             return self.finish(work).map(Response::new);
@@ -158,6 +166,11 @@ impl Call {
         }
         self.shared.engine.open(&name)
     }
+}
+
+async fn permit(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
+    let permit = Arc::clone(places).acquire_owned().await;
+    permit.map_err(|_closed| stopping())
 }
 
 /// containerd's namespace in a key of its metadata layer, for releases that do not send it as metadata.
@@ -293,12 +306,9 @@ impl Snapshots for Service {
         &self,
         request: Request<v1::ListSnapshotsRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
-        let lists = Arc::clone(&self.lists);
-        let place = lists.acquire_owned().await.map_err(|_closed| stopping())?;
-        let (mut call, message) = self
+        let (call, message) = self
             .begin(Rpc::List, request, |m| (&m.snapshotter, ""))
             .await?;
-        call.list_place = Some(place);
         Ok(Response::new(list::start(
             call,
             message.filters,

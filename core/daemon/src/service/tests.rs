@@ -1,10 +1,13 @@
 //! The service before a keyspace that fails on command. What works is tested with the real engine elsewhere.
 
 use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, SystemTime};
 
 use pontoon_snapshot::{Class, Filter, Info, Kind, Mount, Usage, Visit};
 use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
 use super::*;
@@ -53,15 +56,7 @@ impl Snapshotter for Broken {
     fn walk(&self, _: &Filter, visit: Visit<'_>) -> Result<()> {
         for number in 0.. {
             assert!(!self.list_panics || number < 150, "at list");
-            let info = Info {
-                key: Key::new(format!("k{number}"))?,
-                parent: None,
-                kind: Kind::Active,
-                created: SystemTime::UNIX_EPOCH,
-                updated: SystemTime::UNIX_EPOCH,
-                labels: Labels::default(),
-            };
-            if visit(info) == ControlFlow::Break(()) {
+            if visit(info(format!("k{number}"))) == ControlFlow::Break(()) {
                 break;
             }
         }
@@ -77,13 +72,30 @@ impl Snapshotter for Broken {
     }
 }
 
+fn info(key: String) -> Info {
+    Info {
+        key: Key::new(key).unwrap(),
+        parent: None,
+        kind: Kind::Active,
+        created: SystemTime::UNIX_EPOCH,
+        updated: SystemTime::UNIX_EPOCH,
+        labels: Labels::default(),
+    }
+}
+
 const PLACES: usize = 2;
+
+/// How long anything may take that takes milliseconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn service(list_panics: bool) -> (Service, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(PLACES));
     let metrics = Arc::new(RpcMetrics::register(&mut Registry::default()));
     let engine = Arc::new(Broken { list_panics });
-    (Service::new(engine, Arc::clone(&gate), 2, metrics), gate)
+    (
+        Service::new(engine, true, Arc::clone(&gate), 2, metrics),
+        gate,
+    )
 }
 
 fn stat_request() -> Request<v1::StatSnapshotRequest> {
@@ -102,7 +114,7 @@ fn list_request() -> Request<v1::ListSnapshotsRequest> {
 
 async fn nothing_is_worked_on(gate: &Semaphore) {
     let all = gate.acquire_many(PLACES as u32);
-    let all = tokio::time::timeout(Duration::from_secs(20), all).await;
+    let all = tokio::time::timeout(PATIENCE, all).await;
     drop(all.expect("a place is still taken").unwrap());
 }
 
@@ -175,6 +187,132 @@ async fn requests_wait_for_a_place_and_are_told_when_there_will_be_none() {
     assert!(soon.await.is_err());
     gate.close();
     assert_eq!(waiting.await.unwrap_err().code(), Code::Unavailable);
+}
+
+/// A keyspace in which Mounts, Usage and Cleanup wait until the sender is dropped, and all else does nothing.
+#[derive(Clone)]
+struct Waiting(Arc<Mutex<Receiver<()>>>);
+
+impl Waiting {
+    fn wait(&self) {
+        let waited = self.0.lock().unwrap().recv_timeout(PATIENCE);
+        assert_eq!(waited, Err(RecvTimeoutError::Disconnected));
+    }
+}
+
+impl Keyspaces for Waiting {
+    fn open(&self, _: &SnapshotterName) -> Result<Arc<dyn Snapshotter>> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+impl Snapshotter for Waiting {
+    fn prepare(&self, _: &Key, _: Option<&Key>, _: Labels) -> Result<Vec<Mount>> {
+        Ok(Vec::new())
+    }
+
+    fn view(&self, _: &Key, _: Option<&Key>, _: Labels) -> Result<Vec<Mount>> {
+        Ok(Vec::new())
+    }
+
+    fn mounts(&self, _: &Key) -> Result<Vec<Mount>> {
+        self.wait();
+        Ok(Vec::new())
+    }
+
+    fn commit(&self, _: &Key, _: &Key, _: Option<&Key>, _: Labels) -> Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn stat(&self, _: &Key) -> Result<Info> {
+        Ok(info("k".to_owned()))
+    }
+
+    fn update(&self, _: &Key, _: LabelChange) -> Result<Info> {
+        Ok(info("k".to_owned()))
+    }
+
+    fn walk(&self, _: &Filter, _: Visit<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn usage(&self, _: &Key) -> Result<Usage> {
+        self.wait();
+        Ok(Usage::default())
+    }
+
+    fn cleanup(&self) -> Result<()> {
+        self.wait();
+        Ok(())
+    }
+}
+
+/// A service before [`Waiting`], and what makes that go on when it is dropped.
+fn waiting() -> (Service, Arc<Semaphore>, Sender<()>) {
+    let (go_on, waits) = std::sync::mpsc::channel();
+    let gate = Arc::new(Semaphore::new(PLACES));
+    let metrics = Arc::new(RpcMetrics::register(&mut Registry::default()));
+    let engine = Arc::new(Waiting(Arc::new(Mutex::new(waits))));
+    let service = Service::new(engine, false, Arc::clone(&gate), 2, metrics);
+    (service, gate, go_on)
+}
+
+#[tokio::test]
+async fn what_takes_long_leaves_places_to_a_commit() {
+    let (service, _gate, go_on) = waiting();
+    let mut slow = JoinSet::new();
+    for _ in 0..PLACES {
+        let (usages, cleanups) = (service.clone(), service.clone());
+        slow.spawn(async move {
+            let request = v1::UsageRequest {
+                snapshotter: "test".to_owned(),
+                key: "k".to_owned(),
+            };
+            usages.usage(Request::new(request)).await.map(drop)
+        });
+        slow.spawn(async move {
+            let request = v1::CleanupRequest {
+                snapshotter: "test".to_owned(),
+            };
+            cleanups.cleanup(Request::new(request)).await.map(drop)
+        });
+    }
+    // As many as may be are at it now, and the rest waits: all of them were polled before this goes on.
+    tokio::task::yield_now().await;
+    assert_eq!(service.slow.available_permits(), 0);
+    let commit = v1::CommitSnapshotRequest {
+        snapshotter: "test".to_owned(),
+        name: "n".to_owned(),
+        key: "k".to_owned(),
+        ..Default::default()
+    };
+    let committed = tokio::time::timeout(PATIENCE, service.commit(Request::new(commit))).await;
+    committed.expect("a Commit waits for Usages").unwrap();
+    drop(go_on);
+    while let Some(done) = slow.join_next().await {
+        done.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn mounts_that_may_wait_do_not_hold_up_a_socket() {
+    let (service, _gate, go_on) = waiting();
+    let mounts = v1::MountsRequest {
+        snapshotter: "test".to_owned(),
+        key: "k".to_owned(),
+    };
+    // On this test's one thread, so that a Mounts on it would keep the Stat from being looked at.
+    let (mounts, stat) = tokio::join!(service.mounts(Request::new(mounts)), async {
+        let stat = service.stat(stat_request()).await;
+        drop(go_on);
+        stat
+    });
+    mounts.unwrap();
+    stat.unwrap();
 }
 
 #[test]

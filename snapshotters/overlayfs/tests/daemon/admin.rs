@@ -1,15 +1,16 @@
 //! The admin endpoint.
 
+use std::any::Any;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use pontoon_snapshot::Labels;
 use rustix::process::Signal;
 
 use crate::http::{get, metric, raw, request};
-use crate::process::{Place, key, refusal, repository};
+use crate::process::{Place, key, repository};
 
 #[test]
 fn it_answers_health_and_says_what_there_is() {
@@ -162,18 +163,33 @@ fn it_can_be_on_loopback() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_refused_and_an_empty_one_is_nowhere() {
+fn it_takes_its_address_when_that_is_free_and_keeps_nothing_down_before() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = tcp.local_addr().unwrap().to_string();
     let place = Place::new();
-    let other = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = other.local_addr().unwrap();
-    let file = place.config(&format!("[admin]\naddress = \"{taken}\"\n"));
-    let (code, stderr) = refusal(place.command().arg("--config").arg(&file));
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("change [admin] address"), "{stderr}");
-    assert!(
-        !place.socket().exists(),
-        "a daemon that did not start leaves no socket"
-    );
+    let unix = UnixListener::bind(place.admin()).unwrap();
+    let taken: [(&str, Box<dyn Any>); 2] = [(&port, Box::new(tcp)), ("auto", Box::new(unix))];
+    for (address, owner) in taken {
+        let file = place.config(&format!("[admin]\naddress = \"{address}\"\n"));
+        let mut daemon = place.start(place.command().arg("--config").arg(&file));
+        let stat = place.keyspace("test").stat(&key("a")).unwrap_err();
+        assert!(stat.to_string().contains("not found"), "{stat}");
+        let log = daemon.log();
+        assert!(log.contains("change [admin] address"), "{log}");
+        drop(owner);
+        daemon.wait_for("admin endpoint", || {
+            daemon.log().contains("there is an admin endpoint now")
+        });
+        if address == "auto" {
+            assert_eq!(get(&place.admin(), "/ready").0, 200);
+        }
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+#[test]
+fn an_empty_address_is_nowhere() {
+    let place = Place::new();
     let file = place.config("[admin]\naddress = \"\"\n");
     let _daemon = place.start(place.command().arg("--config").arg(&file));
     assert!(!place.admin().exists());
