@@ -183,3 +183,70 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+    use std::process::{Command, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+    use crate::config::LogFormat;
+    use crate::health::tests::Probed;
+    use crate::log;
+
+    /// How long anything may take that takes milliseconds on an idle machine.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    const NAME: &str = "lifetime::tests::a_second_signal_ends_even_an_end_that_hangs";
+
+    /// Says that the test is run by itself, as the process that gets the signals.
+    const INSIDE: &str = "PONTOON_TEST_INSIDE";
+
+    const HANGING: &str = "hanging";
+
+    /// Serves until a signal, and then does not end as a closed engine does not whose disk is stuck.
+    fn hang() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+        let name = format!("pontoon-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let level = log::start(LogLevel(tracing::Level::INFO.into()), LogFormat::Text);
+        let lifetime = Lifetime {
+            engine: Arc::new(Probed(|| Ok(()))),
+            mounts_are_quick: true,
+            limits: LimitsSection::default(),
+            level: Arc::new(level),
+        };
+        let reread = || Ok(LogLevel(tracing::Level::INFO.into()));
+        runtime.block_on(async {
+            let run = lifetime.run(listener, None, reread);
+            tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap();
+        });
+        tracing::info!("{HANGING}");
+        std::thread::sleep(PATIENCE);
+    }
+
+    #[test]
+    fn a_second_signal_ends_even_an_end_that_hangs() {
+        if std::env::var_os(INSIDE).is_some() {
+            return hang();
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", NAME, "--nocapture"]);
+        command.env(INSIDE, "").stdout(Stdio::null());
+        let mut daemon = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(daemon.stderr.take().unwrap()).lines();
+        for (line, signal) in [(" serving", Signal::TERM), (HANGING, Signal::INT)] {
+            log.find(|found| found.as_ref().unwrap().contains(line))
+                .unwrap_or_else(|| panic!("it ended before {line}"))
+                .unwrap();
+            kill_process(Pid::from_child(&daemon), signal).unwrap();
+        }
+        assert_eq!(daemon.wait().unwrap().code(), Some(EXIT_CUT_SHORT));
+    }
+}
