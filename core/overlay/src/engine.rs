@@ -322,7 +322,10 @@ impl Core {
             (Kind::View, _) => Ok(Usage::default()),
             (Kind::Committed, Some(usage)) => Ok(usage),
             (Kind::Committed, None) => {
-                let usage = self.measure(record.id, &record.info.key)?;
+                let usage = match &record.layer {
+                    Some(layer) => self.provider.usage(layer)?,
+                    None => self.measure(record.id, &record.info.key)?,
+                };
                 self.measurer.found(record.id, usage);
                 Ok(usage)
             }

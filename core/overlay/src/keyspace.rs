@@ -57,7 +57,11 @@ impl Keyspace {
             directory = Some(layers::offer(core, &extraction)?);
         }
         let lower = core.lower(&chain, mapping)?;
-        let owner = owner(asked.as_ref(), &lower)?;
+        let owner = owner(asked.as_ref(), &lower).map_err(|error| {
+            // Its directory is gone, and so perhaps the parent.
+            let chain = parent.map(|parent| core.store.chain(&self.name, key, parent));
+            chain.and_then(Result::err).unwrap_or(error)
+        })?;
         let directory = match directory {
             Some(made) if owner == Owner::ROOT => made,
             _ => core.new_directory(kind, owner)?,
@@ -110,10 +114,7 @@ impl Keyspace {
 /// Who owns the upper directory: the mapped root, or else whoever owns the parent's.
 fn owner(id_mapping: Option<&IdMapping>, lower: &[String]) -> Result<Owner> {
     match (id_mapping, lower.first()) {
-        (Some(mapping), _) => {
-            let (uid, gid) = mapping.map().root();
-            Ok(Owner { uid, gid })
-        }
+        (Some(mapping), _) => Ok(mapping.owner()),
         (None, Some(parent)) => Root::owner_of(parent),
         (None, None) => Ok(Owner::ROOT),
     }
@@ -186,7 +187,19 @@ impl Snapshotter for Keyspace {
     }
 
     fn usage(&self, key: &Key) -> Result<Usage> {
-        self.core.usage(&self.core.store.get(&self.name, key)?)
+        let mut record = self.core.store.get(&self.name, key)?;
+        loop {
+            let answer = self.core.usage(&record);
+            if answer.is_ok() {
+                return answer;
+            }
+            // It may have been removed meanwhile, and another one made under its key.
+            let now = self.core.store.get(&self.name, key)?;
+            if now.id == record.id {
+                return answer;
+            }
+            record = now;
+        }
     }
 
     fn cleanup(&self) -> Result<()> {

@@ -54,10 +54,7 @@ pub(crate) fn offer<'core>(
             core.declined.count(reason);
             untouched(core, directory, &upper)
         }
-        Offer::Unpacked => {
-            core.root.sync()?;
-            Err(record(core, extraction, target, directory, None))
-        }
+        Offer::Unpacked => Err(record(core, extraction, target, directory, None)),
         Offer::Lazy(bytes) => Err(record(core, extraction, target, directory, Some(bytes))),
     }
 }
@@ -112,10 +109,13 @@ fn try_record(
     directory: NewDirectory<'_>,
     layer: Option<Vec<u8>>,
 ) -> Result<(Key, bool)> {
-    let usage = layer
-        .as_deref()
-        .map(|bytes| core.provider.usage(bytes))
-        .transpose()?;
+    let usage = layer.as_deref().and_then(|bytes| {
+        let told = core.provider.usage(bytes);
+        told.inspect_err(|error| {
+            tracing::warn!(%target, error = error as &dyn std::error::Error, "what a layer takes is not known yet; asking when Usage is called");
+        })
+        .ok()
+    });
     for attempt in 0..NAMES_MAX {
         let name = layer_name(extraction, target, attempt)?;
         let new = NewLayer {

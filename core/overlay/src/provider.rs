@@ -21,7 +21,8 @@ pub trait LayerProvider: Send + Sync + fmt::Debug {
     /// Idempotent. Must bring back what a restart has taken away. Called whenever mounts are composed.
     fn lowerdirs(&self, chain: &Chain<'_>, id_map: Option<&IdMap>) -> Result<Option<Vec<PathBuf>>>;
 
-    /// What the layer takes on this machine's disk, asked once when the layer is recorded.
+    /// What the layer takes on this machine's disk, asked when the layer is recorded and, if that fails, whenever
+    /// Usage asks.
     fn usage(&self, record: &[u8]) -> Result<Usage>;
 
     /// Gives up the layer; its snapshot was removed. Called again if it fails, and possibly after it succeeded.
@@ -52,7 +53,8 @@ pub struct LayerRequest<'a> {
 pub enum Offer {
     /// It is there, by way of [`LayerProvider::lowerdirs`]. The bytes are kept with the snapshot.
     Lazy(Vec<u8>),
-    /// It was unpacked into [`LayerRequest::directory`].
+    /// It was unpacked into [`LayerRequest::directory`] and synced to disk by the provider, because the snapshot is
+    /// recorded as whole at once. containerd waits meanwhile, so that is better done while unpacking.
     Unpacked,
     /// Not a layer for this provider. The directory was not touched.
     Skip,

@@ -245,12 +245,6 @@ impl Root {
             gid: stat.st_gid,
         })
     }
-
-    /// Makes durable what was written to the filesystem of this root.
-    pub(crate) fn sync(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.snapshots_fd)
-            .map_err(|errno| Error::io(format!("sync {}", self.snapshots), errno.into()))
-    }
 }
 
 fn make_root(path: &Path) -> Result<()> {

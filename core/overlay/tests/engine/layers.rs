@@ -1,6 +1,7 @@
 //! The seam for layers, with a provider that really unpacks and one whose layers lie elsewhere.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -25,12 +26,24 @@ struct Shelf {
     offered: Mutex<u32>,
     released: Mutex<Vec<SnapshotId>>,
     in_use: Mutex<bool>,
+    /// Whether it is not known what a layer takes.
+    unknown: Mutex<bool>,
+    /// What the next offer removes and deletes.
+    removes: Mutex<Option<Removal>>,
     /// Whether a release panics.
     broken: Mutex<bool>,
     /// Told when the next release begins; it goes on when it is told or the other end is gone.
     held: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     /// Lets several offers be made before any is answered.
     together: Mutex<Option<Arc<Barrier>>>,
+}
+
+struct Removal(Arc<dyn Snapshotter>, Key);
+
+impl fmt::Debug for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.1.fmt(f)
+    }
 }
 
 const LAZY_USAGE: Usage = Usage {
@@ -51,6 +64,8 @@ impl Shelf {
             offered: Mutex::default(),
             released: Mutex::default(),
             in_use: Mutex::default(),
+            unknown: Mutex::default(),
+            removes: Mutex::default(),
             broken: Mutex::default(),
             held: Mutex::default(),
             together: Mutex::default(),
@@ -74,6 +89,11 @@ impl LayerProvider for Shelf {
         let together = self.together.lock().unwrap().clone();
         if let Some(barrier) = together {
             barrier.wait();
+        }
+        let removes = self.removes.lock().unwrap().take();
+        if let Some(Removal(snapshots, key)) = removes {
+            snapshots.remove(&key).unwrap();
+            snapshots.cleanup().unwrap();
         }
         let layer = request.target;
         if !self.directory.path().join(layer).exists() {
@@ -102,6 +122,9 @@ impl LayerProvider for Shelf {
     }
 
     fn usage(&self, _: &[u8]) -> Result<Usage> {
+        if *self.unknown.lock().unwrap() {
+            return Err(Error::invalid("usage", "it is not known yet"));
+        }
         Ok(LAZY_USAGE)
     }
 
@@ -301,6 +324,35 @@ fn a_layer_is_released_when_its_snapshot_is_deleted() {
     snapshots.cleanup().unwrap();
     assert_eq!(site.directories(), [""; 0]);
     assert_eq!(shelf.released().len(), 1);
+}
+
+#[test]
+fn a_layer_is_there_also_if_its_usage_is_not_known_yet() {
+    let shelf = Shelf::new(&["lazy-1"]);
+    let mut site = Site::with(Options::default(), Arc::clone(&shelf) as _);
+    *shelf.unknown.lock().unwrap() = true;
+    let layer = provided(&*site.snapshots(), "lazy-1", "default/1/x", None);
+    assert!(site.snapshots().usage(&layer).is_err());
+    // Nor is its empty directory measured instead.
+    site.reopen(|_| {});
+    assert!(site.snapshots().usage(&layer).is_err());
+    *shelf.unknown.lock().unwrap() = false;
+    assert_eq!(site.snapshots().usage(&layer).unwrap(), LAZY_USAGE);
+}
+
+#[test]
+fn a_parent_that_is_removed_meanwhile_is_not_found() {
+    let shelf = Shelf::new(&[]);
+    let site = Site::with(Options::default(), Arc::clone(&shelf) as _);
+    let snapshots = site.snapshots();
+    let base = key("default/1/base");
+    site.layer(base.as_str(), None, |_| {});
+    *shelf.removes.lock().unwrap() = Some(Removal(Arc::clone(&snapshots), base.clone()));
+    let error = snapshots
+        .prepare(&key("default/2/x"), Some(&base), extract("ordinary"))
+        .unwrap_err();
+    assert!(matches!(error, Error::ParentNotFound { .. }), "{error}");
+    assert_eq!(site.directories(), [""; 0]);
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use pontoon_metastore::Store;
-use pontoon_snapshot::{Labels, SnapshotterName, Usage};
+use pontoon_overlay::Options;
+use pontoon_snapshot::{Class, Error, Labels, SnapshotterName, Usage};
 
 use crate::site::{Site, key};
 
@@ -103,6 +105,38 @@ fn commits_are_measured_in_the_background_also_after_a_restart() {
         assert!(begin.elapsed().as_secs() < 30, "{known} of 20 measured");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+}
+
+#[test]
+fn what_is_removed_while_it_is_measured_is_not_found() {
+    let site = Site::with_options(Options {
+        sync_remove: true,
+        ..Options::default()
+    });
+    let snapshots = site.snapshots();
+    let done = AtomicBool::new(false);
+    let told: Vec<Class> = std::thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            let mut told = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let answer = snapshots.usage(&key("a"));
+                told.extend(answer.err().map(|error| error.class()));
+            }
+            told
+        });
+        let made: Result<(), Error> = (0..200).try_for_each(|_| {
+            snapshots.prepare(&key("a"), None, Labels::default())?;
+            snapshots.remove(&key("a"))
+        });
+        done.store(true, Ordering::Relaxed);
+        made.unwrap();
+        asker.join().unwrap()
+    });
+    let others: Vec<&Class> = told
+        .iter()
+        .filter(|told| **told != Class::NotFound)
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
 }
 
 #[test]
