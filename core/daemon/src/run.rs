@@ -110,6 +110,8 @@ fn config_file(plugin: &str, flags: &Flags) -> Option<PathBuf> {
 
 fn serve<P: Plugin>(flags: &Flags) -> Result<ExitCode, Error> {
     let config = configure::<P>(flags)?;
+    // One for most, one so that they need not wait for each other. Where it is refused there is only more memory in use.
+    pontoon_linux::process::limit_malloc_arenas(2);
     let level = Arc::new(log::start(config.log.level, config.log.format));
     let reread = {
         let flags = flags.clone();
