@@ -160,26 +160,3 @@ fn under_load_what_was_answered_is_kept_and_the_rest_is_unavailable() {
         );
     }
 }
-
-#[test]
-fn memory_stays_small_with_many_snapshots_and_a_list() {
-    let place = Place::new();
-    let daemon = place.start(&mut place.command());
-    let keyspace = place.keyspace("test");
-    for number in 0..500 {
-        keyspace
-            .prepare(&key(&format!("k{number}")), None, Labels::default())
-            .unwrap();
-    }
-    let mut count = 0;
-    let all = pontoon_snapshot::Filter::default();
-    keyspace
-        .walk(&all, &mut |_| {
-            count += 1;
-            std::ops::ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert_eq!(count, 500);
-    let anonymous = metric(&place.admin(), "pontoon_process_anonymous_memory_bytes").unwrap();
-    assert!(anonymous < 25e6, "{anonymous} bytes\n{}", daemon.log());
-}

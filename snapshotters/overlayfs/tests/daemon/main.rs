@@ -7,6 +7,7 @@ mod config;
 mod drain;
 mod http;
 mod logs;
+mod memory;
 mod owner;
 mod process;
 mod shipped;
