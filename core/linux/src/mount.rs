@@ -11,9 +11,12 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pontoon_snapshot::Mount;
 use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::raw::{MountChange, mount_setattr};
@@ -54,10 +57,25 @@ impl Mounter for SystemMounter {
     }
 
     fn unmount(&self, target: &Path) -> Result<()> {
-        rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)
-            .map_err(|errno| Error::new(format!("unmount {}", target.display()), errno))
+        let deadline = Instant::now() + BUSY_PATIENCE;
+        loop {
+            match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+                Err(Errno::BUSY) if Instant::now() < deadline => thread::sleep(BUSY_PAUSE),
+                ended => {
+                    return ended.map_err(|errno| {
+                        Error::new(format!("unmount {}", target.display()), errno)
+                    });
+                }
+            }
+        }
     }
 }
+
+/// How long an unmount waits for a mount that is in use: a program that any thread is starting holds copies of
+/// all open files until its exec.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 fn describe(mount: &Mount) -> String {
     format!("mount {} of type {}", mount.source, mount.fs_type)

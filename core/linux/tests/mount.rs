@@ -214,3 +214,24 @@ fn a_recorder_only_notes_down() {
         [Call::Mount(wanted, target.clone()), Call::Unmount(target)]
     );
 }
+
+#[test]
+fn a_mount_that_is_in_use_for_a_moment_is_unmounted() {
+    let site = Site::new();
+    let (source, target) = (site.dir("source"), site.dir("target"));
+    let mount = Mount {
+        fs_type: "bind".to_owned(),
+        source: source.to_str().unwrap().to_owned(),
+        options: vec!["rw".to_owned(), "rbind".to_owned()],
+        ..Mount::default()
+    };
+    SystemMounter.mount(&mount, &target).unwrap();
+    let file = fs::File::create(target.join("file")).unwrap();
+    std::thread::scope(|scope| {
+        let unmounted = scope.spawn(|| SystemMounter.unmount(&target));
+        // What it found in use is given back while it tries.
+        drop(file);
+        unmounted.join().unwrap().unwrap();
+    });
+    assert_eq!(site.mounts(), Vec::<String>::new());
+}
