@@ -56,14 +56,24 @@ impl Rpc {
         }
     }
 
-    /// Whether it is one look-up in the metadata, a few microseconds, however large the snapshot is. Mounts is that
-    /// unless a plugin brings layers back for it.
-    pub(crate) fn is_quick(self, mounts_are_quick: bool) -> bool {
-        self == Rpc::Stat || self == Rpc::Mounts && mounts_are_quick
+    /// How long it may take by its nature.
+    pub(crate) fn pace(self, mounts_are_quick: bool) -> Pace {
+        match self {
+            Rpc::Stat => Pace::Quick,
+            Rpc::Mounts if mounts_are_quick => Pace::Quick,
+            Rpc::List | Rpc::Usage | Rpc::Cleanup => Pace::Slow,
+            _ => Pace::Usual,
+        }
     }
+}
 
-    /// Whether it may take seconds by its nature: it goes through directories, or as slowly as its client reads.
-    pub(crate) fn may_take_long(self) -> bool {
-        matches!(self, Rpc::List | Rpc::Usage | Rpc::Cleanup)
-    }
+/// How long a request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// One look-up in the metadata, a few microseconds, however large the snapshot is.
+    Quick,
+    /// A transaction, or what a plugin does for a layer.
+    Usual,
+    /// Seconds: it goes through directories, or as slowly as its client reads.
+    Slow,
 }

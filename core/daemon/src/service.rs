@@ -10,14 +10,16 @@ use std::time::Instant;
 
 use pontoon_proto::convert;
 use pontoon_proto::snapshots::{self as v1, snapshots_server::Snapshots};
-use pontoon_snapshot::{Key, Keyspaces, LabelChange, Labels, Result, Snapshotter, SnapshotterName};
+use pontoon_snapshot::{
+    Key, Keyspaces, LabelChange, Labels, Result, Snapshotter, SnapshotterName, Usage,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status, async_trait};
 use tracing::Span;
 
 use crate::caller::Caller;
 use crate::metrics::RpcMetrics;
-use crate::rpc::Rpc;
+use crate::rpc::{Pace, Rpc};
 use crate::status;
 
 /// The snapshots service of one daemon.
@@ -42,6 +44,7 @@ struct Shared {
 /// One request on its way.
 struct Call {
     rpc: Rpc,
+    pace: Pace,
     name: String,
     caller: Option<Arc<Caller>>,
     span: Span,
@@ -77,19 +80,31 @@ impl Service {
         }
     }
 
-    /// Waits for a place and takes note of what is asked, and by whom. `subject` answers the message's
-    /// snapshotter name and key.
+    /// Begins a request that takes as long as its kind does.
     async fn begin<M>(
         &self,
         rpc: Rpc,
         request: Request<M>,
         subject: fn(&M) -> (&str, &str),
     ) -> Result<(Call, M), Status> {
+        let pace = rpc.pace(self.shared.mounts_are_quick);
+        self.begin_at(pace, rpc, request, subject).await
+    }
+
+    /// Waits for a place and takes note of what is asked, and by whom. `subject` answers the message's
+    /// snapshotter name and key.
+    async fn begin_at<M>(
+        &self,
+        pace: Pace,
+        rpc: Rpc,
+        request: Request<M>,
+        subject: fn(&M) -> (&str, &str),
+    ) -> Result<(Call, M), Status> {
         let begun = Instant::now();
         // This one first: whoever waits for it shall not hold one of the others.
-        let slow_permit = match rpc.may_take_long() {
-            true => Some(permit(&self.slow).await?),
-            false => None,
+        let slow_permit = match pace {
+            Pace::Slow => Some(permit(&self.slow).await?),
+            Pace::Quick | Pace::Usual => None,
         };
         let permit = permit(&self.gate).await?;
         let (name, key) = subject(request.get_ref());
@@ -104,6 +119,7 @@ impl Service {
         );
         let call = Call {
             rpc,
+            pace,
             name: name.to_owned(),
             caller: request.extensions().get::<Arc<Caller>>().cloned(),
             span,
@@ -114,6 +130,17 @@ impl Service {
         };
         Ok((call, request.into_inner()))
     }
+
+    /// The usage that a snapshot's record holds; `None` if there is none, if it cannot be looked up, or not just now.
+    fn recorded_usage(&self, message: &v1::UsageRequest) -> Option<Usage> {
+        let _turn = self.shared.at_once.try_acquire().ok()?;
+        let look_up = || {
+            let name = SnapshotterName::new(message.snapshotter.as_str())?;
+            let key = Key::new(message.key.as_str())?;
+            self.shared.engine.open(&name)?.recorded_usage(&key)
+        };
+        catch_unwind(AssertUnwindSafe(look_up)).ok()?.ok()?
+    }
 }
 
 impl Call {
@@ -123,7 +150,7 @@ impl Call {
         work: impl FnOnce(&dyn Snapshotter) -> Result<T> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         let shared = Arc::clone(&self.shared);
-        if self.rpc.is_quick(shared.mounts_are_quick)
+        if self.pace == Pace::Quick
             && let Ok(_turn) = shared.at_once.try_acquire()
         {
             return self.finish(work).map(Response::new);
@@ -316,15 +343,27 @@ impl Snapshots for Service {
         )))
     }
 
+    /// A committed snapshot's is in its record: no scan, and no waiting for those of others.
     async fn usage(
         &self,
         request: Request<v1::UsageRequest>,
     ) -> Result<Response<v1::UsageResponse>, Status> {
+        let recorded = self.recorded_usage(request.get_ref());
+        let pace = match recorded {
+            Some(_) => Pace::Quick,
+            None => Pace::Slow,
+        };
         let (call, message) = self
-            .begin(Rpc::Usage, request, |m| (&m.snapshotter, &m.key))
+            .begin_at(pace, Rpc::Usage, request, |m| (&m.snapshotter, &m.key))
             .await?;
-        call.run(move |keyspace| Ok(convert::usage(keyspace.usage(&Key::new(message.key)?)?)))
-            .await
+        call.run(move |keyspace| {
+            let usage = match recorded {
+                Some(usage) => usage,
+                None => keyspace.usage(&Key::new(message.key)?)?,
+            };
+            Ok(convert::usage(usage))
+        })
+        .await
     }
 
     async fn cleanup(&self, request: Request<v1::CleanupRequest>) -> Result<Response<()>, Status> {

@@ -318,10 +318,9 @@ impl Core {
 
     /// What a snapshot takes; of committed ones from the record, if it is there.
     pub(crate) fn usage(&self, record: &Record) -> Result<Usage> {
-        match (record.info.kind, record.usage) {
-            (Kind::View, _) => Ok(Usage::default()),
-            (Kind::Committed, Some(usage)) => Ok(usage),
-            (Kind::Committed, None) => {
+        match recorded_usage(record) {
+            Some(usage) => Ok(usage),
+            None if record.info.kind == Kind::Committed => {
                 let usage = match &record.layer {
                     Some(layer) => self.provider.usage(layer)?,
                     None => self.measure(record.id, &record.info.key)?,
@@ -329,7 +328,7 @@ impl Core {
                 self.measurer.found(record.id, usage);
                 Ok(usage)
             }
-            (Kind::Active, _) => self.measure(record.id, &record.info.key),
+            None => self.measure(record.id, &record.info.key),
         }
     }
 
@@ -337,6 +336,15 @@ impl Core {
         let upper = PathBuf::from(self.root.upper(id));
         tree::usage(&upper, Cancel::never())
             .map_err(|error| Error::io(format!("measure snapshot {key}"), error))
+    }
+}
+
+/// What a snapshot takes, where that need not be measured.
+pub(crate) fn recorded_usage(record: &Record) -> Option<Usage> {
+    match record.info.kind {
+        Kind::View => Some(Usage::default()),
+        Kind::Committed => record.usage,
+        Kind::Active => None,
     }
 }
 

@@ -9,7 +9,7 @@ use pontoon_snapshot::{
     SnapshotterName, Usage, Visit,
 };
 
-use crate::engine::{Core, NewDirectory};
+use crate::engine::{Core, NewDirectory, recorded_usage};
 use crate::layers::{self, Extraction};
 use crate::request::{self, IdMapping};
 use crate::root::{Owner, Root};
@@ -200,6 +200,10 @@ impl Snapshotter for Keyspace {
             }
             record = now;
         }
+    }
+
+    fn recorded_usage(&self, key: &Key) -> Result<Option<Usage>> {
+        Ok(recorded_usage(&self.core.store.get(&self.name, key)?))
     }
 
     fn cleanup(&self) -> Result<()> {

@@ -45,6 +45,11 @@ pub trait Snapshotter: Send + Sync {
     /// What a snapshot takes on disk without its parents: constant time for committed ones, a scan for active ones.
     fn usage(&self, key: &Key) -> Result<Usage>;
 
+    /// What [`Snapshotter::usage`] would answer, if that takes no more than a look-up in the metadata; else `None`.
+    fn recorded_usage(&self, _key: &Key) -> Result<Option<Usage>> {
+        Ok(None)
+    }
+
     /// Frees the space of everything that was removed or abandoned before the call.
     fn cleanup(&self) -> Result<()>;
 }

@@ -105,6 +105,13 @@ fn stat_request() -> Request<v1::StatSnapshotRequest> {
     })
 }
 
+fn usage_request(key: &str) -> Request<v1::UsageRequest> {
+    Request::new(v1::UsageRequest {
+        snapshotter: "test".to_owned(),
+        key: key.to_owned(),
+    })
+}
+
 fn list_request() -> Request<v1::ListSnapshotsRequest> {
     Request::new(v1::ListSnapshotsRequest {
         snapshotter: "test".to_owned(),
@@ -189,7 +196,8 @@ async fn requests_wait_for_a_place_and_are_told_when_there_will_be_none() {
     assert_eq!(waiting.await.unwrap_err().code(), Code::Unavailable);
 }
 
-/// A keyspace in which Mounts, Usage and Cleanup wait until the sender is dropped, and all else does nothing.
+/// A keyspace in which Mounts, Usage and Cleanup wait until the sender is dropped, and all else does nothing. The usage
+/// of `recorded` is.
 #[derive(Clone)]
 struct Waiting(Arc<Mutex<Receiver<()>>>);
 
@@ -245,6 +253,14 @@ impl Snapshotter for Waiting {
         Ok(Usage::default())
     }
 
+    fn recorded_usage(&self, key: &Key) -> Result<Option<Usage>> {
+        let usage = Usage {
+            size_bytes: 4096,
+            inodes: 1,
+        };
+        Ok(Some(usage).filter(|_| key.as_str() == "recorded"))
+    }
+
     fn cleanup(&self) -> Result<()> {
         self.wait();
         Ok(())
@@ -267,13 +283,7 @@ async fn what_takes_long_leaves_places_to_a_commit() {
     let mut slow = JoinSet::new();
     for _ in 0..PLACES {
         let (usages, cleanups) = (service.clone(), service.clone());
-        slow.spawn(async move {
-            let request = v1::UsageRequest {
-                snapshotter: "test".to_owned(),
-                key: "k".to_owned(),
-            };
-            usages.usage(Request::new(request)).await.map(drop)
-        });
+        slow.spawn(async move { usages.usage(usage_request("k")).await.map(drop) });
         slow.spawn(async move {
             let request = v1::CleanupRequest {
                 snapshotter: "test".to_owned(),
@@ -292,6 +302,10 @@ async fn what_takes_long_leaves_places_to_a_commit() {
     };
     let committed = tokio::time::timeout(PATIENCE, service.commit(Request::new(commit))).await;
     committed.expect("a Commit waits for Usages").unwrap();
+    let recorded = service.usage(usage_request("recorded"));
+    let recorded = tokio::time::timeout(PATIENCE, recorded).await;
+    let recorded = recorded.expect("what is recorded waits for scans");
+    assert_eq!(recorded.unwrap().into_inner().size, 4096);
     drop(go_on);
     while let Some(done) = slow.join_next().await {
         done.unwrap().unwrap();

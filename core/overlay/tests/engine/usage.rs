@@ -82,7 +82,16 @@ fn the_usage_of_a_committed_snapshot_is_recorded_once_known() {
         // From here on it is only looked up.
         fs::write(upper(site, 1).join("more"), vec![1; 50_000]).unwrap();
     });
-    assert_eq!(site.snapshots().usage(&key("base")).unwrap(), told);
+    let snapshots = site.snapshots();
+    assert_eq!(snapshots.usage(&key("base")).unwrap(), told);
+    assert_eq!(snapshots.recorded_usage(&key("base")).unwrap(), Some(told));
+    // An active one changes all the time.
+    let labels = Labels::default();
+    snapshots
+        .prepare(&key("active"), Some(&key("base")), labels)
+        .unwrap();
+    assert_eq!(snapshots.recorded_usage(&key("active")).unwrap(), None);
+    assert!(snapshots.recorded_usage(&key("nothing")).is_err());
 }
 
 #[test]
