@@ -29,6 +29,8 @@ fn the_drop_ins_are_what_the_daemon_prints() {
 fn the_units_satisfy_systemd() {
     pontoon_rig::tools::require_package("systemd-analyze", "systemd", "it checks the units")
         .unwrap();
+    pontoon_rig::tools::require_package("kill", "procps", "the unit reloads the daemon with it")
+        .unwrap();
     let place = Place::new();
     let mut units = Vec::new();
     for name in ["pontoon-overlayfs.service", "pontoon-overlayfs.socket"] {
