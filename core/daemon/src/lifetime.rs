@@ -64,10 +64,10 @@ impl Lifetime {
         let (stop, stopped) = watch::channel(false);
         let connections = usize::from(self.limits.connections.0);
         let mut server = tokio::spawn(server::serve(listener, service, connections, stopped));
-        if let Some(endpoint) = admin {
+        let admin = admin.map(|endpoint| {
             let admin = Admin::new(Arc::clone(&health), registry, Arc::clone(&self.level));
-            tokio::spawn(admin::serve(endpoint, Arc::new(admin)));
-        }
+            tokio::spawn(admin::serve(endpoint, Arc::new(admin)))
+        });
         tokio::spawn(notify::keep_watchdog_calm(Arc::clone(&health)));
         health.set_serving(true);
         notify::ready("serving");
@@ -86,6 +86,11 @@ impl Lifetime {
         // Nobody listens if the server is gone, and then there is nothing to stop.
         let _ = stop.send(true);
         gate.drain(server).await;
+        if let Some(admin) = admin {
+            admin.abort();
+            // Its socket's file is gone when the task is, which a runtime that shuts down does not wait for.
+            let _ = admin.await;
+        }
         Ok(())
     }
 }
