@@ -1,12 +1,14 @@
 //! Connections: accepted up to a limit, served, and closed in order when the daemon stops.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::os::unix::net::UnixListener as StdListener;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -17,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::caller::{Caller, Callers};
 use crate::log::Seldom;
-use crate::service::Service;
+use crate::service::{Service, list};
 
 /// The largest message, in bytes, as in containerd.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -42,9 +44,7 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
-    let service = SnapshotsServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let service = Arc::new(service);
     let callers = Arc::new(Callers::default());
     let places = Arc::new(Semaphore::new(connections_max));
     let mut connections = JoinSet::new();
@@ -64,7 +64,8 @@ pub(crate) async fn serve(
         let admitted = accepted.and_then(|(stream, _)| Ok((callers.connected(&stream)?, stream)));
         match admitted {
             Ok((caller, stream)) => {
-                let served = connection(stream, Arc::new(caller), service.clone(), stopped.clone());
+                let service = Router::new(Arc::clone(&service), caller);
+                let served = connection(stream, service, stopped.clone());
                 connections.spawn(async move {
                     served.await;
                     drop(place);
@@ -84,13 +85,7 @@ pub(crate) async fn serve(
 }
 
 /// Serves one connection until its client or `stop` ends it.
-async fn connection(
-    stream: UnixStream,
-    caller: Arc<Caller>,
-    service: SnapshotsServer<Service>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let service = WithCaller { service, caller };
+async fn connection(stream: UnixStream, service: Router, mut stop: watch::Receiver<bool>) {
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -114,30 +109,43 @@ async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Tells each request of a connection who called.
+/// Takes the requests of one connection where they are answered, each with who called.
 #[derive(Clone)]
-struct WithCaller {
-    service: SnapshotsServer<Service>,
+struct Router {
+    service: Arc<Service>,
+    generated: SnapshotsServer<Service>,
     caller: Arc<Caller>,
 }
 
-impl<B> tower::Service<hyper::Request<B>> for WithCaller
-where
-    SnapshotsServer<Service>: tower::Service<hyper::Request<B>, Error = Infallible>,
-{
-    type Response = <SnapshotsServer<Service> as tower::Service<hyper::Request<B>>>::Response;
-    type Error = Infallible;
-    type Future = <SnapshotsServer<Service> as tower::Service<hyper::Request<B>>>::Future;
+impl Router {
+    fn new(service: Arc<Service>, caller: Caller) -> Self {
+        let generated = SnapshotsServer::from_arc(Arc::clone(&service))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Router {
+            service,
+            generated,
+            caller: Arc::new(caller),
+        }
+    }
+}
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        <SnapshotsServer<Service> as tower::Service<hyper::Request<B>>>::poll_ready(
-            &mut self.service,
-            context,
-        )
+impl tower::Service<hyper::Request<Incoming>> for Router {
+    type Response = hyper::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Requests wait for their place later, where those that need none do not wait with them.
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: hyper::Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: hyper::Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(Arc::clone(&self.caller));
-        self.service.call(request)
+        if request.uri().path() == list::PATH {
+            let answer = list::serve(Arc::clone(&self.service), request, MESSAGE_BYTES_MAX);
+            return Box::pin(async move { Ok(answer.await) });
+        }
+        self.generated.call(request)
     }
 }

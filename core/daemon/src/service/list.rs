@@ -1,4 +1,9 @@
 //! List: a walk that goes no faster than its client reads.
+//!
+//! The thread that walks also encodes: an info is made of a dozen pieces of memory, and two threads that make and free
+//! them for each other wait for the heap's lock more than they work.
+
+mod encoded;
 
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -6,9 +11,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use pontoon_proto::convert;
-use pontoon_proto::snapshots as v1;
 use pontoon_snapshot::{Error, Filter, Info, Result, Snapshotter};
+use prost::Message;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -16,6 +22,8 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use super::{Call, stopping};
+
+pub(crate) use encoded::{PATH, serve};
 
 /// Infos in one message, as containerd has it.
 const BATCH_INFOS: usize = 100;
@@ -31,10 +39,13 @@ const BATCHES_AHEAD: usize = 4;
 /// How long one List may take: it holds a place and a version of the database. 10,000 snapshots take 20 ms.
 pub(super) const LIST_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// The messages of one List, and how it ended: a walk that broke off is an error, never a shorter list.
+/// What stands before each info in a `ListSnapshotsResponse`: the tag of field 1, a message with its length.
+const INFO_TAG: u8 = 1 << 3 | 2;
+
+/// The encoded messages of one List, and how it ended: a walk that broke off is an error, never a shorter list.
 #[derive(Debug)]
 pub(crate) struct Batches {
-    batches: mpsc::Receiver<v1::ListSnapshotsResponse>,
+    batches: mpsc::Receiver<Bytes>,
     end: Option<oneshot::Receiver<Result<(), Status>>>,
 }
 
@@ -54,7 +65,7 @@ pub(super) fn start(call: Call, filters: Vec<String>, time_max: Duration) -> Bat
 }
 
 impl Stream for Batches {
-    type Item = Result<v1::ListSnapshotsResponse, Status>;
+    type Item = Result<Bytes, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(batch) = ready!(self.batches.poll_recv(context)) {
@@ -76,48 +87,41 @@ impl Stream for Batches {
 fn walk(
     keyspace: &dyn Snapshotter,
     filters: &[String],
-    sender: mpsc::Sender<v1::ListSnapshotsResponse>,
+    sender: mpsc::Sender<Bytes>,
     time_max: Duration,
 ) -> Result<()> {
     let filter = Filter::parse(filters)?;
     let mut packer = Packer {
         sender,
         deadline: Instant::now() + time_max,
-        infos: Vec::new(),
-        bytes: 0,
+        infos: 0,
+        message: Vec::new(),
         end: Ok(()),
     };
     keyspace.walk(&filter, &mut |info| packer.add(info))?;
-    if packer.end.is_ok() && !packer.infos.is_empty() {
+    if packer.end.is_ok() && packer.infos > 0 {
         let _ = packer.send();
     }
     packer.end
 }
 
-/// About what an info takes in a message: all of it that can be long.
-fn bytes(info: &v1::Info) -> usize {
-    let labels = info
-        .labels
-        .iter()
-        .map(|(key, value)| key.len() + value.len());
-    info.name.len() + info.parent.len() + labels.sum::<usize>()
-}
-
 /// Packs infos into messages.
 struct Packer {
-    sender: mpsc::Sender<v1::ListSnapshotsResponse>,
+    sender: mpsc::Sender<Bytes>,
     deadline: Instant,
-    infos: Vec<v1::Info>,
-    bytes: usize,
+    infos: usize,
+    message: Vec<u8>,
     end: Result<()>,
 }
 
 impl Packer {
     fn add(&mut self, info: Info) -> ControlFlow<()> {
-        let info = convert::info(info);
-        self.bytes += bytes(&info);
-        self.infos.push(info);
-        if self.infos.len() < BATCH_INFOS && self.bytes < BATCH_BYTES {
+        self.message.push(INFO_TAG);
+        convert::info(info)
+            .encode_length_delimited(&mut self.message)
+            .expect("a Vec has room for everything");
+        self.infos += 1;
+        if self.infos < BATCH_INFOS && self.message.len() < BATCH_BYTES {
             return ControlFlow::Continue(());
         }
         self.send()
@@ -125,9 +129,11 @@ impl Packer {
 
     /// Hands the message over as soon as the client has read enough of those before.
     fn send(&mut self) -> ControlFlow<()> {
-        let info = std::mem::take(&mut self.infos);
-        self.bytes = 0;
-        let sent = self.sender.send(v1::ListSnapshotsResponse { info });
+        // The next message is about as long.
+        let next = Vec::with_capacity(self.message.len());
+        let message = Bytes::from(std::mem::replace(&mut self.message, next));
+        self.infos = 0;
+        let sent = self.sender.send(message);
         match Handle::current().block_on(tokio::time::timeout_at(self.deadline, sent)) {
             Ok(Ok(())) => ControlFlow::Continue(()),
             Ok(Err(_client_gone)) => ControlFlow::Break(()),

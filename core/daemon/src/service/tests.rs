@@ -5,8 +5,10 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, SystemTime};
 
+use hyper::body::Bytes;
 use pontoon_snapshot::{Class, Filter, Info, Kind, Mount, Usage, Visit};
 use prometheus_client::registry::Registry;
+use prost::Message;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
@@ -119,6 +121,13 @@ fn list_request() -> Request<v1::ListSnapshotsRequest> {
     })
 }
 
+fn infos(message: Bytes) -> usize {
+    v1::ListSnapshotsResponse::decode(message)
+        .unwrap()
+        .info
+        .len()
+}
+
 async fn nothing_is_worked_on(gate: &Semaphore) {
     let all = gate.acquire_many(PLACES as u32);
     let all = tokio::time::timeout(PATIENCE, all).await;
@@ -146,8 +155,12 @@ async fn a_panic_is_an_internal_error_and_gives_its_place_back() {
 #[tokio::test]
 async fn a_list_that_breaks_off_is_an_error_not_a_shorter_list() {
     let (service, _gate) = service(true);
-    let mut batches = service.list(list_request()).await.unwrap().into_inner();
-    assert_eq!(batches.next().await.unwrap().unwrap().info.len(), 100);
+    let mut batches = service
+        .list_encoded(list_request())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(infos(batches.next().await.unwrap().unwrap()), 100);
     let status = batches.next().await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Internal);
     assert!(batches.next().await.is_none());
@@ -178,7 +191,11 @@ async fn a_list_that_nobody_reads_ends_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_whose_reader_is_gone_ends() {
     let (service, gate) = service(false);
-    let mut batches = service.list(list_request()).await.unwrap().into_inner();
+    let mut batches = service
+        .list_encoded(list_request())
+        .await
+        .unwrap()
+        .into_inner();
     batches.next().await.unwrap().unwrap();
     drop(batches);
     nothing_is_worked_on(&gate).await;
