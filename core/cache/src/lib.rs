@@ -1,0 +1,1 @@
+//! Verified chunks on disk: one sparse file per layer, with quota and eviction.

@@ -1,0 +1,1 @@
+//! Clients of containerd's own services.

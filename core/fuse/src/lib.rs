@@ -1,0 +1,1 @@
+//! Lazy layers as directories of one FUSE connection.

@@ -1,0 +1,1 @@
+//! Verified random access to a layer that arrives while it is read.

@@ -1,0 +1,1 @@
+//! The layer provider for lazy layers.

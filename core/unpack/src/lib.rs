@@ -1,0 +1,1 @@
+//! Tar layers into directories for overlayfs, digests checked.
