@@ -2,7 +2,9 @@
 //!
 //! - [`Mounter`]: makes the mounts that a snapshotter answers; [`SystemMounter`] does it, [`RecordingMounter`]
 //!   notes it down for tests without privileges.
+//! - [`mount_erofs`]: an EROFS image straight from a file, with the files that hold its data.
 //! - [`IdMap`]: the mapping of a user namespace, as labels and mount options write it.
+//! - [`Map`]: a whole file as bytes.
 //! - [`probe`]: what this kernel and this filesystem can do. Nothing of a probe can stay behind.
 //! - [`DirLock`]: one daemon per root.
 //! - [`process`]: who a peer is.
@@ -12,6 +14,7 @@
 mod error;
 mod idmap;
 mod lock;
+mod map;
 mod mount;
 pub mod probe;
 pub mod process;
@@ -20,4 +23,5 @@ mod raw;
 pub use error::{Error, Result};
 pub use idmap::{IdMap, IdMapError};
 pub use lock::{DirLock, LockError};
-pub use mount::{Call, Mounter, RecordingMounter, SystemMounter};
+pub use map::Map;
+pub use mount::{Call, Mounter, RecordingMounter, SystemMounter, mount_erofs};

@@ -3,6 +3,7 @@
 //! Everything is assembled as a detached mount, which nobody sees and which goes away by itself, and attached to
 //! its target in one last call. So a failed or killed mount leaves nothing behind.
 
+mod erofs;
 mod namespace;
 mod options;
 mod overlay;
@@ -21,6 +22,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::raw::{MountChange, mount_setattr};
 use crate::{Error, Result};
+pub use erofs::mount_erofs;
 pub(crate) use options::MountOptions;
 pub(crate) use overlay::detached as detached_overlay;
 

@@ -7,6 +7,7 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 
 use rustix::mount::MountAttrFlags;
 use rustix::process::Pid;
@@ -174,6 +175,58 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: NEWNS and FS leave the table of file descriptors shared, which is what makes unsharing unsafe.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
     Ok(())
+}
+
+/// Pages of a file, mapped for reading. Unmapped on drop.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    /// Page-aligned, and not null.
+    start: NonNull<u8>,
+    /// Not zero.
+    length: usize,
+}
+
+// SAFETY: the pages are only read, and munmap may be called from any thread.
+unsafe impl Send for Pages {}
+// SAFETY: as above; shared references only read.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Maps the first `length` bytes of `file`; `length` must not be zero.
+    ///
+    /// Whoever calls this sees to it that nobody writes to the file or cuts it off while it is mapped: what is
+    /// read may then change under the reader, or kill the process (SIGBUS).
+    pub(crate) fn of(file: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Pages { start, length })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is readable, `length` bytes long and there until drop; mmap refuses lengths beyond
+        // isize::MAX, and any bytes are valid. That they do not change is the promise of whoever called `of`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: exactly what mmap answered, and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
 }
 
 /// `mallopt(3)` with `M_ARENA_MAX`; false where the allocator is not glibc's, or refuses.

@@ -115,7 +115,7 @@ fn each_by_itself(options: &MountOptions<'_>) -> Result<OwnedFd, Refused> {
 }
 
 /// An error with what the kernel noted down about it in the mount's context.
-fn explained(context: &OwnedFd, operation: String, errno: Errno) -> Error {
+pub(super) fn explained(context: &OwnedFd, operation: String, errno: Errno) -> Error {
     let mut error = Error::new(operation, errno);
     let mut lines: Vec<String> = Vec::new();
     let mut line = [0; 1024];
