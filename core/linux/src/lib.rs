@@ -2,6 +2,7 @@
 //!
 //! - [`Mounter`]: makes the mounts that a snapshotter answers; [`SystemMounter`] does it, [`RecordingMounter`]
 //!   notes it down for tests without privileges.
+//! - [`mount_fuse`]: a FUSE connection of which this process is the server.
 //! - [`mount_erofs`]: an EROFS image straight from a file, with the files that hold its data.
 //! - [`IdMap`]: the mapping of a user namespace, as labels and mount options write it.
 //! - [`Map`]: a whole file as bytes.
@@ -24,4 +25,7 @@ pub use error::{Error, Result};
 pub use idmap::{IdMap, IdMapError};
 pub use lock::{DirLock, LockError};
 pub use map::Map;
+pub use mount::fuse::{
+    abort, detach, is_disconnected, mount_fuse, open_fuse_device, set_read_ahead,
+};
 pub use mount::{Call, Mounter, RecordingMounter, SystemMounter, mount_erofs};

@@ -4,6 +4,7 @@
 //! its target in one last call. So a failed or killed mount leaves nothing behind.
 
 mod erofs;
+pub(crate) mod fuse;
 mod namespace;
 mod options;
 mod overlay;
