@@ -1,1 +1,26 @@
 //! Where bytes come from: the registry client.
+//!
+//! [`Registry`] is one per daemon: all layers share its connections, its tokens and what it knows about hosts and
+//! mirrors. It speaks the OCI distribution specification, asks [`Credentials`] when a registry wants some, and gives
+//! [`Blob`]s, of which any range can be read. What can go wrong is an [`Error`], which knows whether it will pass.
+//!
+//! Nothing here is verified but manifests and what [`Registry::fetch`] gives whole: whoever reads a range knows the
+//! digests of its parts.
+
+mod blob;
+mod config;
+mod credential;
+mod error;
+mod hosts;
+mod manifest;
+mod reference;
+mod registry;
+mod tls;
+
+pub use blob::{Blob, BoxFuture, ByteStream, READ_BYTES_MAX, Urgency};
+pub use config::Config;
+pub use credential::{Anonymous, Chain, Credential, Credentials, Fixed, Secret};
+pub use error::{Cause, Error, Result};
+pub use manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest, Platform};
+pub use reference::Reference;
+pub use registry::{Registry, Traffic};

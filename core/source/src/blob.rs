@@ -1,0 +1,57 @@
+//! A blob somewhere else, read by ranges. Registries give them; peers will too.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use pontoon_layer::Digest;
+
+use crate::error::Result;
+
+/// A future that can be stored and sent.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who waits for bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Urgency {
+    /// A program does. Never waits behind what nobody waits for.
+    Demand,
+    /// Nobody yet.
+    Background,
+}
+
+/// A blob that somebody else has, of which any part can be read. Its bytes are not verified: the reader knows the
+/// digests of parts, or checks the whole.
+pub trait Blob: Send + Sync + fmt::Debug {
+    /// What it is called.
+    fn digest(&self) -> &Digest;
+
+    /// Its size in bytes, as its descriptor says.
+    fn size(&self) -> u64;
+
+    /// The bytes of `range`, all of them. Many may be read at the same time; dropping the future gives up.
+    ///
+    /// Transfers that break off are resumed, elsewhere if there is an elsewhere. `TooLarge` for ranges beyond
+    /// [`READ_BYTES_MAX`] and beyond the end of the blob.
+    fn read(&self, range: Range<u64>, urgency: Urgency) -> BoxFuture<'_, Result<Bytes>>;
+
+    /// The bytes of `range` as they come, for what is too large to hold in memory, such as a whole layer.
+    fn stream(&self, range: Range<u64>, urgency: Urgency) -> Box<dyn ByteStream>;
+
+    /// What came of `range` did not have its digest. Whoever delivered it is not asked again for this blob for a
+    /// while, if there is somebody else.
+    fn report_damage(&self, range: Range<u64>) {
+        let _ = range;
+    }
+}
+
+/// The most bytes that one [`Blob::read`] gives.
+pub const READ_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes that come one piece after the other.
+pub trait ByteStream: Send + fmt::Debug {
+    /// The next piece, never empty; `None` when everything that was asked for has come. Nothing comes after an error.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>>>;
+}
