@@ -1,1 +1,66 @@
 //! Verified chunks on disk: one sparse file per layer, with quota and eviction.
+//!
+//! A [`Cache`] is a directory that holds layers. A layer is known by its [`Key`] and has
+//! - `chunks`: the chunk table of its format, never changed,
+//! - `meta`: what it is and how large, never changed,
+//! - `data`: its decompressed bytes at the offsets that the chunk table gives, sparse,
+//! - `ready`: one bit per chunk that is in `data` and synced.
+//!
+//! A [`CachedLayer`] reads and takes chunks. [`CachedLayer::put`] takes only [`Verified`](pontoon_layer::Verified)
+//! bytes, so whatever can be read was checked against its digest.
+//!
+//! ## What a crash leaves
+//! A chunk can be read as soon as it is put: the process trusts its own memory and the kernel's page cache. It is
+//! *durable* when its bit is in `ready`, and that is written by one thread for all layers, within [`FLUSH_DELAY`] or
+//! on [`Cache::flush`]: first the data and fdatasync, then the bits and fdatasync. So no bit ever stands for data
+//! that may be lost, and what was not durable when the process or the machine died is fetched again.
+//!
+//! ## Quota
+//! `max_bytes` bounds the space that is really allocated. Above fifteen sixteenths of it, or with less than
+//! `free_bytes_min` free on the filesystem, the data of the layers that were not used for longest are evicted, whole
+//! layers, down to seven eighths (or until `free_bytes_min` and an eighth of it are free): the bits are cleared durably, then `data` is unlinked.
+//! Chunk table and meta stay, so that an evicted layer can still be mounted without its registry.
+//!
+//! A pinned layer ([`CachedLayer::pin`], held while a layer is mounted) is never evicted nor removed. **When what is
+//! pinned exceeds the quota, the cache goes over it**: a read that somebody waits for is still stored, for the same
+//! read would come again, but [`Cache::admits_background`] says no, so that nothing is fetched ahead. A warning and
+//! [`Stats::over_quota`] tell. With a disk that is full likewise; then [`CachedLayer::put`] answers
+//! [`Put::NotStored`], and the reader is answered from memory.
+//!
+//! ## Keys
+//! A lazy layer's blob is never hashed as a whole: what vouches for its bytes is the digest of its table of contents.
+//! Who names another table for the same blob decides what that table's chunks contain. So both digests are the
+//! key; by the blob's digest alone, one image could put its bytes under another image's layer.
+//!
+//! Threads: everything may be called from any thread. Nothing here is asynchronous, and nothing waits for a network.
+
+mod bits;
+mod build;
+mod cache;
+mod dir;
+mod disk;
+mod error;
+mod evict;
+mod flush;
+mod key;
+mod layer;
+mod meta;
+mod open;
+mod pending;
+mod pin;
+mod ready;
+mod slot;
+mod stats;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use cache::{Cache, Config, Swept};
+pub use error::{Error, Result};
+pub use flush::FLUSH_DELAY;
+pub use key::Key;
+pub use layer::{CachedLayer, NotStored, Put, Read};
+pub use meta::Meta;
+pub use pin::Pin;
+pub use slot::Usage;
+pub use stats::{LayerStatus, Stats};
