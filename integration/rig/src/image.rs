@@ -1,15 +1,22 @@
 //! OCI images made here, without a network: small ones with every oddity a layer
-//! can have, long ones, and a real one from Debian packages.
+//! can have, long ones, real ones from Debian packages, and what other people's tools
+//! convert them into.
 
+mod convert;
 mod debian;
 mod layer;
 mod layout;
+mod lazy;
+mod program;
 mod small;
 
+pub use convert::{Conversion, Converted, convert, convert_with_prefetch};
 pub use debian::debian;
 pub(crate) use layer::read_xattrs;
 pub use layer::{Layer, LayerBuilder};
 pub use layout::{Layout, Spec};
+pub use lazy::{SIZES, UNLISTED, lazy_fixture, lazy_fixture_in, noise};
+pub use program::{Program, program};
 pub use small::{busybox, many_layers, odd, odd_entries};
 
 /// The architecture of this machine, as images name it.

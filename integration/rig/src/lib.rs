@@ -8,6 +8,8 @@
 //! | [`process`], [`command`] | programs that go on, programs that end |
 //! | [`plugin`] | the snapshotter under test: ours or containerd's own |
 //! | [`containerd`], [`docker`], [`registry`] | private daemons in a sandbox |
+//! | [`gate`] | what is in front of a registry: counts, holds, faults |
+//! | [`site`], [`token`], [`authority`], [`hosts`] | registries with TLS, users and tokens |
 //! | [`cluster`] | a plugin and the containerd that uses it |
 //! | [`tree`] | directory trees compared byte for byte |
 //! | [`wait`] | deadlines, and Ctrl-C |
@@ -15,6 +17,7 @@
 //! Everything runs as root, below `target/rig` of the checkout, and is gone when the
 //! value that stands for it is dropped.
 
+pub mod authority;
 pub mod checkout;
 pub mod cluster;
 pub mod command;
@@ -22,12 +25,16 @@ pub mod containerd;
 pub mod digest;
 pub mod docker;
 mod error;
+pub mod gate;
+pub mod hosts;
 pub mod http;
 pub mod image;
 pub mod plugin;
 pub mod process;
 pub mod registry;
 pub mod sandbox;
+pub mod site;
+pub mod token;
 pub mod tools;
 pub mod tree;
 pub mod wait;

@@ -1,40 +1,92 @@
 //! A private registry on loopback.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use serde_json::json;
+
+use crate::authority::{Authority, Identity};
 use crate::error::{At, Error, Result};
 use crate::http::{Response, request};
 use crate::image::Layout;
 use crate::process::Process;
 use crate::sandbox::Sandbox;
+use crate::token::{ISSUER, SERVICE};
 use crate::tools::Tool;
 
-/// A running registry (plain HTTP, a free port of 127.0.0.1).
+/// A running registry (a free port of 127.0.0.1).
 #[derive(Debug)]
 pub struct Registry {
     _process: Process,
     host: String,
+    storage: PathBuf,
 }
 
+/// Whom a registry lets in.
+#[derive(Debug, Clone, Default)]
+pub enum Auth {
+    /// Everybody.
+    #[default]
+    None,
+    /// [`USER`](crate::token::USER), by basic authentication.
+    Basic,
+    /// Who has a token.
+    Bearer {
+        /// The URL where tokens are given out.
+        realm: String,
+        /// The certificate by which they are verified, as PEM.
+        certificate: String,
+    },
+}
+
+/// How a registry is reached.
+#[derive(Debug, Default)]
+pub struct Front<'a> {
+    /// Whom it lets in.
+    pub auth: Auth,
+    /// HTTPS as this server; without it, plain HTTP.
+    pub tls: Option<&'a Identity>,
+    /// With TLS: it lets in only clients for whom this authority vouches.
+    pub clients: Option<&'a Authority>,
+}
+
+/// [`USER`](crate::token::USER) and [`PASSWORD`](crate::token::PASSWORD) for htpasswd
+/// (bcrypt, the only hash that the registry takes, at its lowest cost).
+const HTPASSWD: &str = "pilot:$2b$04$VG9En/OJXMg9MV0/Aws/.ecfBKzJoWxZ2SytPE50CzAzr33LdcAli\n";
+
 impl Registry {
-    /// Starts a registry that keeps its blobs in the sandbox.
+    /// Starts a registry that keeps its blobs in the sandbox: plain HTTP, open to all.
     pub fn start(sandbox: &Sandbox) -> Result<Self> {
-        let dir = sandbox.subdir("registry")?;
-        let config = sandbox.path("registry.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
-             delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
-            dir.display()
-        );
+        Self::open(
+            sandbox,
+            sandbox.subdir("registry")?,
+            "registry",
+            &Front::default(),
+        )
+    }
+
+    /// Starts another registry on the same blobs: what is pushed to this one can be
+    /// pulled from that one.
+    pub fn front(&self, sandbox: &Sandbox, front: &Front<'_>) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("registry-front-{number}");
+        Self::open(sandbox, self.storage.clone(), &name, front)
+    }
+
+    fn open(sandbox: &Sandbox, storage: PathBuf, name: &str, front: &Front<'_>) -> Result<Self> {
+        let config = sandbox.path(&format!("{name}.yml"));
+        let text = configuration(sandbox, &storage, name, front)?;
         fs::write(&config, text).at("write", &config)?;
         let mut command = Command::new(Tool::Debian12.dir()?.join("docker-registry"));
         command
             .arg("serve")
             .arg(&config)
             .env("OTEL_TRACES_EXPORTER", "none");
-        let log = sandbox.path("registry.log");
+        let log = sandbox.path(&format!("{name}.log"));
         let mut process = Process::start("the registry", &mut command, &log)?;
         let host = process.wait_ready(Duration::from_secs(20), || {
             let text = fs::read_to_string(&log).ok()?;
@@ -45,6 +97,7 @@ impl Registry {
         Ok(Self {
             _process: process,
             host,
+            storage,
         })
     }
 
@@ -103,4 +156,49 @@ impl Registry {
         let kind = [("Content-Type", "application/octet-stream")];
         request(&self.host, "PUT", &path, &kind, data)?.expect("uploading a blob", 201)
     }
+}
+
+/// The configuration file; JSON is YAML.
+fn configuration(
+    sandbox: &Sandbox,
+    storage: &Path,
+    name: &str,
+    front: &Front<'_>,
+) -> Result<String> {
+    let mut text = json!({
+        "version": 0.1,
+        "log": {"level": "info", "accesslog": {"disabled": true}},
+        "storage": {
+            "filesystem": {"rootdirectory": storage},
+            "delete": {"enabled": true},
+        },
+        "http": {"addr": "127.0.0.1:0"},
+    });
+    if let Some(identity) = front.tls {
+        let (certificate, key) = identity.write(sandbox.dir(), name)?;
+        text["http"]["tls"] = json!({"certificate": certificate, "key": key});
+        if let Some(authority) = front.clients {
+            let path = authority.write(&sandbox.path(&format!("{name}-clients.pem")))?;
+            text["http"]["tls"]["clientcas"] = json!([path]);
+        }
+    }
+    match &front.auth {
+        Auth::None => {}
+        Auth::Basic => {
+            let path = sandbox.path(&format!("{name}.htpasswd"));
+            fs::write(&path, HTPASSWD).at("write", &path)?;
+            text["auth"]["htpasswd"] = json!({"realm": SERVICE, "path": path});
+        }
+        Auth::Bearer { realm, certificate } => {
+            let path = sandbox.path(&format!("{name}-tokens.pem"));
+            fs::write(&path, certificate).at("write", &path)?;
+            text["auth"]["token"] = json!({
+                "realm": realm,
+                "service": SERVICE,
+                "issuer": ISSUER,
+                "rootcertbundle": path,
+            });
+        }
+    }
+    Ok(text.to_string())
 }

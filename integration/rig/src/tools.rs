@@ -31,15 +31,22 @@ pub enum Tool {
     Debian12,
     /// `dockerd`, `docker` and its buildx plugin.
     Docker,
+    /// `images`, which converts images, and `pull`, which pulls them as clients of
+    /// containerd 1.7 do.
+    Images,
+    /// `skopeo`, and `fsck.erofs`, `dump.erofs` and `mkfs.erofs`, newer than Debian 12's.
+    Forky,
 }
 
 impl Tool {
     /// Every set.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Debian12,
         Self::Containerd17,
         Self::Docker,
+        Self::Forky,
         Self::Containerd23,
+        Self::Images,
         Self::Suites,
     ];
 
@@ -59,6 +66,11 @@ impl Tool {
         Ok(dir)
     }
 
+    /// A string that is another one when its programs are: for what is made by them.
+    pub(crate) fn version(self) -> Result<String> {
+        self.recipe()
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Containerd23 => "containerd-2.3",
@@ -66,6 +78,8 @@ impl Tool {
             Self::Containerd17 => "containerd-1.7",
             Self::Debian12 => "debian-12",
             Self::Docker => "docker",
+            Self::Images => "images-tools",
+            Self::Forky => "debian-forky",
         }
     }
 
@@ -76,6 +90,8 @@ impl Tool {
             Self::Containerd17 => "containerd 1.7, ctr and shim (Debian packages)",
             Self::Debian12 => "runc, docker-registry and busybox (Debian packages)",
             Self::Docker => "dockerd, docker and buildx (Debian packages)",
+            Self::Images => "converter and puller (go build)",
+            Self::Forky => "skopeo and erofs-utils (Debian packages)",
         }
     }
 
@@ -88,14 +104,18 @@ impl Tool {
             Self::Containerd17 => "the older containerd that the plugin must serve",
             Self::Debian12 => "what runs containers, serves images and fills the small ones",
             Self::Docker => "the Docker Engine that uses the plugin as its storage driver",
+            Self::Images => "lazily loadable images, made by stargz-snapshotter's libraries",
+            Self::Forky => "zstd:chunked images as Podman makes them; the check of EROFS images",
         }
     }
 
     /// What its content depends on; another recipe means another installation.
     fn recipe(self) -> Result<String> {
         match self {
-            Self::Containerd23 | Self::Suites => go::recipe(self == Self::Suites),
-            Self::Containerd17 | Self::Debian12 | Self::Docker => Ok(debian::recipe(self)),
+            Self::Containerd23 | Self::Suites | Self::Images => go::recipe(self),
+            Self::Containerd17 | Self::Debian12 | Self::Docker | Self::Forky => {
+                Ok(debian::recipe(self))
+            }
         }
     }
 
@@ -103,7 +123,10 @@ impl Tool {
         match self {
             Self::Containerd23 => go::build_programs(dir),
             Self::Suites => go::build_suites(dir),
-            Self::Containerd17 | Self::Debian12 | Self::Docker => debian::install(self, dir),
+            Self::Images => go::build_images(dir),
+            Self::Containerd17 | Self::Debian12 | Self::Docker | Self::Forky => {
+                debian::install(self, dir)
+            }
         }
     }
 }
@@ -113,9 +136,8 @@ impl Tool {
 pub fn install(wanted: &[Tool], after: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     // Both sides need nothing else of the machine.
     debian::prepare()?;
-    let (built, extracted): (Vec<Tool>, Vec<Tool>) = wanted
-        .iter()
-        .partition(|tool| matches!(tool, Tool::Containerd23 | Tool::Suites));
+    let go = |tool: &&Tool| matches!(tool, Tool::Containerd23 | Tool::Suites | Tool::Images);
+    let (built, extracted): (Vec<Tool>, Vec<Tool>) = wanted.iter().partition(go);
     thread::scope(|scope| {
         let packages = scope.spawn(|| {
             extracted.iter().try_for_each(|tool| tool.dir().map(drop))?;

@@ -16,14 +16,49 @@ const PACKAGES: &str = "python3-minimal,ca-certificates";
 
 /// The image, made from Debian packages on the first call.
 pub fn debian() -> Result<Layout> {
-    let dir = checkout::rig_dir().join("images/debian");
+    install("debian", PACKAGES, "1", |dir, root| {
+        let spec = Spec {
+            command: vec!["/usr/bin/python3".into(), "/app/hello.py".into()],
+            environment: vec![
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+            ],
+        };
+        Layout::write(dir, &spec, &layers(root)?).map(drop)
+    })
+}
+
+/// Has `write` make an image called `name` of a root file system with `packages`, unless
+/// an earlier call with the same `version` of the recipe did.
+pub(super) fn install(
+    name: &str,
+    packages: &str,
+    version: &str,
+    write: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<Layout> {
+    let dir = checkout::rig_dir().join("images").join(name);
     if let Some(parent) = dir.parent() {
         fs::create_dir_all(parent).at("create", parent)?;
     }
-    tools::once(&dir, &format!("{SUITE} {PACKAGES} 1"), || {
-        eprintln!("making an image from Debian packages ({PACKAGES}): a real image to run");
+    tools::once(&dir, &format!("{SUITE} {packages} {version}"), || {
+        eprintln!("making an image from Debian packages ({packages}): a real image to run");
         let started = Instant::now();
-        build(&dir)?;
+        let root = dir.join("root");
+        let mut command = tools::mmdebstrap()?;
+        command.args([
+            "--variant=essential",
+            &format!("--include={packages}"),
+            SUITE,
+        ]);
+        run(command.arg(&root), Duration::from_mins(10))?;
+        // Not part of an image: what the installation itself left.
+        for left in ["var/lib/apt/lists", "var/cache/apt", "var/log"] {
+            let path = root.join(left);
+            if path.exists() {
+                fs::remove_dir_all(&path).at("delete", &path)?;
+            }
+        }
+        write(&dir, &root)?;
+        fs::remove_dir_all(&root).at("delete", &root)?;
         let size = Layout::open(&dir)?.size()? / 1_000_000;
         eprintln!(
             "made it ({size} MB) in {:.0} s",
@@ -34,45 +69,29 @@ pub fn debian() -> Result<Layout> {
     Layout::open(&dir)
 }
 
-fn build(dir: &Path) -> Result<()> {
-    let root = dir.join("root");
-    let mut command = tools::mmdebstrap()?;
-    command.args([
-        "--variant=essential",
-        &format!("--include={PACKAGES}"),
-        SUITE,
-    ]);
-    run(command.arg(&root), Duration::from_mins(10))?;
-    // Not part of an image: what the installation itself left.
-    for left in ["var/lib/apt/lists", "var/cache/apt", "var/log"] {
-        let path = root.join(left);
-        if path.exists() {
-            fs::remove_dir_all(&path).at("delete", &path)?;
-        }
-    }
-    let spec = Spec {
-        command: vec!["/usr/bin/python3".into(), "/app/hello.py".into()],
-        environment: vec![
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
-        ],
-    };
-    Layout::write(dir, &spec, &layers(&root)?)?;
-    fs::remove_dir_all(&root).at("delete", &root)
-}
-
 /// The base system, then Python, then the certificates, then an application.
 fn layers(root: &Path) -> Result<Vec<Layer>> {
-    let mut all = Vec::new();
-    walk(root, Path::new(""), &mut all)?;
     let python = owned(root, |package| package.contains("python3"))?;
     let certificates = owned(root, |package| {
         package.starts_with("ca-certificates") || package.starts_with("openssl")
     })?;
+    let mut layers = split(root, &[python, certificates])?;
+    let mut app = LayerBuilder::new();
+    app.dir("app", 0o755, 0, 0)?;
+    app.file("app/hello.py", 0o644, 0, 0, HELLO.as_bytes())?;
+    layers.push(app.finish()?);
+    Ok(layers)
+}
+
+/// A layer of each of the sets `above`, on one of all that is in none of them.
+pub(super) fn split(root: &Path, above: &[BTreeSet<PathBuf>]) -> Result<Vec<Layer>> {
+    let mut all = Vec::new();
+    walk(root, Path::new(""), &mut all)?;
     let mut base = LayerBuilder::new();
-    let mut above = [
-        (LayerBuilder::new(), python),
-        (LayerBuilder::new(), certificates),
-    ];
+    let mut above: Vec<_> = above
+        .iter()
+        .map(|owned| (LayerBuilder::new(), owned))
+        .collect();
     for path in &all {
         let absolute = Path::new("/").join(path);
         // A directory is also in the base: a layer lists the parents of its files.
@@ -93,12 +112,9 @@ fn layers(root: &Path) -> Result<Vec<Layer>> {
             base.tree_entry(root, path)?;
         }
     }
-    let mut app = LayerBuilder::new();
-    app.dir("app", 0o755, 0, 0)?;
-    app.file("app/hello.py", 0o644, 0, 0, HELLO.as_bytes())?;
-    let [(python, _), (certificates, _)] = above;
-    [base, python, certificates, app]
-        .into_iter()
+    let above = above.into_iter().map(|(layer, _)| layer);
+    std::iter::once(base)
+        .chain(above)
         .map(LayerBuilder::finish)
         .collect()
 }
@@ -132,7 +148,7 @@ fn walk(root: &Path, dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// The paths of the packages that `wanted` accepts, from dpkg's lists.
-fn owned(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<PathBuf>> {
+pub(super) fn owned(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<PathBuf>> {
     let info = root.join("var/lib/dpkg/info");
     let mut paths = BTreeSet::new();
     for entry in fs::read_dir(&info).at("list", &info)? {

@@ -16,7 +16,7 @@ use tar::{Builder, EntryType, Header};
 use crate::digest;
 use crate::error::{At, Error, Result};
 
-/// Every hand-made entry has this modification time (seconds since 1970).
+/// Hand-made entries have this modification time (seconds since 1970).
 const MTIME: u64 = 1_700_000_000;
 
 /// A finished layer: its gzip stream and the digest of the tar inside.
@@ -39,6 +39,8 @@ struct Attributes {
 /// Writes a layer's tar stream.
 pub struct LayerBuilder {
     tar: Builder<Vec<u8>>,
+    // The modification time of the entry that is added next.
+    mtime: u64,
     // The first path of each (device, inode) with several links.
     links: BTreeMap<(u64, u64), PathBuf>,
 }
@@ -60,6 +62,7 @@ impl LayerBuilder {
     pub fn new() -> Self {
         Self {
             tar: Builder::new(Vec::new()),
+            mtime: MTIME,
             links: BTreeMap::new(),
         }
     }
@@ -83,7 +86,7 @@ impl LayerBuilder {
         gid: u64,
         data: &[u8],
     ) -> Result<&mut Self> {
-        let mut header = header(EntryType::Regular, Attributes { mode, uid, gid });
+        let mut header = self.header(EntryType::Regular, Attributes { mode, uid, gid });
         header.set_size(data.len() as u64);
         self.tar
             .append_data(&mut header, path, data)
@@ -104,6 +107,12 @@ impl LayerBuilder {
         Ok(self)
     }
 
+    /// The modification time of the entry that is added next, in seconds since 1970.
+    pub fn time(&mut self, seconds: u64) -> &mut Self {
+        self.mtime = seconds;
+        self
+    }
+
     /// A symbolic link.
     pub fn symlink(&mut self, path: &str, target: &str) -> Result<&mut Self> {
         let attributes = Attributes {
@@ -111,7 +120,7 @@ impl LayerBuilder {
             uid: 0,
             gid: 0,
         };
-        let mut header = header(EntryType::Symlink, attributes);
+        let mut header = self.header(EntryType::Symlink, attributes);
         self.tar
             .append_link(&mut header, path, target)
             .at("write the entry", path)?;
@@ -129,7 +138,7 @@ impl LayerBuilder {
         gid: u64,
     ) -> Result<&mut Self> {
         let attributes = Attributes { mode, uid, gid };
-        let mut header = header(EntryType::Link, attributes);
+        let mut header = self.header(EntryType::Link, attributes);
         self.tar
             .append_link(&mut header, path, target)
             .at("write the entry", path)?;
@@ -148,6 +157,16 @@ impl LayerBuilder {
             },
             number,
         )
+    }
+
+    /// A block device.
+    pub fn block_device(&mut self, path: &str, mode: u32, number: (u32, u32)) -> Result<&mut Self> {
+        let attributes = Attributes {
+            mode,
+            uid: 0,
+            gid: 0,
+        };
+        self.special(EntryType::Block, path, attributes, number)
     }
 
     /// A named pipe.
@@ -248,6 +267,18 @@ impl LayerBuilder {
         })
     }
 
+    /// The header of the entry that is added now; the time is for it alone.
+    fn header(&mut self, kind: EntryType, attributes: Attributes) -> Header {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(attributes.mode);
+        header.set_uid(attributes.uid);
+        header.set_gid(attributes.gid);
+        header.set_mtime(std::mem::replace(&mut self.mtime, MTIME));
+        header.set_size(0);
+        header
+    }
+
     fn special(
         &mut self,
         kind: EntryType,
@@ -255,8 +286,8 @@ impl LayerBuilder {
         attributes: Attributes,
         (major, minor): (u32, u32),
     ) -> Result<&mut Self> {
-        let mut header = header(kind, attributes);
-        if kind == EntryType::Char {
+        let mut header = self.header(kind, attributes);
+        if matches!(kind, EntryType::Char | EntryType::Block) {
             header.set_device_major(major).at("write the entry", path)?;
             header.set_device_minor(minor).at("write the entry", path)?;
         }
@@ -266,17 +297,6 @@ impl LayerBuilder {
             .at("write the entry", path)?;
         Ok(self)
     }
-}
-
-fn header(kind: EntryType, attributes: Attributes) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(attributes.mode);
-    header.set_uid(attributes.uid);
-    header.set_gid(attributes.gid);
-    header.set_mtime(MTIME);
-    header.set_size(0);
-    header
 }
 
 /// The extended attributes of `path`, those of overlayfs itself left out.

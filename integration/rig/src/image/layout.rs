@@ -71,6 +71,11 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The digest of its manifest.
     pub fn manifest_digest(&self) -> Result<String> {
         let path = self.dir.join("index.json");

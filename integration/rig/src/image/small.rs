@@ -78,7 +78,7 @@ pub fn many_layers(dir: &Path, count: usize) -> Result<Layout> {
     Layout::write(dir, &shell(), &layers)
 }
 
-fn shell() -> Spec {
+pub(super) fn shell() -> Spec {
     Spec {
         command: vec!["/bin/sh".into()],
         environment: vec!["PATH=/bin".into()],
@@ -91,7 +91,7 @@ pub fn busybox() -> Result<Vec<u8>> {
     fs::read(&path).at("read", &path)
 }
 
-fn base() -> Result<Layer> {
+pub(super) fn base() -> Result<Layer> {
     let busybox = busybox()?;
     let mut layer = LayerBuilder::new();
     for dir in [

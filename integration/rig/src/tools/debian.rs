@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ struct Parcel {
     packages: &'static str,
     /// Program and the path it has in the package.
     files: &'static [(&'static str, &'static str)],
+    /// Whether the programs bring their C library along, and every other one.
+    own_libraries: bool,
     /// The package whose version is told.
     versions: &'static [&'static str],
 }
@@ -34,7 +36,21 @@ const DEBIAN_12: Parcel = Parcel {
         ("docker-registry", "usr/bin/docker-registry"),
         ("busybox", "bin/busybox"),
     ],
+    own_libraries: false,
     versions: &["runc", "docker-registry", "busybox-static"],
+};
+
+const FORKY: Parcel = Parcel {
+    suite: "forky",
+    packages: "skopeo,erofs-utils",
+    files: &[
+        ("skopeo", "usr/bin/skopeo"),
+        ("fsck.erofs", "usr/bin/fsck.erofs"),
+        ("dump.erofs", "usr/bin/dump.erofs"),
+        ("mkfs.erofs", "usr/bin/mkfs.erofs"),
+    ],
+    own_libraries: true,
+    versions: &["skopeo", "erofs-utils"],
 };
 
 const CONTAINERD_17: Parcel = Parcel {
@@ -45,6 +61,7 @@ const CONTAINERD_17: Parcel = Parcel {
         ("ctr", "usr/bin/ctr"),
         ("containerd-shim-runc-v2", "usr/bin/containerd-shim-runc-v2"),
     ],
+    own_libraries: false,
     versions: &["containerd"],
 };
 
@@ -62,6 +79,7 @@ const DOCKER: Parcel = Parcel {
             "usr/libexec/docker/cli-plugins/docker-buildx",
         ),
     ],
+    own_libraries: false,
     versions: &["docker.io", "docker-buildx"],
 };
 
@@ -69,6 +87,7 @@ fn parcel(tool: Tool) -> &'static Parcel {
     match tool {
         Tool::Containerd17 => &CONTAINERD_17,
         Tool::Docker => &DOCKER,
+        Tool::Forky => &FORKY,
         _ => &DEBIAN_12,
     }
 }
@@ -102,7 +121,11 @@ pub(super) fn install(tool: Tool, dir: &Path) -> Result<String> {
         } else {
             root.join("usr").join(path)
         };
-        fs::copy(&from, &to).at("copy", &from)?;
+        if parcel.own_libraries {
+            bring_libraries(&root, &from, dir, name)?;
+        } else {
+            fs::copy(&from, &to).at("copy", &from)?;
+        }
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).at("chmod", &to)?;
     }
     let versions = parcel.versions.iter().map(|package| {
@@ -112,6 +135,61 @@ pub(super) fn install(tool: Tool, dir: &Path) -> Result<String> {
     let told = versions.collect::<Vec<_>>().join(", ");
     fs::remove_dir_all(&root).at("delete", &root)?;
     Ok(told)
+}
+
+/// Puts a program, its libraries and their loader into `<dir>/lib`, and `<dir>/<name>`
+/// that starts it with them: it runs where the C library is an older one.
+fn bring_libraries(root: &Path, program: &Path, dir: &Path, name: &str) -> Result<()> {
+    let lib = dir.join("lib");
+    fs::create_dir_all(&lib).at("create", &lib)?;
+    let loader = find(&root.join("usr"), &|name| name.starts_with("ld-linux"))?;
+    let libc = find(&root.join("usr/lib"), &|name| name == "libc.so.6")?;
+    let (Some(loader), Some(libc)) = (loader, libc) else {
+        let why = "its packages have no C library";
+        return Err(Error::unexpected(program.to_string_lossy(), why));
+    };
+    let libraries = libc.parent().unwrap_or(root);
+    // The loader tells which libraries it would load, as `NAME => PATH (ADDRESS)`.
+    let mut command = Command::new(&loader);
+    command.arg("--library-path").arg(libraries);
+    let listed = run(command.arg("--list").arg(program), LIMIT)?.stdout;
+    let paths = listed.lines().filter_map(|line| line.split_once(" => "));
+    let paths = paths.filter_map(|(_, path)| path.split(' ').next());
+    for from in paths.map(Path::new).chain([loader.as_path(), program]) {
+        if let Some(name) = from.file_name() {
+            fs::copy(from, lib.join(name)).at("copy", from)?;
+        }
+    }
+    let file_name = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    let script = format!(
+        "#!/bin/sh\nexec '{lib}/{}' --library-path '{lib}' '{lib}/{}' \"$@\"\n",
+        file_name(&loader),
+        file_name(program),
+        lib = lib.display(),
+    );
+    let path = dir.join(name);
+    fs::write(&path, script).at("write", &path)
+}
+
+/// The first file below `dir` whose name is `wanted`.
+fn find(dir: &Path, wanted: &impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir(dir).at("list", dir)? {
+        let path = entry.at("list", dir)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_file() && wanted(&name) {
+            return Ok(Some(path));
+        }
+        if path.is_dir()
+            && !path.is_symlink()
+            && let Some(found) = find(&path, wanted)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// The version in the first line of a package's changelog, `name (version) suite; ...`:

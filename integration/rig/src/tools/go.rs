@@ -1,5 +1,5 @@
-//! Programs built from the Go modules of `integration/conformance`, whose `go.mod`
-//! pins their versions.
+//! Programs built from the Go modules of `integration/conformance` and
+//! `integration/images`, whose `go.mod` files pin their versions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::Tool;
 use crate::command::run;
 use crate::error::{At, Error, Result};
 use crate::{checkout, digest};
@@ -24,17 +25,33 @@ fn module() -> PathBuf {
     checkout::root().join("integration/conformance")
 }
 
+fn images() -> PathBuf {
+    checkout::root().join("integration/images")
+}
+
 /// A digest over the module files and sources that are built.
-pub(super) fn recipe(suites: bool) -> Result<String> {
-    let module = module();
-    let sources: &[&str] = if suites {
-        &[
-            "suite/suite_test.go",
-            "containerd-1.7/go.sum",
-            "containerd-1.7/suite/suite_test.go",
-        ]
-    } else {
-        &["oracle/main.go"]
+pub(super) fn recipe(tool: Tool) -> Result<String> {
+    let (module, sources): (PathBuf, &[&str]) = match tool {
+        Tool::Suites => (
+            module(),
+            &[
+                "suite/suite_test.go",
+                "containerd-1.7/go.sum",
+                "containerd-1.7/suite/suite_test.go",
+            ],
+        ),
+        Tool::Images => (
+            images(),
+            &[
+                "main.go",
+                "convert.go",
+                "footer.go",
+                "layout.go",
+                "pull/go.sum",
+                "pull/main.go",
+            ],
+        ),
+        _ => (module(), &["oracle/main.go"]),
     };
     let mut hash = Sha256::new();
     for file in ["go.sum"].iter().chain(sources) {
@@ -42,6 +59,16 @@ pub(super) fn recipe(suites: bool) -> Result<String> {
         hash.update(fs::read(&path).at("read", &path)?);
     }
     Ok(format!("{TAGS} {}", digest::hex(&hash.finalize())))
+}
+
+/// Builds the converter and the puller.
+pub(super) fn build_images(into: &Path) -> Result<String> {
+    for (dir, name) in [("", "images"), ("pull", "pull")] {
+        let mut command = go(&images().join(dir))?;
+        command.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]);
+        run(command.arg(into.join(name)).arg("."), LIMIT)?;
+    }
+    Ok("the converter and the puller".into())
 }
 
 /// Builds containerd, ctr, the shim and the oracle in one go, so that they share
@@ -90,7 +117,7 @@ fn go(dir: &Path) -> Result<Command> {
     let found = Command::new("go").arg("version").output();
     if !found.is_ok_and(|o| o.status.success()) {
         return Err(Error::unexpected(
-            "building containerd",
+            "building Go programs",
             "there is no Go toolchain on PATH; install one as new as integration/conformance/go.mod says",
         ));
     }
