@@ -41,7 +41,8 @@ pub struct Digest(Value);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Value {
     Sha256([u8; 32]),
-    Sha512([u8; 64]),
+    /// Rare, so it shall not make the others larger.
+    Sha512(Box<[u8; 64]>),
 }
 
 /// What is not a digest.
@@ -88,7 +89,7 @@ impl Digest {
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Value::Sha256(bytes) => bytes,
-            Value::Sha512(bytes) => bytes,
+            Value::Sha512(bytes) => bytes.as_slice(),
         }
     }
 
@@ -135,7 +136,7 @@ impl FromStr for Digest {
         let (algorithm, hex) = text.split_once(':').ok_or_else(malformed)?;
         match algorithm {
             "sha256" => unhex(hex).map(Value::Sha256),
-            "sha512" => unhex(hex).map(Value::Sha512),
+            "sha512" => unhex(hex).map(|bytes| Value::Sha512(Box::new(bytes))),
             _ => {
                 return Err(ParseDigestError::UnknownAlgorithm {
                     text: shortened(text),
@@ -204,7 +205,7 @@ impl Hasher {
     pub fn finish(self) -> Digest {
         Digest(match self.0 {
             State::Sha256(state) => Value::Sha256(state.finalize().into()),
-            State::Sha512(state) => Value::Sha512(state.finalize().into()),
+            State::Sha512(state) => Value::Sha512(Box::new(state.finalize().into())),
         })
     }
 }

@@ -1,6 +1,14 @@
 //! Decompression with bounded output.
 
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::{self, Read};
+
 use bytes::Bytes;
+use flate2::{Decompress, FlushDecompress, Status};
+use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 /// How the parts of a blob are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,31 +59,200 @@ pub enum InflateError {
         /// Bytes that were wanted.
         want: u64,
     },
-    /// More comes out than is allowed.
-    #[error("the compressed data has more than {limit} bytes")]
-    TooLarge {
-        /// The limit in bytes.
-        limit: u64,
-    },
 }
 
+/// How much of a stream is thrown away at a time.
+const SKIP_BYTES: usize = 64 << 10;
+
+/// The largest window of a zstd frame, as a power of two: zstd's own default. A frame that wants more is refused.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
 /// A compressed stream, out of which chunks are taken in one pass.
-#[derive(Debug)]
+///
+/// [`Member::chunk`] takes one chunk; reading it ([`Read`]) gives all that it inflates to, and whoever reads sets the
+/// bounds.
 pub struct Member<'a> {
+    compression: Compression,
     bytes: &'a [u8],
+    /// What of the bytes is not yet inflated.
+    rest: &'a [u8],
+    /// How many bytes came out so far.
+    position: u64,
+    /// The decoder of the member or frame in whose middle the stream is.
+    decoder: Option<Decoder>,
+}
+
+enum Decoder {
+    Gzip(Decompress),
+    Zstd(DCtx<'static>),
+}
+
+impl fmt::Debug for Member<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member")
+            .field("compression", &self.compression)
+            .field("bytes", &self.bytes.len())
+            .field("rest", &self.rest.len())
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Member<'a> {
     /// The stream that `bytes` begin with: one or more gzip members or zstd frames.
-    pub fn new(_compression: Compression, bytes: &'a [u8]) -> Member<'a> {
-        Member { bytes }
+    pub fn new(compression: Compression, bytes: &'a [u8]) -> Member<'a> {
+        Member {
+            compression,
+            bytes,
+            rest: bytes,
+            position: 0,
+            decoder: None,
+        }
     }
 
     /// The `length` bytes from `offset` on of what the stream inflates to. What is before them is inflated and thrown
     /// away, nothing behind them is inflated; so ask in ascending order. Going back begins again.
-    pub fn read(&mut self, _offset: u64, _length: u32) -> Result<Bytes, InflateError> {
-        let _ = self.bytes;
-        unimplemented!()
+    ///
+    /// Memory is taken for `length` bytes, whatever the stream is.
+    pub fn chunk(&mut self, offset: u64, length: u32) -> Result<Bytes, InflateError> {
+        if offset < self.position {
+            *self = Member::new(self.compression, self.bytes);
+        }
+        let want = offset.saturating_add(u64::from(length));
+        self.skip_to(offset, want)?;
+        let mut out = vec![0; length as usize];
+        if self.fill(&mut out)? < out.len() {
+            return Err(self.short(want));
+        }
+        Ok(out.into())
+    }
+
+    fn skip_to(&mut self, offset: u64, want: u64) -> Result<(), InflateError> {
+        if self.compression == Compression::None {
+            let skip = usize::try_from(offset - self.position).unwrap_or(usize::MAX);
+            self.rest = self.rest.get(skip..).ok_or_else(|| self.short(want))?;
+            self.position = offset;
+            return Ok(());
+        }
+        let mut scratch = Vec::new();
+        while self.position < offset {
+            let left = usize::try_from(offset - self.position).unwrap_or(usize::MAX);
+            scratch.resize(left.min(SKIP_BYTES), 0);
+            if self.fill(&mut scratch)? < scratch.len() {
+                return Err(self.short(want));
+            }
+        }
+        Ok(())
+    }
+
+    fn short(&self, want: u64) -> InflateError {
+        InflateError::Short {
+            have: self.position,
+            want,
+        }
+    }
+
+    fn damaged(&self, reason: impl Into<String>) -> InflateError {
+        InflateError::Damaged {
+            compression: self.compression,
+            reason: reason.into(),
+        }
+    }
+
+    /// Inflates into `out` until it is full or the bytes end, and answers how much of it is full.
+    fn fill(&mut self, out: &mut [u8]) -> Result<usize, InflateError> {
+        let mut filled = 0;
+        while filled < out.len() && !self.rest.is_empty() {
+            let out = &mut out[filled..];
+            let (taken, given) = match self.compression {
+                Compression::None => self.copy(out),
+                Compression::Gzip => self.gunzip(out)?,
+                Compression::Zstd => self.unzstd(out)?,
+            };
+            if taken == 0 && given == 0 {
+                return Err(self.damaged("it cannot be decoded any further"));
+            }
+            self.rest = self.rest.get(taken..).unwrap_or_default();
+            self.position = self.position.saturating_add(given as u64);
+            filled += given;
+        }
+        // The decoder may hold output back for which there was no room.
+        while filled < out.len() && self.decoder.is_some() {
+            let out = &mut out[filled..];
+            let (_, given) = match self.compression {
+                Compression::None => (0, 0),
+                Compression::Gzip => self.gunzip(out)?,
+                Compression::Zstd => self.unzstd(out)?,
+            };
+            if given == 0 {
+                break;
+            }
+            self.position = self.position.saturating_add(given as u64);
+            filled += given;
+        }
+        Ok(filled)
+    }
+
+    fn copy(&self, out: &mut [u8]) -> (usize, usize) {
+        let length = out.len().min(self.rest.len());
+        out[..length].copy_from_slice(&self.rest[..length]);
+        (length, length)
+    }
+
+    fn gunzip(&mut self, out: &mut [u8]) -> Result<(usize, usize), InflateError> {
+        let mut decoder = match self.decoder.take() {
+            Some(Decoder::Gzip(decoder)) => decoder,
+            _ => Decompress::new_gzip(15),
+        };
+        let (before_in, before_out) = (decoder.total_in(), decoder.total_out());
+        let status = decoder
+            .decompress(self.rest, out, FlushDecompress::None)
+            .map_err(|error| self.damaged(error.to_string()))?;
+        let taken = decoder.total_in() - before_in;
+        let given = decoder.total_out() - before_out;
+        if status != Status::StreamEnd {
+            self.decoder = Some(Decoder::Gzip(decoder));
+        }
+        let length = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Ok((length(taken), length(given)))
+    }
+
+    fn unzstd(&mut self, out: &mut [u8]) -> Result<(usize, usize), InflateError> {
+        let mut decoder = match self.decoder.take() {
+            Some(Decoder::Zstd(decoder)) => decoder,
+            _ => self.new_zstd()?,
+        };
+        let mut input = InBuffer::around(self.rest);
+        let mut output = OutBuffer::around(out);
+        let hint = decoder
+            .decompress_stream(&mut output, &mut input)
+            .map_err(|code| self.damaged(zstd_safe::get_error_name(code)))?;
+        if hint != 0 {
+            self.decoder = Some(Decoder::Zstd(decoder));
+        }
+        Ok((input.pos, output.pos()))
+    }
+
+    fn new_zstd(&self) -> Result<DCtx<'static>, InflateError> {
+        let mut decoder =
+            DCtx::try_create().ok_or_else(|| self.damaged("no memory for a decoder"))?;
+        decoder
+            .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
+            .map_err(|code| self.damaged(zstd_safe::get_error_name(code)))?;
+        Ok(decoder)
+    }
+}
+
+impl Read for Member<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let filled = self.fill(out).map_err(io::Error::other)?;
+        if filled == 0 && !out.is_empty() && self.decoder.is_some() {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                self.damaged("it ends in the middle"),
+            ));
+        }
+        Ok(filled)
     }
 }
 
@@ -86,5 +263,5 @@ pub fn inflate(
     inner_offset: u64,
     length: u32,
 ) -> Result<Bytes, InflateError> {
-    Member::new(compression, member).read(inner_offset, length)
+    Member::new(compression, member).chunk(inner_offset, length)
 }

@@ -1,8 +1,19 @@
 //! Tables of contents: JSON that becomes a tree and a chunk table.
 
+mod assemble;
+mod data;
+mod entry;
+mod layout;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod text;
+mod time;
+
 use crate::chunk::ChunkTable;
 use crate::digest::Digest;
 use crate::error::FormatError;
+use crate::inflate::Compression;
 use crate::limits::Limits;
 use crate::tree::{OpaqueXattr, Tree};
 
@@ -14,6 +25,16 @@ pub enum TocKind {
     TarGzip,
     /// A zstd stream of JSON, in a blob of zstd frames: both dialects of zstd:chunked.
     Zstd,
+}
+
+impl TocKind {
+    /// How the blob is compressed.
+    pub fn compression(self) -> Compression {
+        match self {
+            TocKind::TarGzip => Compression::Gzip,
+            TocKind::Zstd => Compression::Zstd,
+        }
+    }
 }
 
 /// What a table of contents must be.
@@ -57,14 +78,19 @@ pub struct Layer {
 /// Verifies and parses the table of contents `toc` (as it is in its blob) of a layer whose files' data ends at
 /// `payload_end` in its blob.
 ///
-/// The digest is checked before anything is parsed; sizes are checked before anything is inflated.
+/// The digest is checked before anything is parsed; sizes are checked before anything is inflated. A small table is
+/// inflated into memory; a large one is inflated twice, once to verify it and once to parse it as it comes, so that
+/// what it takes is about 200 bytes for an entry and no more.
 pub fn parse_toc(
-    _kind: TocKind,
-    _toc: &[u8],
-    _payload_end: u64,
-    _expected: &TocDigest,
-    _opaque: OpaqueXattr,
-    _limits: &Limits,
+    kind: TocKind,
+    toc: &[u8],
+    payload_end: u64,
+    expected: &TocDigest,
+    opaque: OpaqueXattr,
+    limits: &Limits,
 ) -> Result<Layer, FormatError> {
-    unimplemented!()
+    let text = text::verify(kind, toc, expected, limits)?;
+    let mut assembler = assemble::Assembler::new(payload_end, opaque, limits);
+    text.parse(&mut assembler)?;
+    assembler.finish(kind.compression())
 }
