@@ -17,7 +17,9 @@ pub enum Error {
         reason: String,
     },
     /// containerd does not know it, in this namespace.
-    #[error("containerd knows no {what} in the namespace {namespace}; is it the right name and namespace?")]
+    #[error(
+        "containerd knows no {what} in the namespace {namespace}; is it the right name and namespace?"
+    )]
     NotFound {
         /// What was asked for.
         what: String,
@@ -25,7 +27,9 @@ pub enum Error {
         namespace: String,
     },
     /// containerd did not answer.
-    #[error("{operation}: containerd does not answer: {reason}; is it running, and is this its socket?")]
+    #[error(
+        "{operation}: containerd does not answer: {reason}; is it running, and is this its socket?"
+    )]
     Unavailable {
         /// What was asked for.
         operation: String,
@@ -39,7 +43,9 @@ pub enum Error {
         operation: String,
     },
     /// The data are not what their descriptor says.
-    #[error("{what} is not what its descriptor says: {reason}; it was damaged or exchanged where it came from")]
+    #[error(
+        "{what} is not what its descriptor says: {reason}; it was damaged or exchanged where it came from"
+    )]
     Damaged {
         /// Whose data.
         what: String,

@@ -70,7 +70,10 @@ where
     let operation = format!("writing blob {}", descriptor.digest);
     let size = i64::try_from(descriptor.size).map_err(|_| Error::Invalid {
         what: format!("blob {}", descriptor.digest),
-        reason: format!("{} bytes are more than containerd can keep", descriptor.size),
+        reason: format!(
+            "{} bytes are more than containerd can keep",
+            descriptor.size
+        ),
     })?;
     let mut restarted = false;
     loop {
@@ -213,10 +216,7 @@ impl Attempt<'_> {
             }
         }
         if offset != self.size {
-            return Err(self.damaged(format!(
-                "there are {offset} bytes instead of {}",
-                self.size
-            )));
+            return Err(self.damaged(format!("there are {offset} bytes instead of {}", self.size)));
         }
         self.request(WriteAction::Commit, offset, Bytes::new())
             .await
@@ -268,7 +268,11 @@ async fn committed(
 ) -> Result<(), Status> {
     loop {
         match answers.message().await? {
-            None => return Err(Status::internal(format!("{operation}: no answer to the commit"))),
+            None => {
+                return Err(Status::internal(format!(
+                    "{operation}: no answer to the commit"
+                )));
+            }
             Some(answer) if answer.action == i32::from(WriteAction::Commit) => return Ok(()),
             Some(_) => {}
         }
