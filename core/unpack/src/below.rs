@@ -54,8 +54,11 @@ fn attributes(fd: &OwnedFd) -> Result<Option<Attributes>, Errno> {
     }))
 }
 
+/// Name and value.
+type Xattr = (Vec<u8>, Vec<u8>);
+
 /// All but `trusted.*`: what overlayfs notes there is about that layer alone.
-fn xattrs(fd: &OwnedFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn xattrs(fd: &OwnedFd) -> Result<Vec<Xattr>, Errno> {
     // Linux' own limits (xattr(7)).
     const LIST_BYTES_MAX: usize = 64 << 10;
     const VALUE_BYTES_MAX: usize = 64 << 10;

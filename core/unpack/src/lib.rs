@@ -23,8 +23,6 @@ mod options;
 mod path;
 mod place;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 use std::io::Read;
 use std::path::Path;

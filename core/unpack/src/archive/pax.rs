@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn records_are_read() {
         let records = Records::parse(
-            b"12 path=a/b\n30 SCHILY.xattr.user.k=a=b\n\0\n16 mtime=-1.25\n9 size=\n",
+            b"12 path=a/b\n29 SCHILY.xattr.user.k=a=b\n\0\n15 mtime=-1.25\n8 size=\n",
         );
         let records = records.unwrap();
         assert_eq!(records.path.as_deref(), Some(&b"a/b"[..]));
@@ -174,8 +174,8 @@ mod tests {
             b"7 path\n",
             b"6 =ab\n",
             b"99999999999999999999999 a=b\n",
-            b"11 path=a\0b\n",
-            b"10 size=1x\n",
+            b"12 path=a\0b\n",
+            b"11 size=1x\n",
             b"13 mtime=1.x\n",
         ] {
             assert!(Records::parse(bytes).is_err(), "{bytes:?}");
