@@ -1,1 +1,42 @@
 //! Verified random access to a layer that arrives while it is read.
+//!
+//! A [`LazyLayer`] is a file tree, a [`CachedLayer`](pontoon_cache::CachedLayer), and a way to the layer's blob that
+//! is not gone before bytes are missing ([`Connect`]). [`LazyLayer::read`] answers at once what is here. Else it
+//! answers a future, and has begun to fetch:
+//! - whatever is missing, side by side, in few requests, and at least [`Config::demand_bytes_min`] from the miss on;
+//! - each member of the blob once, for any number of readers, whether they wait until the end or not;
+//! - only what has its digest reaches the cache or a reader. Wrong bytes are fetched once more, then the read fails.
+//!
+//! The [`Engine`] is what all layers of a daemon share: memory, processors, and who goes first. What somebody waits
+//! for ([`Urgency::Demand`](pontoon_source::Urgency)) never waits behind what is fetched ahead
+//! ([`LazyLayer::prefetch`]), which stands still meanwhile.
+//!
+//! Knows no kernel and no format. Reads may come from any thread; the work is done on the engine's runtime, inflation
+//! on its blocking threads.
+
+mod background;
+mod config;
+mod engine;
+mod error;
+mod feed;
+mod fetch;
+mod flight;
+mod layer;
+mod leftovers;
+mod link;
+mod plan;
+mod status;
+mod trace;
+
+pub use config::{BackgroundConfig, Config};
+pub use engine::Engine;
+pub use error::{Error, Result};
+pub use layer::{LazyLayer, PendingRead, Prefetch, Read};
+pub use link::{Connect, Connected};
+pub use status::{BackgroundState, Counted, LastError, Status};
+
+/// The tree of a layer, as whoever shows it needs to know it.
+pub mod tree {
+    pub use pontoon_erofs::{DirEntry, FileType, Image, Inode, Nid, ReadError, Xattr, Xattrs};
+    pub use pontoon_layer::Time;
+}

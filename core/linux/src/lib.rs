@@ -26,6 +26,6 @@ pub use idmap::{IdMap, IdMapError};
 pub use lock::{DirLock, LockError};
 pub use map::Map;
 pub use mount::fuse::{
-    abort, detach, is_disconnected, mount_fuse, open_fuse_device, set_read_ahead,
+    abort, detach, is_disconnected, is_mount_point, mount_fuse, open_fuse_device, set_read_ahead,
 };
 pub use mount::{Call, Mounter, RecordingMounter, SystemMounter, mount_erofs};

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
@@ -79,6 +79,14 @@ pub fn is_disconnected(path: &Path) -> bool {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty());
     matches!(opened, Err(Errno::NOTCONN | Errno::CONNABORTED))
+}
+
+/// Whether something is mounted at `path` itself. Linux 5.8.
+pub fn is_mount_point(path: &Path) -> Result<bool> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let statx = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())
+        .map_err(|errno| Error::new(format!("look at {}", path.display()), errno))?;
+    Ok(statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Has the kernel read up to `bytes` ahead of a sequential reader on the filesystem of `path`, for which it asks in

@@ -1,0 +1,494 @@
+//! What the kernel asks, and the answers.
+
+mod directory;
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
+};
+use pontoon_lazyfs::tree::{Nid, ReadError};
+use pontoon_lazyfs::{LazyLayer, Read};
+use tokio::runtime::Handle;
+
+use crate::attributes::{FOR_EVER, NOT_AT_ALL, of_inode, of_nothing, of_ours};
+use crate::layers::Layers;
+use crate::node::{Node, layer_number};
+use crate::operations::{Counters, count};
+use crate::server::OPENER;
+use crate::state::{self, STATE_DIRECTORY};
+
+/// The most bytes of one request: what Linux allows by default (`fs.fuse.max_pages_limit`).
+const REQUEST_BYTES_MAX: u32 = 1 << 20;
+
+/// Reads ahead that may be under way at once. All layers share the connection, and reads of a slow one must not
+/// use up the places.
+const BACKGROUND_MAX: u16 = 16_384;
+
+/// Nodes are never another's again.
+const GENERATION: Generation = Generation(0);
+
+const BLOCK_BYTES: u32 = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Layered {
+    layers: Arc<dyn Layers>,
+    runtime: Handle,
+    counters: Arc<Counters>,
+    /// The kernel can do without being asked to open; then it need not be asked.
+    silent_opens: bool,
+}
+
+/// An answer, or the error that the kernel gets.
+type Answer<T> = Result<T, Errno>;
+
+impl Layered {
+    pub(crate) fn new(layers: Arc<dyn Layers>, runtime: Handle, counters: Arc<Counters>) -> Self {
+        Layered {
+            layers,
+            runtime,
+            counters,
+            silent_opens: false,
+        }
+    }
+
+    fn node(&self, number: INodeNo) -> Answer<Node> {
+        Node::from_number(number.0).ok_or(Errno::ESTALE)
+    }
+
+    fn layer(&self, number: u32) -> Answer<Arc<LazyLayer>> {
+        self.layers.get(number).ok_or(Errno::ESTALE)
+    }
+
+    fn attributes(&self, node: Node) -> Answer<(FileAttr, Duration)> {
+        let now = SystemTime::now();
+        Ok(match node {
+            Node::Root => (
+                of_ours(node, FileType::Directory, 0o555, 0, now),
+                NOT_AT_ALL,
+            ),
+            Node::Opener => (
+                of_ours(
+                    node,
+                    FileType::RegularFile,
+                    0o400,
+                    0,
+                    SystemTime::UNIX_EPOCH,
+                ),
+                FOR_EVER,
+            ),
+            Node::Tree(number, nid) => {
+                let layer = self.layer(number)?;
+                (of_tree(number, &layer, nid)?, FOR_EVER)
+            }
+            Node::StateDirectory(number) => {
+                self.layer(number)?;
+                let mode = state::DIRECTORY_MODE;
+                let epoch = SystemTime::UNIX_EPOCH;
+                (of_ours(node, FileType::Directory, mode, 0, epoch), FOR_EVER)
+            }
+            Node::StateFile(number) => {
+                let size = state::content(&*self.layer(number)?).len() as u64;
+                let mode = state::FILE_MODE;
+                // Changed just now: so the kernel reads it again.
+                (
+                    of_ours(node, FileType::RegularFile, mode, size, now),
+                    NOT_AT_ALL,
+                )
+            }
+        })
+    }
+
+    /// The node of a name, or how long it stays missing.
+    fn find(&self, directory: Node, name: &[u8]) -> Answer<Result<Node, Duration>> {
+        if name == b"." {
+            return Ok(Ok(directory));
+        }
+        let up = name == b"..";
+        Ok(match directory {
+            Node::Root if up => Ok(Node::Root),
+            Node::Root if name == OPENER.as_bytes() => Ok(Node::Opener),
+            Node::Root => match layer_number(name) {
+                Some(number) => {
+                    let layer = self.layers.get(number);
+                    layer
+                        .map(|layer| Node::Tree(number, layer.tree().root()))
+                        .ok_or(NOT_AT_ALL)
+                }
+                None => Err(NOT_AT_ALL),
+            },
+            Node::Tree(number, nid) => {
+                let layer = self.layer(number)?;
+                let is_root = nid == layer.tree().root();
+                if is_root && up {
+                    return Ok(Ok(Node::Root));
+                }
+                if is_root && name == STATE_DIRECTORY.as_bytes() {
+                    return Ok(Ok(Node::StateDirectory(number)));
+                }
+                let found = layer.tree().lookup(nid, name).map_err(errno)?;
+                found.map(|nid| Node::Tree(number, nid)).ok_or(FOR_EVER)
+            }
+            Node::StateDirectory(number) => {
+                let layer = self.layer(number)?;
+                if up {
+                    return Ok(Ok(Node::Tree(number, layer.tree().root())));
+                }
+                let found = name == state::file_name(&layer).as_bytes();
+                found.then_some(Node::StateFile(number)).ok_or(FOR_EVER)
+            }
+            Node::Opener | Node::StateFile(_) => return Err(Errno::ENOTDIR),
+        })
+    }
+
+    fn read_tree(&self, number: u32, nid: Nid, offset: u64, size: u32, reply: ReplyData) {
+        let layer = match self.layer(number) {
+            Ok(layer) => layer,
+            Err(errno) => return reply.error(errno),
+        };
+        let size = size.min(REQUEST_BYTES_MAX) as usize;
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(size.max(buffer.len()), 0);
+            let Some(buffer) = buffer.get_mut(..size) else {
+                return reply.error(Errno::EIO);
+            };
+            match layer.read(nid, offset, buffer) {
+                Ok(Read::Ready(bytes)) => reply.data(buffer.get(..bytes).unwrap_or_default()),
+                Ok(Read::Pending(pending)) => {
+                    count(&self.counters.read_waited);
+                    let counters = self.counters.clone();
+                    self.runtime.spawn(async move {
+                        match pending.await {
+                            Ok(bytes) => reply.data(&bytes),
+                            // Noted where it happened.
+                            Err(_) => {
+                                count(&counters.read_failed);
+                                reply.error(Errno::EIO);
+                            }
+                        }
+                    });
+                }
+                Err(error) => {
+                    count(&self.counters.read_failed);
+                    tracing::warn!(layer = %layer.digest(), error = error.whole(), "a read failed");
+                    reply.error(Errno::EIO);
+                }
+            }
+        });
+    }
+
+    fn xattr<T>(
+        &self,
+        number: INodeNo,
+        read: impl FnOnce(&LazyLayer, Nid) -> Answer<T>,
+    ) -> Answer<T> {
+        count(&self.counters.xattr);
+        match self.node(number)? {
+            Node::Tree(number, nid) => read(&*self.layer(number)?, nid),
+            _ => Err(Errno::NO_XATTR),
+        }
+    }
+}
+
+thread_local! {
+    /// Where reads are put together that are answered at once. As large as the largest one.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn of_tree(number: u32, layer: &LazyLayer, nid: Nid) -> Answer<FileAttr> {
+    let inode = layer.tree().inode(nid).map_err(errno)?;
+    Ok(of_inode(Node::Tree(number, nid), &inode))
+}
+
+fn errno(error: ReadError) -> Errno {
+    match error {
+        ReadError::NotADirectory(_) => Errno::ENOTDIR,
+        ReadError::NotASymlink(_) => Errno::EINVAL,
+        ReadError::NotAnImage(_) | ReadError::Damaged { .. } => {
+            tracing::error!(%error, "the tree of a layer is damaged");
+            Errno::EIO
+        }
+    }
+}
+
+impl Filesystem for Layered {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            // Only the state file ever changes; its attributes are asked for before it is read.
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            // So that overlayfs finds what it copied up again: lookups of "." and ".." are answered.
+            InitFlags::FUSE_EXPORT_SUPPORT,
+            // Idmapped mounts, Linux 6.12. Permissions are checked by the kernel, as this needs.
+            InitFlags::FUSE_ALLOW_IDMAP,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "this kernel's FUSE does not have a capability");
+            }
+        }
+        let silent = InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        self.silent_opens = config.add_capabilities(silent).is_ok();
+        // Refused are only zero and more than 16 MiB.
+        let _ = config.set_max_write(REQUEST_BYTES_MAX);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        count(&self.counters.lookup);
+        let found = self
+            .node(parent)
+            .and_then(|node| self.find(node, name.as_bytes()));
+        let found = found.and_then(|found| match found {
+            Ok(node) => {
+                let (attributes, keep) = self.attributes(node)?;
+                Ok((attributes, FOR_EVER, keep))
+            }
+            Err(keep) if keep.is_zero() => Err(Errno::ENOENT),
+            Err(keep) => Ok((of_nothing(), keep, keep)),
+        });
+        match found {
+            Ok((attributes, name_keeps, keeps)) => {
+                reply.entry_with_ttls(&keeps, &name_keeps, &attributes, GENERATION);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn forget(&self, _: &Request, _: INodeNo, _: u64) {
+        // Nodes are numbers: there is nothing to forget.
+    }
+
+    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        count(&self.counters.getattr);
+        match self.node(number).and_then(|node| self.attributes(node)) {
+            Ok((attributes, keep)) => reply.attr(&keep, &attributes),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
+        count(&self.counters.readlink);
+        let Ok(Node::Tree(layer, nid)) = self.node(number) else {
+            return reply.error(Errno::EINVAL);
+        };
+        match self.layer(layer) {
+            Ok(layer) => match layer.tree().read_link(nid) {
+                Ok(target) => reply.data(target),
+                Err(error) => reply.error(errno(error)),
+            },
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn open(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        count(&self.counters.open);
+        if self.silent_opens {
+            // The kernel never asks again, and keeps what it has cached.
+            return reply.error(Errno::ENOSYS);
+        }
+        let changes = matches!(self.node(number), Ok(Node::StateFile(_)));
+        let cached = match changes {
+            true => FopenFlags::FOPEN_DIRECT_IO,
+            false => FopenFlags::FOPEN_KEEP_CACHE,
+        };
+        reply.opened(FileHandle(0), cached | FopenFlags::FOPEN_NOFLUSH);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        count(&self.counters.flush);
+        // The kernel never asks again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        count(&self.counters.read);
+        match self.node(number) {
+            Ok(Node::Tree(layer, nid)) => self.read_tree(layer, nid, offset, size, reply),
+            Ok(Node::StateFile(layer)) => match self.layer(layer) {
+                Ok(layer) => {
+                    let content = state::content(&layer);
+                    let start = usize::try_from(offset)
+                        .unwrap_or(usize::MAX)
+                        .min(content.len());
+                    let end = start.saturating_add(size as usize).min(content.len());
+                    reply.data(content.get(start..end).unwrap_or_default());
+                }
+                Err(errno) => reply.error(errno),
+            },
+            Ok(Node::Opener) => reply.data(&[]),
+            Ok(Node::Root | Node::StateDirectory(_)) => reply.error(Errno::EISDIR),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        // The kernel never asks again: files have no holes that a program could see.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        count(&self.counters.opendir);
+        if self.silent_opens {
+            return reply.error(Errno::ENOSYS);
+        }
+        let flags = match self.node(number) {
+            Ok(Node::Root) => FopenFlags::empty(),
+            _ => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        };
+        reply.opened(FileHandle(0), flags);
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        count(&self.counters.readdir);
+        let listed = self.node(number).and_then(|node| {
+            self.list(node, offset, &mut |entry| {
+                reply.add(
+                    INodeNo(entry.node.number()),
+                    entry.next,
+                    entry.kind,
+                    OsStr::from_bytes(entry.name),
+                )
+            })
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        count(&self.counters.readdir);
+        let listed = self.node(number).and_then(|node| {
+            let mut failed = None;
+            self.list(
+                node,
+                offset,
+                &mut |entry| match self.attributes(entry.node) {
+                    Ok((attributes, keep)) => reply.add(
+                        attributes.ino,
+                        entry.next,
+                        OsStr::from_bytes(entry.name),
+                        &keep,
+                        &attributes,
+                        GENERATION,
+                    ),
+                    // A layer that was removed just now, or a damaged inode: it ends here.
+                    Err(errno) => {
+                        failed = Some(errno);
+                        true
+                    }
+                },
+            )?;
+            failed.map_or(Ok(()), Err)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn statfs(&self, _: &Request, number: INodeNo, reply: ReplyStatfs) {
+        count(&self.counters.statfs);
+        let layers = match self.node(number) {
+            Ok(Node::Root | Node::Opener) => self.layers.list(),
+            Ok(Node::Tree(layer, _) | Node::StateDirectory(layer) | Node::StateFile(layer)) => {
+                vec![layer]
+            }
+            Err(errno) => return reply.error(errno),
+        };
+        let (mut blocks, mut files) = (0u64, 0u64);
+        for layer in layers
+            .into_iter()
+            .filter_map(|number| self.layers.get(number))
+        {
+            let data = layer.tree().data_bytes();
+            blocks = blocks.saturating_add(data.div_ceil(BLOCK_BYTES.into()));
+            files = files.saturating_add(layer.tree().inodes());
+        }
+        reply.statfs(blocks, 0, 0, files, 0, BLOCK_BYTES, 255, BLOCK_BYTES);
+    }
+
+    fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self.xattr(number, |layer, nid| {
+            let value = layer.tree().xattr(nid, name.as_bytes()).map_err(errno)?;
+            value.map(<[u8]>::to_vec).ok_or(Errno::NO_XATTR)
+        });
+        answer_xattr(value, size, reply);
+    }
+
+    fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.xattr(number, |layer, nid| {
+            let mut names = Vec::new();
+            for xattr in layer.tree().xattrs(nid).map_err(errno)? {
+                names.extend(xattr.map_err(errno)?.name());
+                names.push(0);
+            }
+            Ok(names)
+        });
+        // Nothing to list is no error.
+        let names = names.or_else(|error| match error {
+            Errno::NO_XATTR => Ok(Vec::new()),
+            error => Err(error),
+        });
+        answer_xattr(names, size, reply);
+    }
+}
+
+fn answer_xattr(value: Answer<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(errno) => reply.error(errno),
+    }
+}

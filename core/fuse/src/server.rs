@@ -1,0 +1,218 @@
+//! The connection: opened, mounted, served, taken off.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use fuser::{INodeNo, Notifier, Session, SessionACL};
+use pontoon_linux::{
+    abort, detach, is_disconnected, is_mount_point, mount_fuse, open_fuse_device, set_read_ahead,
+};
+use tokio::runtime::Handle;
+
+use crate::filesystem::Layered;
+use crate::layers::Layers;
+use crate::node::Node;
+use crate::operations::{Counters, Operations};
+use crate::{Error, Result};
+
+/// A file beside the layers that is not listed. It is opened and closed once, when the server starts: from then on
+/// the kernel knows that nobody wants to hear of opening and closing.
+pub(crate) const OPENER: &str = ".opener";
+
+/// Dead mounts of ours on top of each other; more are not from crashes.
+const DEAD_MAX: usize = 64;
+
+/// How layers are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Threads that answer the kernel. They wait for disks at most.
+    pub threads: usize,
+    /// How far the kernel reads ahead of sequential readers, in bytes, and asks for at once. `None` leaves it at the
+    /// kernel's default, 128 KiB.
+    pub read_ahead_bytes: Option<u32>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let processors = thread::available_parallelism().map_or(2, usize::from);
+        Config {
+            threads: processors.clamp(4, 16),
+            read_ahead_bytes: None,
+        }
+    }
+}
+
+/// Serves layers, until it is dropped: then the connection ends, and what is mounted of it is of no use to anybody
+/// any more. Also on a panic.
+#[derive(Debug)]
+pub struct Server {
+    mount: Mounted,
+    notifier: Notifier,
+    counters: Arc<Counters>,
+    session: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Server {
+    /// Serves `layers` at `mountpoint`, a directory. Reads that wait are answered from `runtime`.
+    ///
+    /// A mount that a server which died has left there is taken off first. [`Error::Occupied`] if it is alive.
+    pub fn start(
+        config: &Config,
+        mountpoint: &Path,
+        layers: Arc<dyn Layers>,
+        runtime: Handle,
+    ) -> Result<Self> {
+        let kernel = |source| Error::Kernel {
+            mountpoint: mountpoint.to_owned(),
+            source,
+        };
+        let session = |source| Error::Session {
+            mountpoint: mountpoint.to_owned(),
+            source,
+        };
+        clear(mountpoint)?;
+        let device = open_fuse_device().map_err(kernel)?;
+        mount_fuse(device.as_fd(), mountpoint).map_err(kernel)?;
+        let mount = Mounted(mountpoint.to_owned());
+        let counters = Arc::new(Counters::default());
+        let filesystem = Layered::new(layers, runtime, counters.clone());
+        let server = Server::serve(config, filesystem, device, mount, counters).map_err(session)?;
+        server.settle(config).map_err(session)?;
+        Ok(server)
+    }
+
+    fn serve(
+        config: &Config,
+        filesystem: Layered,
+        device: OwnedFd,
+        mount: Mounted,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        let mut options = fuser::Config::default();
+        options.n_threads = Some(config.threads.max(1));
+        // Several threads read one device: what a cloned one has read is lost with it, when it is handed on.
+        options.clone_fd = false;
+        let session = Session::from_fd(filesystem, device, SessionACL::All, options)?;
+        let notifier = session.notifier();
+        let session = thread::Builder::new()
+            .name("fuse".to_owned())
+            .spawn(move || session.run())?;
+        Ok(Server {
+            mount,
+            notifier,
+            counters,
+            session: Some(session),
+        })
+    }
+
+    /// What can be done only when somebody serves.
+    fn settle(&self, config: &Config) -> io::Result<()> {
+        // Closed at once: a server that holds a file of its own could not be killed.
+        drop(File::open(self.mount.0.join(OPENER))?);
+        fs::read_dir(&self.mount.0)?;
+        if let Some(bytes) = config.read_ahead_bytes
+            && let Err(error) = set_read_ahead(&self.mount.0, bytes)
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the kernel reads ahead as far as it always does"
+            );
+        }
+        Ok(())
+    }
+
+    /// Where the layers are.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mount.0
+    }
+
+    /// Where the layer with this number is.
+    pub fn path(&self, number: u32) -> PathBuf {
+        self.mount.0.join(number.to_string())
+    }
+
+    /// The layer with this number is new, or gone: what the kernel remembers of its name, and below it, is forgotten.
+    /// What is in use stays until it is not. Asks the kernel, so not to be called while a request is answered.
+    pub fn changed(&self, number: u32) {
+        let root = INodeNo(Node::Root.number());
+        let name = number.to_string();
+        let forgotten = self.notifier.inval_entry(root, OsStr::new(&name));
+        // The list of layers.
+        let forgotten = forgotten.and_then(|()| self.notifier.inval_inode(root, 0, 0));
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, layer = number, "the kernel does not forget a layer");
+        }
+    }
+
+    /// What the kernel has asked for.
+    pub fn operations(&self) -> Operations {
+        self.counters.counted()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Without an end of the connection the threads would wait for ever.
+        if self.mount.take_off()
+            && let Some(session) = self.session.take()
+        {
+            match session.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "serving layers ended with an error"),
+                Err(_) => tracing::error!("a thread that serves layers panicked"),
+            }
+        }
+    }
+}
+
+/// A mount that is taken off on drop.
+#[derive(Debug)]
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Ends the connection. Whether it was there.
+    fn take_off(&self) -> bool {
+        match abort(&self.0) {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "layers stay mounted"
+                );
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.take_off();
+    }
+}
+
+/// Takes off what servers that died have left at `mountpoint`.
+fn clear(mountpoint: &Path) -> Result<()> {
+    let kernel = |source| Error::Kernel {
+        mountpoint: mountpoint.to_owned(),
+        source,
+    };
+    for _ in 0..DEAD_MAX {
+        if is_disconnected(mountpoint) {
+            tracing::info!(mountpoint = %mountpoint.display(), "taking off the mount of a server that is gone");
+            detach(mountpoint).map_err(kernel)?;
+        } else if is_mount_point(mountpoint).map_err(kernel)? {
+            break;
+        } else {
+            return Ok(());
+        }
+    }
+    Err(Error::Occupied {
+        mountpoint: mountpoint.to_owned(),
+    })
+}

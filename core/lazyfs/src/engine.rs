@@ -1,0 +1,166 @@
+//! What all layers of a daemon share: places for work, and who goes first.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pontoon_cache::Cache;
+use pontoon_source::Urgency;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::Config;
+use crate::background::Background;
+use crate::leftovers::Leftovers;
+use crate::status::Counters;
+
+/// What all layers of a daemon share. There is one, and it outlives no layer: each holds it.
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) runtime: Handle,
+    pub(crate) counters: Counters,
+    pub(crate) background: Arc<Background>,
+    pub(crate) leftovers: Leftovers,
+    memory: Places,
+    inflaters: Places,
+    /// Requests under way that somebody waits for.
+    demand: watch::Sender<usize>,
+    layers: AtomicU64,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The unit of memory that is budgeted.
+const KIB: u64 = 1024;
+
+impl Engine {
+    /// An engine that works on `runtime`, which must have a timer, and fetches ahead as long as `cache` admits it.
+    pub fn new(config: Config, cache: Arc<Cache>, runtime: Handle) -> Arc<Self> {
+        let kib = usize::try_from(config.memory_bytes_max / KIB).unwrap_or(usize::MAX);
+        let inflaters = config.inflaters();
+        let demand = watch::Sender::new(0);
+        let background = Background::start(&config.background, cache, &demand, &runtime);
+        Arc::new(Engine {
+            memory: Places::new(kib - kib / 3, kib / 3),
+            // One more than there are processors at worst; so none waits behind what nobody wants.
+            inflaters: Places::new(inflaters, (inflaters / 2).max(1)),
+            config,
+            runtime,
+            counters: Counters::default(),
+            background,
+            leftovers: Leftovers::default(),
+            demand,
+            layers: AtomicU64::new(0),
+        })
+    }
+
+    /// Everything that was counted, of all layers, those that are gone included.
+    pub fn counted(&self) -> crate::Counted {
+        self.counters.counted()
+    }
+
+    /// A number that no other layer has.
+    pub(crate) fn number(&self) -> u64 {
+        self.layers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Memory for compressed bytes, until it is dropped.
+    pub(crate) async fn memory(&self, bytes: u64, urgency: Urgency) -> Place {
+        self.memory.take(urgency, bytes.div_ceil(KIB)).await
+    }
+
+    /// A place among those who inflate.
+    pub(crate) async fn inflater(&self, urgency: Urgency) -> Place {
+        self.inflaters.take(urgency, 1).await
+    }
+
+    /// Background requests stand still from now on until it is dropped.
+    pub(crate) fn begin_demand(&self) -> Demand {
+        self.demand.send_modify(|requests| *requests += 1);
+        Demand(self.demand.clone())
+    }
+
+    /// Returns when no request is under way that somebody waits for.
+    pub(crate) async fn quiet(&self) {
+        quiet(&self.demand).await;
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.background.stop();
+    }
+}
+
+/// See [`Engine::quiet`].
+pub(crate) async fn quiet(demand: &watch::Sender<usize>) {
+    let mut receiver = demand.subscribe();
+    // The sender is there, so this does not fail.
+    let _ = receiver.wait_for(|requests| *requests == 0).await;
+}
+
+/// See [`Engine::begin_demand`].
+#[derive(Debug)]
+pub(crate) struct Demand(watch::Sender<usize>);
+
+impl Drop for Demand {
+    fn drop(&mut self) {
+        self.0.send_modify(|requests| *requests -= 1);
+    }
+}
+
+/// Places of two kinds, so that what somebody waits for never waits behind what nobody does.
+#[derive(Debug)]
+struct Places {
+    demand: Kind,
+    background: Kind,
+}
+
+#[derive(Debug)]
+struct Kind {
+    free: Arc<Semaphore>,
+    all: u32,
+}
+
+/// A place that was taken, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    fn new(demand: usize, background: usize) -> Self {
+        Places {
+            demand: Kind::new(demand),
+            background: Kind::new(background),
+        }
+    }
+
+    /// Takes `count` places, all that there are if there are not so many.
+    async fn take(&self, urgency: Urgency, count: u64) -> Place {
+        let kind = match urgency {
+            Urgency::Demand => &self.demand,
+            Urgency::Background => &self.background,
+        };
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(kind.all);
+        // The semaphore is never closed.
+        let permit = kind.free.clone().acquire_many_owned(count).await.ok();
+        Place { _permit: permit }
+    }
+}
+
+impl Kind {
+    fn new(places: usize) -> Self {
+        let places = places.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Kind {
+            free: Arc::new(Semaphore::new(places)),
+            all: places as u32,
+        }
+    }
+}

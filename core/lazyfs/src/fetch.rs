@@ -1,0 +1,235 @@
+//! One request: fetched, taken apart, inflated, verified, stored.
+
+use std::cmp::min;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pontoon_cache::Put;
+use pontoon_layer::{Chunk, Member as Stream, Verified};
+use pontoon_source::Urgency;
+use tokio::time::Instant;
+
+use crate::engine::{Demand, Engine, Place};
+use crate::feed::Feed;
+use crate::flight::{Claim, Landed, Piece, Rush};
+use crate::{Error, LazyLayer, Result};
+
+/// The pause before a request is made again, at first and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The duty to fetch members that one request brings. If it is dropped, their readers are told.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    layer: Arc<LazyLayer>,
+    /// What has not come yet, in the order in which it comes.
+    claims: VecDeque<Claim>,
+    rush: Arc<Rush>,
+    /// When something came last.
+    progress: Instant,
+    /// Background requests stand still for this one.
+    _demand: Option<Demand>,
+}
+
+impl Fetch {
+    pub(crate) fn new(layer: &Arc<LazyLayer>, claims: Vec<Claim>, rush: &Arc<Rush>) -> Self {
+        Fetch {
+            layer: layer.clone(),
+            claims: claims.into(),
+            rush: rush.clone(),
+            progress: Instant::now(),
+            _demand: rush.is_on().then(|| layer.engine.begin_demand()),
+        }
+    }
+
+    pub(crate) fn spawn(self) {
+        let runtime = self.layer.engine.runtime.clone();
+        runtime.spawn(self.run());
+    }
+
+    /// Compressed bytes that it will ask for.
+    pub(crate) fn bytes(&self) -> u64 {
+        match (self.claims.front(), self.claims.back()) {
+            (Some(first), Some(last)) => last.member.blob.end - first.member.blob.start,
+            _ => 0,
+        }
+    }
+
+    /// Fetches; tries again what may be mended by time, as long as the patience lasts and somebody waits.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        let layer = self.layer.clone();
+        tokio::select! {
+            ended = self.fly() => ended,
+            // The claims land as given up.
+            () = layer.closed() => Err(Error::Abandoned { layer: layer.digest().clone() }),
+        }
+    }
+
+    async fn fly(&mut self) -> Result<()> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let before = self.claims.len();
+            let Err(error) = self.attempt().await else {
+                return Ok(());
+            };
+            if self.claims.len() < before {
+                pause = PAUSE_MIN;
+            }
+            let left = self.patience_left();
+            if !error.is_transient() || !self.rush.is_on() || left.is_zero() {
+                return Err(self.give_up(error));
+            }
+            self.layer.count(|counters| &counters.retries, 1);
+            let wait = pause.max(error.retry_after().unwrap_or_default());
+            tokio::time::sleep(min(wait, left)).await;
+            pause = min(pause * 2, PAUSE_MAX);
+        }
+    }
+
+    async fn attempt(&mut self) -> pontoon_source::Result<()> {
+        let (Some(first), Some(last)) = (self.claims.front(), self.claims.back()) else {
+            return Ok(());
+        };
+        let range = first.member.blob.start..last.member.blob.end;
+        let layer = self.layer.clone();
+        let rush = self.rush.clone();
+        let connected = tokio::time::timeout(self.patience_left(), layer.link.blob()).await;
+        let blob = match connected {
+            Ok(blob) => blob?,
+            Err(_) => return Err(layer.stalled("it does not answer")),
+        };
+        let mut feed = Feed::open(&layer, &rush, blob, range);
+        while let Some(claim) = self.claims.front() {
+            let blob = claim.member.blob.clone();
+            let place = memory(&layer.engine, claim.member.bytes(), &rush).await;
+            let bytes = feed.take(blob, self.patience_left()).await?;
+            self.progress = Instant::now();
+            if let Some(claim) = self.claims.pop_front() {
+                inflate(&layer, claim, bytes, place, &rush);
+            }
+        }
+        Ok(())
+    }
+
+    fn patience_left(&self) -> Duration {
+        let patience = self.layer.engine.config.patience;
+        patience.saturating_sub(self.progress.elapsed())
+    }
+
+    fn give_up(&mut self, error: pontoon_source::Error) -> Error {
+        let digest = self.layer.digest().clone();
+        let error = match error.is_transient() {
+            true => Error::Unavailable {
+                layer: digest,
+                patience: self.progress.elapsed(),
+                source: Arc::new(error),
+            },
+            false => {
+                self.layer.link.reset();
+                Error::Source {
+                    layer: digest,
+                    source: Arc::new(error),
+                }
+            }
+        };
+        self.layer.note_failure(&error);
+        for claim in self.claims.drain(..) {
+            claim.land(Landed::Failed(error.clone()));
+        }
+        error
+    }
+}
+
+/// Memory among those who wait, or among the others as long as nobody waits.
+async fn memory(engine: &Engine, bytes: u64, rush: &Rush) -> Place {
+    if !rush.is_on() {
+        tokio::select! {
+            place = engine.memory(bytes, Urgency::Background) => return place,
+            () = rush.on() => {}
+        }
+    }
+    engine.memory(bytes, Urgency::Demand).await
+}
+
+async fn inflater(engine: &Engine, rush: &Rush) -> Place {
+    if !rush.is_on() {
+        tokio::select! {
+            place = engine.inflater(Urgency::Background) => return place,
+            () = rush.on() => {}
+        }
+    }
+    engine.inflater(Urgency::Demand).await
+}
+
+/// Has a member inflated and stored while the next one comes.
+fn inflate(layer: &Arc<LazyLayer>, claim: Claim, bytes: Bytes, memory: Place, rush: &Arc<Rush>) {
+    let (layer, rush) = (layer.clone(), rush.clone());
+    let runtime = layer.engine.runtime.clone();
+    runtime.clone().spawn(async move {
+        let place = inflater(&layer.engine, &rush).await;
+        // Nobody waits for the thread: the claim tells those who wait.
+        drop(runtime.spawn_blocking(move || {
+            store(&layer, claim, &bytes, &rush);
+            drop((place, memory));
+        }));
+    });
+}
+
+/// Inflates, verifies and stores every chunk of a member that is missing. Bytes that are wrong are fetched once more.
+fn store(layer: &Arc<LazyLayer>, mut claim: Claim, bytes: &[u8], rush: &Arc<Rush>) {
+    let table = layer.cached().chunks();
+    let mut missing: Vec<(usize, Chunk)> = claim
+        .member
+        .chunks
+        .clone()
+        .filter(|index| !layer.cached().is_ready(*index))
+        .filter_map(|index| Some((index, table.get(index)?)))
+        .collect();
+    // As they come out of the stream.
+    missing.sort_by_key(|(_, chunk)| chunk.inner_offset);
+    layer.count(|counters| &counters.inflated_members, 1);
+    let mut stream = Stream::new(table.compression(), bytes);
+    let mut pieces = HashMap::new();
+    let mut wrong = false;
+    for (index, chunk) in missing {
+        match verified(&mut stream, &chunk) {
+            Ok(verified) => {
+                let bytes = verified.clone().into_inner();
+                if let Put::NotStored(_) = layer.cached().put(index, verified) {
+                    layer.keep(index, bytes.clone());
+                    pieces.insert(index, Piece::Memory(bytes));
+                }
+            }
+            Err(reason) => {
+                wrong = true;
+                tracing::warn!(layer = %layer.digest(), chunk = index, second = claim.second, reason, "a chunk came with wrong bytes");
+                pieces.insert(index, Piece::Failed(layer.wrong_bytes(index, reason)));
+            }
+        }
+    }
+    if wrong {
+        layer.count(|counters| &counters.wrong_members, 1);
+        if !claim.second {
+            claim.second = true;
+            return Fetch::new(layer, vec![claim], rush).spawn();
+        }
+        pieces.values().for_each(|piece| {
+            if let Piece::Failed(error) = piece {
+                layer.note_failure(error);
+            }
+        });
+    }
+    claim.land(match pieces.is_empty() {
+        true => Landed::Stored,
+        false => Landed::Mixed(Arc::new(pieces)),
+    });
+}
+
+fn verified(stream: &mut Stream<'_>, chunk: &Chunk) -> Result<Verified<Bytes>, String> {
+    let bytes = stream
+        .chunk(chunk.inner_offset, chunk.length)
+        .map_err(|error| error.to_string())?;
+    Verified::check(bytes, &chunk.digest()).map_err(|error| error.to_string())
+}

@@ -1,0 +1,155 @@
+//! What to fetch together. Pure.
+
+use std::ops::Range;
+
+use pontoon_layer::ChunkTableRef;
+
+/// Bytes of the blob that are fetched and inflated as a whole, and the chunks that come out of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Indexes in the chunk table.
+    pub(crate) chunks: Range<usize>,
+    pub(crate) blob: Range<u64>,
+}
+
+impl Member {
+    /// The member of chunk `index`; `None` for zeros, which are not fetched.
+    pub(crate) fn of(table: &ChunkTableRef<'_>, index: usize) -> Option<Member> {
+        let chunk = table.get(index)?;
+        (!chunk.is_zeros()).then(|| Member {
+            chunks: table.same_member(index),
+            blob: chunk.blob_offset..chunk.blob_end(),
+        })
+    }
+
+    /// What tells it from other members of the layer.
+    pub(crate) fn key(&self) -> usize {
+        self.chunks.start
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blob.end.saturating_sub(self.blob.start)
+    }
+}
+
+/// Members that one request brings, in the order in which they come.
+pub(crate) type Request = Vec<Member>;
+
+/// What may be fetched at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Unwanted bytes between two members of a request.
+    pub(crate) gap_max: u64,
+    /// Bytes of a request, unless one member is larger.
+    pub(crate) request_max: u64,
+}
+
+/// Adds to what is `wanted` what lies in its gaps, and members behind it until it has `bytes_min` bytes: they come at
+/// no extra cost. `free` tells whether a member is missing and nobody fetches it yet.
+pub(crate) fn widen(
+    table: &ChunkTableRef<'_>,
+    wanted: &mut Vec<Member>,
+    bytes_min: u64,
+    bounds: Bounds,
+    mut free: impl FnMut(&Member) -> bool,
+) {
+    wanted.sort_by_key(|member| (member.blob.start, member.chunks.start));
+    let mut filling = Vec::new();
+    for pair in wanted.windows(2) {
+        if let [before, after] = pair
+            && gap(before, after).is_some_and(|gap| 0 < gap && gap <= bounds.gap_max)
+        {
+            fill(table, before, after, &mut free, &mut filling);
+        }
+    }
+    let mut bytes: u64 = wanted.iter().chain(&filling).map(Member::bytes).sum();
+    let Some(mut last) = wanted.last().cloned() else {
+        return;
+    };
+    while bytes < bytes_min.min(bounds.request_max) {
+        let Some(next) = behind(table, &last, bounds.gap_max, &mut free) else {
+            break;
+        };
+        bytes = bytes.saturating_add(next.bytes());
+        last = next.clone();
+        filling.push(next);
+    }
+    wanted.append(&mut filling);
+}
+
+/// Bytes between two members; `None` if they overlap or come in the other order.
+fn gap(before: &Member, after: &Member) -> Option<u64> {
+    after.blob.start.checked_sub(before.blob.end)
+}
+
+fn fill(
+    table: &ChunkTableRef<'_>,
+    before: &Member,
+    after: &Member,
+    free: &mut impl FnMut(&Member) -> bool,
+    filling: &mut Vec<Member>,
+) {
+    let mut end = before.blob.end;
+    let mut index = before.chunks.end;
+    while index < after.chunks.start {
+        let Some(member) = Member::of(table, index) else {
+            index += 1;
+            continue;
+        };
+        index = member.chunks.end;
+        let fits = member.blob.start >= end && member.blob.end <= after.blob.start;
+        if !fits {
+            continue;
+        }
+        if free(&member) {
+            end = member.blob.end;
+            filling.push(member);
+        }
+    }
+}
+
+/// The next free member behind `last`, both in the layer and, not far off, in the blob.
+fn behind(
+    table: &ChunkTableRef<'_>,
+    last: &Member,
+    gap_max: u64,
+    free: &mut impl FnMut(&Member) -> bool,
+) -> Option<Member> {
+    let mut index = last.chunks.end;
+    while index < table.len() {
+        let Some(member) = Member::of(table, index) else {
+            index += 1;
+            continue;
+        };
+        index = member.chunks.end;
+        let gap = gap(last, &member)?;
+        if gap > gap_max {
+            return None;
+        }
+        if free(&member) {
+            return Some(member);
+        }
+    }
+    None
+}
+
+/// Makes as few requests of `members` as `bounds` let it.
+pub(crate) fn coalesce(mut members: Vec<Member>, bounds: Bounds) -> Vec<Request> {
+    members.sort_by_key(|member| (member.blob.start, member.chunks.start));
+    let mut requests: Vec<Request> = Vec::new();
+    for member in members {
+        if let Some(request) = requests.last_mut()
+            && let (Some(first), Some(last)) = (request.first(), request.last())
+            && gap(last, &member).is_some_and(|gap| gap <= bounds.gap_max)
+            && member.blob.end - first.blob.start <= bounds.request_max
+        {
+            request.push(member);
+        } else {
+            requests.push(vec![member]);
+        }
+    }
+    requests
+}
+
+#[cfg(test)]
+mod tests;

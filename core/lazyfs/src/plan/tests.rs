@@ -1,0 +1,152 @@
+use pontoon_layer::{Chunk, ChunkTable, Compression};
+use proptest::prelude::*;
+
+use super::*;
+
+const BOUNDS: Bounds = Bounds {
+    gap_max: 100,
+    request_max: 10_000,
+};
+
+/// A table of chunks of one byte each, of these members: bytes of the gap before, bytes, chunks.
+fn table(members: &[(u64, u32, usize)]) -> Vec<u8> {
+    let (mut chunks, mut blob_offset) = (Vec::new(), 0);
+    for (gap, bytes, count) in members {
+        blob_offset += gap;
+        for _ in 0..*count {
+            chunks.push(Chunk {
+                data_offset: chunks.len() as u64,
+                length: 1,
+                blob_length: *bytes,
+                blob_offset,
+                inner_offset: 0,
+                digest: [0; 32],
+            });
+        }
+        blob_offset += u64::from(*bytes);
+    }
+    let size = chunks.len() as u64;
+    ChunkTable::new(Compression::Gzip, size, chunks)
+        .unwrap()
+        .encode()
+}
+
+fn wanted(table: &ChunkTableRef<'_>, indexes: &[usize]) -> Vec<Member> {
+    indexes
+        .iter()
+        .map(|index| Member::of(table, *index).unwrap())
+        .collect()
+}
+
+fn firsts(members: &[Member]) -> Vec<usize> {
+    members.iter().map(Member::key).collect()
+}
+
+#[test]
+fn chunks_of_a_member_go_together() {
+    let bytes = table(&[(0, 10, 3), (0, 10, 1)]);
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    let member = Member::of(&table, 1).unwrap();
+    assert_eq!((member.chunks.clone(), member.blob.clone()), (0..3, 0..10));
+    assert_eq!(member.bytes(), 10);
+}
+
+#[test]
+fn zeros_are_no_members() {
+    let bytes = table(&[(0, 0, 1), (0, 10, 1)]);
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    assert_eq!(Member::of(&table, 0), None);
+    assert_eq!(Member::of(&table, 2), None);
+}
+
+#[test]
+fn what_follows_comes_along() {
+    let bytes = table(&[(0, 10, 1); 10]);
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    let mut members = wanted(&table, &[3]);
+    // 5 is here already.
+    widen(&table, &mut members, 30, BOUNDS, |member| member.key() != 5);
+    assert_eq!(firsts(&members), [3, 4, 6]);
+}
+
+#[test]
+fn what_is_far_behind_does_not_come_along() {
+    let bytes = table(&[(0, 10, 1), (101, 10, 1), (0, 10, 1)]);
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    let mut members = wanted(&table, &[0]);
+    widen(&table, &mut members, 1000, BOUNDS, |_| true);
+    assert_eq!(firsts(&members), [0]);
+}
+
+#[test]
+fn what_lies_in_a_gap_comes_along() {
+    let bytes = table(&[(0, 10, 1); 5]);
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    let mut members = wanted(&table, &[0, 4]);
+    widen(&table, &mut members, 0, BOUNDS, |member| member.key() != 2);
+    members.sort_by_key(Member::key);
+    assert_eq!(firsts(&members), [0, 1, 3, 4]);
+    assert_eq!(coalesce(members, BOUNDS).len(), 1);
+}
+
+#[test]
+fn what_overlaps_is_asked_for_apart() {
+    let member = |first, blob| Member {
+        chunks: first..first + 1,
+        blob,
+    };
+    let requests = coalesce(
+        vec![member(0, 0..10), member(1, 5..15), member(2, 15..20)],
+        BOUNDS,
+    );
+    assert_eq!(
+        requests
+            .iter()
+            .map(|request| firsts(request))
+            .collect::<Vec<_>>(),
+        [vec![0], vec![1, 2]]
+    );
+}
+
+proptest! {
+    /// Whatever is asked for is in exactly one request, and requests keep to their bounds.
+    #[test]
+    fn requests_bring_everything_once(
+        members in prop::collection::vec((0u64..200, 1u32..400, 1usize..4), 1..60),
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 1..20),
+        min in 0u64..3000,
+    ) {
+        let bytes = table(&members);
+        let table = ChunkTableRef::open(&bytes).unwrap();
+        let mut picked: Vec<Member> = picks
+            .iter()
+            .filter_map(|pick| Member::of(&table, pick.index(table.len())))
+            .collect();
+        picked.sort_by_key(Member::key);
+        picked.dedup();
+        let asked = firsts(&picked);
+        let bounds = Bounds { gap_max: 100, request_max: 2000 };
+        let mut members = picked.clone();
+        let free = |member: &Member| !asked.contains(&member.key());
+        widen(&table, &mut members, min, bounds, free);
+        let requests = coalesce(members.clone(), bounds);
+        let mut brought: Vec<usize> = requests.iter().flatten().map(Member::key).collect();
+        brought.sort_unstable();
+        let count = brought.len();
+        brought.dedup();
+        prop_assert_eq!(brought.len(), count, "a member comes twice");
+        prop_assert!(asked.iter().all(|key| brought.contains(key)));
+        for request in requests {
+            for pair in request.windows(2) {
+                prop_assert!(pair[0].blob.end <= pair[1].blob.start);
+                prop_assert!(pair[1].blob.start - pair[0].blob.end <= bounds.gap_max);
+            }
+            let span = request[request.len() - 1].blob.end - request[0].blob.start;
+            prop_assert!(request.len() == 1 || span <= bounds.request_max);
+        }
+        let bytes: u64 = members.iter().map(Member::bytes).sum();
+        let alone: u64 = picked.iter().map(Member::bytes).sum();
+        // At most one member more than was necessary behind, besides what lay in gaps.
+        prop_assert!(members.len() == picked.len() || bytes > alone);
+    }
+}

@@ -1,0 +1,156 @@
+//! Registries that fail and lie, and disks that are full.
+
+use std::process::Command;
+use std::time::Duration;
+
+use pontoon_lazyfs::{Config, Error, Read};
+
+use crate::fixture::{Fault, Maker, Rig, exact, noise};
+
+fn one_file() -> Maker {
+    let mut maker = Maker::new();
+    maker.file("file", 0o644, &noise(1, 100_000), 25_000);
+    maker
+}
+
+#[test]
+fn a_registry_that_comes_back_is_waited_for() {
+    let rig = Rig::new(Config::default(), one_file());
+    rig.blob
+        .fail([Fault::Unavailable, Fault::Short, Fault::Unavailable]);
+    rig.check("file");
+    assert_eq!(rig.layer.status().counted.retries, 3);
+    assert!(rig.layer.status().last_error.is_none());
+}
+
+#[test]
+fn what_came_before_a_failure_is_not_fetched_again() {
+    let rig = Rig::new(Config::default(), one_file());
+    // 10,000 bytes come, so no member; then 25,000 and more from the first one on.
+    rig.blob.fail([Fault::Short]);
+    rig.check("file");
+    let counted = rig.layer.status().counted;
+    assert_eq!(counted.inflated_members, 4);
+    assert_eq!(rig.blob.count(), 2);
+}
+
+#[test]
+fn patience_ends() {
+    let config = Config {
+        patience: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let rig = Rig::new(config, one_file());
+    rig.blob.fail([Fault::Unavailable; 100]);
+    let error = rig.read("file", 0, 10).unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    let status = rig.layer.status();
+    assert_eq!(status.last_error.unwrap().error.kind(), "unavailable");
+    assert_eq!(status.counted.failed_reads, 1);
+    // The next read tries again.
+    rig.blob.fail_no_more();
+    rig.check("file");
+}
+
+#[test]
+fn a_registry_that_says_nothing_is_not_waited_for_for_ever() {
+    let config = Config {
+        patience: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let rig = Rig::new(config, one_file());
+    rig.blob.hold_all();
+    let error = rig.read("file", 0, 10).unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    rig.blob.release();
+    rig.check("file");
+}
+
+#[test]
+fn a_refusal_is_told_to_everybody_at_once() {
+    let rig = Rig::new(Config::default(), one_file());
+    rig.blob.hold_all();
+    rig.blob.fail([Fault::NotFound]);
+    let reads = [rig.start("file", 0, 10), rig.start("file", 10, 10)];
+    rig.blob.release();
+    for read in reads {
+        let Read::Pending(pending) = read else {
+            panic!("it is not here");
+        };
+        let error = rig.runtime.block_on(pending).unwrap_err();
+        assert_eq!(error.kind(), "not-found");
+        assert!(error.whole().contains("does not have"), "{}", error.whole());
+    }
+    assert_eq!(rig.blob.count(), 1);
+    rig.check("file");
+}
+
+#[test]
+fn wrong_bytes_are_fetched_once_more() {
+    let rig = Rig::new(exact(), one_file());
+    rig.blob.fail([Fault::Lie]);
+    rig.read("file", 0, 10).unwrap();
+    assert_eq!(rig.layer.status().counted.wrong_members, 1);
+    assert_eq!(rig.blob.count(), 2);
+    rig.check("file");
+}
+
+#[test]
+fn wrong_bytes_never_reach_anybody() {
+    let rig = Rig::new(exact(), one_file());
+    rig.blob.fail([Fault::Lie, Fault::Lie]);
+    let error = rig.read("file", 30_000, 10).unwrap_err();
+    assert!(
+        matches!(error, Error::WrongBytes { chunk: 1, .. }),
+        "{error}"
+    );
+    let status = rig.layer.status();
+    assert_eq!(status.last_error.unwrap().error.kind(), "wrong-bytes");
+    assert_eq!((status.local_bytes, status.counted.wrong_members), (0, 2));
+    // Nothing of it was kept.
+    rig.check("file");
+}
+
+/// A filesystem of its own, for a full disk.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount(kib: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = format!("size={kib}k");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(directory.path())
+            .status();
+        assert!(mounted.unwrap().success());
+        Small(directory)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(unmounted.unwrap().success());
+    }
+}
+
+#[test]
+fn a_full_disk_is_read_past() {
+    let mut maker = Maker::new();
+    maker.file("file", 0o644, &noise(1, 2_000_000), 500_000);
+    let small = Small::mount(600);
+    let directory = tempfile::tempdir_in(small.0.path()).unwrap();
+    let rig = Rig::in_directory(directory, exact(), maker);
+    for offset in (0..2_000_000).step_by(100_000) {
+        let bytes = rig.read("file", offset as u64, 100_000).unwrap();
+        assert!(
+            bytes == rig.files["file"][offset..offset + 100_000],
+            "at {offset}"
+        );
+    }
+    let status = rig.layer.status();
+    assert!(status.percent < 100.0);
+    assert!(status.counted.unstored_chunks > 0);
+    // Each chunk once, although it was read in five pieces.
+    assert_eq!(rig.blob.count(), 4);
+}

@@ -1,0 +1,545 @@
+//! A layer made for a test, and a blob that counts, dawdles, fails and lies.
+
+#![allow(dead_code, reason = "the tests of two crates use parts of it")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use flate2::Compression as Level;
+use flate2::write::GzEncoder;
+use pontoon_cache::{Cache, CachedLayer, Key, Meta};
+use pontoon_layer::{
+    Chunk, ChunkTable, Compression, Digest, Entry, EntryKind, Limits, OpaqueXattr, Time,
+    TreeBuilder,
+};
+use pontoon_lazyfs::tree::Nid;
+use pontoon_lazyfs::{Config, Connect, Connected, Engine, LazyLayer, Read, Result};
+use pontoon_linux::Map;
+use pontoon_source::{Blob, BoxFuture, ByteStream, Error, Urgency};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// Bytes that do not compress and tell where they are from.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        bytes.extend(next());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Makes a layer: a tree, a chunk table, a blob of gzip members.
+pub struct Maker {
+    tree: TreeBuilder,
+    chunks: Vec<Chunk>,
+    blob: Vec<u8>,
+    data_end: u64,
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+pub fn entry(kind: EntryKind<'_>, mode: u16) -> Entry<'_> {
+    Entry {
+        kind,
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: Time {
+            seconds: 1_000_000_000,
+            nanoseconds: 5,
+        },
+        size: 0,
+        xattrs: Vec::new(),
+    }
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+impl Maker {
+    pub fn new() -> Self {
+        let mut tree = TreeBuilder::new(OpaqueXattr::Trusted, &Limits::default());
+        tree.add(b"/", entry(EntryKind::Directory, 0o755)).unwrap();
+        Maker {
+            tree,
+            chunks: Vec::new(),
+            blob: b"something before the first member".to_vec(),
+            data_end: 0,
+            files: BTreeMap::new(),
+        }
+    }
+
+    pub fn add(&mut self, path: &str, entry: Entry<'_>) {
+        self.tree.add(path.as_bytes(), entry).unwrap();
+    }
+
+    pub fn link(&mut self, path: &str, target: &str) {
+        self.tree.link(path.as_bytes(), target.as_bytes()).unwrap();
+    }
+
+    /// A file in chunks of `chunk` bytes, each a member of its own.
+    pub fn file(&mut self, path: &str, mode: u16, bytes: &[u8], chunk: usize) {
+        let data_offset = self.file_entry(path, mode, bytes);
+        for (index, part) in bytes.chunks(chunk).enumerate() {
+            let member = gzip(part);
+            let offset = data_offset + (index * chunk) as u64;
+            self.chunk(offset, part, 0, member.len());
+            self.blob.extend(member);
+        }
+    }
+
+    /// Files of one chunk each that come out of one member.
+    pub fn files_of_one_member(&mut self, files: &[(&str, &[u8])]) {
+        let mut inner = Vec::new();
+        let places: Vec<(u64, u64, &[u8])> = files
+            .iter()
+            .map(|(path, bytes)| {
+                // Something that is nobody's data, like a tar header.
+                inner.extend([7; 512]);
+                let place = (
+                    self.file_entry(path, 0o644, bytes),
+                    inner.len() as u64,
+                    *bytes,
+                );
+                inner.extend(*bytes);
+                place
+            })
+            .collect();
+        let member = gzip(&inner);
+        for (data_offset, inner_offset, bytes) in places {
+            self.chunk(data_offset, bytes, inner_offset, member.len());
+        }
+        self.blob.extend(member);
+    }
+
+    /// Bytes of the blob that are no chunk's.
+    pub fn gap(&mut self, length: usize) {
+        self.blob.extend(vec![0xee; length]);
+    }
+
+    pub fn zeros(&mut self, path: &str, length: u32) {
+        let data_offset = self.file_entry(path, 0o644, &vec![0; length as usize]);
+        self.chunks.push(Chunk {
+            data_offset,
+            length,
+            blob_length: 0,
+            blob_offset: 0,
+            inner_offset: 0,
+            digest: [0; 32],
+        });
+    }
+
+    pub fn blob_bytes(&self) -> u64 {
+        self.blob.len() as u64
+    }
+
+    fn file_entry(&mut self, path: &str, mode: u16, bytes: &[u8]) -> u64 {
+        let data_offset = self.data_end.next_multiple_of(4096);
+        self.data_end = data_offset + bytes.len() as u64;
+        let file = Entry {
+            size: bytes.len() as u64,
+            ..entry(EntryKind::File { data_offset }, mode)
+        };
+        self.tree.add(path.as_bytes(), file).unwrap();
+        self.files.insert(path.to_owned(), bytes.to_vec());
+        data_offset
+    }
+
+    fn chunk(&mut self, data_offset: u64, bytes: &[u8], inner_offset: u64, member: usize) {
+        self.chunks.push(Chunk {
+            data_offset,
+            length: bytes.len() as u32,
+            blob_length: member as u32,
+            blob_offset: self.blob.len() as u64,
+            inner_offset,
+            digest: *Digest::of(bytes).as_sha256().unwrap(),
+        });
+    }
+
+    pub fn make(self) -> Made {
+        let data_size = self.data_end.next_multiple_of(4096);
+        let tree = self.tree.finish().unwrap();
+        Made {
+            image: pontoon_erofs::write(&tree, data_size).unwrap(),
+            table: ChunkTable::new(Compression::Gzip, data_size, self.chunks).unwrap(),
+            blob: FakeBlob::new(self.blob),
+            files: self.files,
+        }
+    }
+}
+
+/// A layer in pieces.
+pub struct Made {
+    pub image: Vec<u8>,
+    pub table: ChunkTable,
+    pub blob: Arc<FakeBlob>,
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+/// What goes wrong with a request, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Unavailable,
+    NotFound,
+    /// Every byte is wrong.
+    Lie,
+    /// It ends early.
+    Short,
+}
+
+/// A blob in memory.
+#[derive(Debug)]
+pub struct FakeBlob {
+    digest: Digest,
+    bytes: Bytes,
+    requests: Mutex<Vec<(Range<u64>, Urgency)>>,
+    faults: Mutex<VecDeque<Fault>>,
+    held: watch::Sender<Held>,
+}
+
+/// Requests that dawdle.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// Pieces that have any of these bytes do not come.
+    pub bytes: Range<u64>,
+    /// Of requests of this urgency, or all.
+    pub urgency: Option<Urgency>,
+}
+
+/// How many bytes come at once.
+const PIECE: u64 = 10_000;
+
+impl FakeBlob {
+    pub fn new(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(FakeBlob {
+            digest: Digest::of(&bytes),
+            bytes: bytes.into(),
+            requests: Mutex::default(),
+            faults: Mutex::default(),
+            held: watch::Sender::default(),
+        })
+    }
+
+    /// Every request so far.
+    pub fn requests(&self) -> Vec<(Range<u64>, Urgency)> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+
+    /// The next requests fail so.
+    pub fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.lock().unwrap().extend(faults);
+    }
+
+    pub fn fail_no_more(&self) {
+        self.faults.lock().unwrap().clear();
+    }
+
+    pub fn hold(&self, bytes: Range<u64>, urgency: Option<Urgency>) {
+        self.held.send_replace(Held { bytes, urgency });
+    }
+
+    pub fn hold_all(&self) {
+        self.hold(0..u64::MAX, None);
+    }
+
+    pub fn release(&self) {
+        self.hold(0..0, None);
+    }
+
+    fn unavailable(&self) -> Error {
+        Error::Unavailable {
+            host: "fake".to_owned(),
+            object: self.digest.to_string(),
+            reason: "told to fail".to_owned(),
+            retry_after: None,
+            source: None,
+        }
+    }
+}
+
+/// A blob for whoever needs a trait object of its own.
+#[derive(Debug, Clone)]
+pub struct Handle(pub Arc<FakeBlob>);
+
+impl Blob for Handle {
+    fn digest(&self) -> &Digest {
+        &self.0.digest
+    }
+
+    fn size(&self) -> u64 {
+        self.0.bytes.len() as u64
+    }
+
+    fn read(
+        &self,
+        range: Range<u64>,
+        urgency: Urgency,
+    ) -> BoxFuture<'_, pontoon_source::Result<Bytes>> {
+        Box::pin(async move {
+            let mut stream = self.stream(range, urgency);
+            let mut all = Vec::new();
+            while let Some(piece) = stream.next().await? {
+                all.extend_from_slice(&piece);
+            }
+            Ok(all.into())
+        })
+    }
+
+    fn stream(&self, range: Range<u64>, urgency: Urgency) -> Box<dyn ByteStream> {
+        assert!(
+            range.start < range.end && range.end <= self.size(),
+            "a request for {range:?}"
+        );
+        self.0
+            .requests
+            .lock()
+            .unwrap()
+            .push((range.clone(), urgency));
+        Box::new(FakeStream {
+            blob: self.0.clone(),
+            fault: self.0.faults.lock().unwrap().pop_front(),
+            range,
+            urgency,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct FakeStream {
+    blob: Arc<FakeBlob>,
+    fault: Option<Fault>,
+    range: Range<u64>,
+    urgency: Urgency,
+}
+
+impl ByteStream for FakeStream {
+    fn next(&mut self) -> BoxFuture<'_, pontoon_source::Result<Option<Bytes>>> {
+        Box::pin(async move {
+            if self.range.is_empty() {
+                return Ok(None);
+            }
+            let end = self.range.end.min(self.range.start + PIECE);
+            let piece = self.range.start..end;
+            let mut held = self.blob.held.subscribe();
+            let urgency = self.urgency;
+            held.wait_for(|held| {
+                let hit = held.bytes.start < piece.end && piece.start < held.bytes.end;
+                !hit || held.urgency.is_some_and(|held| held != urgency)
+            })
+            .await
+            .unwrap();
+            let mut bytes = self
+                .blob
+                .bytes
+                .slice(piece.start as usize..piece.end as usize);
+            self.range.start = end;
+            match self.fault {
+                Some(Fault::Unavailable) => return Err(self.blob.unavailable()),
+                Some(Fault::NotFound) => {
+                    return Err(Error::NotFound {
+                        host: "fake".to_owned(),
+                        object: self.blob.digest.to_string(),
+                    });
+                }
+                Some(Fault::Short) => {
+                    self.fault = None;
+                    self.range.start = self.range.end;
+                }
+                Some(Fault::Lie) => bytes = bytes.iter().map(|byte| !byte).collect(),
+                None => {}
+            }
+            Ok(Some(bytes))
+        })
+    }
+}
+
+/// A layer that nobody may connect.
+#[derive(Debug)]
+pub struct Unreachable;
+
+impl Connect for Unreachable {
+    fn connect(&self) -> BoxFuture<'_, pontoon_source::Result<Arc<dyn Blob>>> {
+        panic!("nothing is missing, so there is nothing to connect for")
+    }
+}
+
+/// Everything that a lazy layer needs, in a directory of its own.
+pub struct Rig {
+    pub files: BTreeMap<String, Vec<u8>>,
+    pub blob: Arc<FakeBlob>,
+    pub layer: Arc<LazyLayer>,
+    pub engine: Arc<Engine>,
+    pub cache: Arc<Cache>,
+    pub runtime: Runtime,
+    image: Vec<u8>,
+    table: ChunkTable,
+    directory: tempfile::TempDir,
+}
+
+pub fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_time().build().unwrap()
+}
+
+pub fn open_cache(directory: &Path) -> Arc<Cache> {
+    let config = pontoon_cache::Config {
+        max_bytes: 0,
+        free_bytes_min: 0,
+    };
+    Arc::new(Cache::open(&directory.join("cache"), config).unwrap())
+}
+
+/// The layer `made` in `cache`.
+pub fn cached(cache: &Cache, made: &Made) -> Arc<CachedLayer> {
+    let key = Key::new(made.blob.digest.clone(), Digest::of(b"toc"));
+    let meta = Meta {
+        blob_bytes: made.blob.bytes.len() as u64,
+        ..Meta::default()
+    };
+    cache.create(&key, &made.table, meta).unwrap()
+}
+
+pub fn map(directory: &Path, image: &[u8]) -> Map {
+    let path = directory.join("tree");
+    std::fs::write(&path, image).unwrap();
+    Map::open(&path).unwrap()
+}
+
+pub fn open(engine: &Arc<Engine>, cache: &Cache, directory: &Path, made: &Made) -> Arc<LazyLayer> {
+    let connect = Connected(Arc::new(Handle(made.blob.clone())));
+    let tree = map(directory, &made.image);
+    LazyLayer::open(engine, tree, &cached(cache, made), Arc::new(connect)).unwrap()
+}
+
+/// Patient enough for a busy machine, and fetches only what is missing, so that tests can tell what was fetched why.
+pub fn exact() -> Config {
+    Config {
+        demand_bytes_min: 0,
+        gap_bytes_max: 0,
+        ..Config::default()
+    }
+}
+
+impl Rig {
+    pub fn new(config: Config, maker: Maker) -> Self {
+        Rig::in_directory(tempfile::tempdir().unwrap(), config, maker)
+    }
+
+    pub fn in_directory(directory: tempfile::TempDir, config: Config, maker: Maker) -> Self {
+        let made = maker.make();
+        let runtime = runtime();
+        let cache = open_cache(directory.path());
+        let engine = Engine::new(config, cache.clone(), runtime.handle().clone());
+        let layer = open(&engine, &cache, directory.path(), &made);
+        Rig {
+            files: made.files,
+            blob: made.blob,
+            image: made.image,
+            table: made.table,
+            layer,
+            engine,
+            cache,
+            runtime,
+            directory,
+        }
+    }
+
+    /// Everything anew, as after a restart, with nobody to ask for bytes.
+    pub fn restart(self) -> Self {
+        let config = Config::default();
+        let digest = self.layer.digest().clone();
+        drop((self.layer, self.engine));
+        drop(self.runtime);
+        drop(self.cache);
+        let runtime = runtime();
+        let cache = open_cache(self.directory.path());
+        let engine = Engine::new(config, cache.clone(), runtime.handle().clone());
+        let cached = cache
+            .layer(&Key::new(digest, Digest::of(b"toc")))
+            .unwrap()
+            .unwrap();
+        let tree = map(self.directory.path(), &self.image);
+        let layer = LazyLayer::open(&engine, tree, &cached, Arc::new(Unreachable)).unwrap();
+        Rig {
+            layer,
+            engine,
+            cache,
+            runtime,
+            ..self
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn nid(&self, path: &str) -> Nid {
+        find(&self.layer, path)
+    }
+
+    /// Starts a read.
+    pub fn start(&self, path: &str, offset: u64, length: usize) -> Read {
+        let mut buffer = vec![0; length];
+        self.layer
+            .read(self.nid(path), offset, &mut buffer)
+            .unwrap()
+    }
+
+    pub fn read(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        self.runtime
+            .block_on(read(&self.layer, self.nid(path), offset, length))
+    }
+
+    /// Reads a whole file and compares.
+    pub fn check(&self, path: &str) {
+        let expected = &self.files[path];
+        let actual = self.read(path, 0, expected.len() + 1).unwrap();
+        assert!(actual == *expected, "{path} has other bytes");
+    }
+}
+
+pub fn find(layer: &LazyLayer, path: &str) -> Nid {
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    parts.fold(layer.tree().root(), |nid, name| {
+        layer.tree().lookup(nid, name.as_bytes()).unwrap().unwrap()
+    })
+}
+
+pub async fn read(layer: &Arc<LazyLayer>, nid: Nid, offset: u64, length: usize) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; length];
+    match layer.read(nid, offset, &mut buffer)? {
+        Read::Ready(bytes) => {
+            buffer.truncate(bytes);
+            Ok(buffer)
+        }
+        Read::Pending(pending) => Ok(pending.await?.to_vec()),
+    }
+}
+
+/// Waits until something is so.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

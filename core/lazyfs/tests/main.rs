@@ -1,0 +1,7 @@
+//! Layers that arrive while they are read.
+
+mod fixture;
+
+mod background;
+mod faults;
+mod reading;
