@@ -30,23 +30,32 @@ type request struct {
 type finalize func(context.Context, content.Store, string, *ocispec.Descriptor) (*images.Image, error)
 
 func (r *request) options() []estargz.Option {
-	options := []estargz.Option{
+	return []estargz.Option{
 		estargz.WithChunkSize(r.chunkSize),
 		estargz.WithMinChunkSize(r.minChunkSize),
 	}
-	if len(r.prefetch) > 0 {
-		// A path is in one layer, and not found in the others.
-		var missed []string
-		options = append(options,
-			estargz.WithPrioritizedFiles(r.prefetch),
-			estargz.WithAllowPrioritizeNotFound(&missed))
+}
+
+// prioritizing converts a layer with the prefetched files first, and one that has none of
+// them as if there were no list: it gets the landmark that says so.
+func (r *request) prioritizing(ctx context.Context, cs content.Store, desc ocispec.Descriptor) (*ocispec.Descriptor, error) {
+	var missed []string
+	options := append(r.options(),
+		estargz.WithPrioritizedFiles(r.prefetch),
+		estargz.WithAllowPrioritizeNotFound(&missed))
+	converted, err := esgz.LayerConvertFunc(options...)(ctx, cs, desc)
+	if err == nil && len(missed) == len(r.prefetch) {
+		return esgz.LayerConvertFunc(r.options()...)(ctx, cs, desc)
 	}
-	return options
+	return converted, err
 }
 
 func (r *request) layers() (converter.ConvertFunc, finalize, error) {
 	switch r.format {
 	case "estargz":
+		if len(r.prefetch) > 0 {
+			return r.prioritizing, nil, nil
+		}
 		// Options are kept by the converter, and layers run side by side: each gets its own.
 		return func(ctx context.Context, cs content.Store, desc ocispec.Descriptor) (*ocispec.Descriptor, error) {
 			return esgz.LayerConvertFunc(r.options()...)(ctx, cs, desc)
@@ -79,6 +88,9 @@ func (r *request) convert(ctx context.Context, from, to string) error {
 	convertLayer, last, err := r.layers()
 	if err != nil {
 		return err
+	}
+	if len(r.prefetch) > 0 && r.format != "estargz" {
+		return errors.New("-prefetch belongs to the format estargz")
 	}
 	if (last != nil) != (r.toc != "") {
 		return errors.New("-toc belongs to the formats external-toc and external-toc-lossless, which need it")

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::containerd::{self, Containerd, Proxy, Version};
+use crate::containerd::{self, Containerd, Cri, Proxy, Version};
 use crate::error::{Error, Result};
 use crate::plugin::{self, Plugin};
 use crate::sandbox::Sandbox;
@@ -21,6 +21,13 @@ pub struct Setup {
     pub plugin: plugin::Setup,
     /// How many layers are unpacked at a time (containerd 2.x).
     pub concurrent_unpacks: u32,
+    /// Whether the plugin loads layers lazily: containerd tells it where layers are, and
+    /// does not unpack layers without their parents, which a plugin that has some of them
+    /// already cannot take (containerd's issue 13264).
+    pub lazy: bool,
+    /// With a directory of `hosts.toml` files, the image service of Kubernetes on the
+    /// plugin (1.7 only).
+    pub cri_hosts: Option<PathBuf>,
 }
 
 impl Setup {
@@ -30,6 +37,24 @@ impl Setup {
             version,
             plugin: plugin::Setup::default(),
             concurrent_unpacks: 1,
+            lazy: false,
+            cri_hosts: None,
+        }
+    }
+
+    /// The lazily loading plugin with the configuration `config`, and that containerd.
+    /// `PONTOON_LAZY_PLUGIN` names another binary than `pontoon-stargz`.
+    pub fn lazy(version: Version, config: &str) -> Self {
+        let name = std::env::var("PONTOON_LAZY_PLUGIN");
+        let plugin = plugin::Setup {
+            kind: plugin::Kind::Pontoon(name.unwrap_or_else(|_| "pontoon-stargz".into())),
+            config: config.into(),
+            ..plugin::Setup::default()
+        };
+        Self {
+            plugin,
+            lazy: true,
+            ..Self::new(version)
         }
     }
 }
@@ -48,20 +73,34 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the plugin, then containerd.
     pub fn start(setup: Setup) -> Result<Self> {
-        let sandbox = Sandbox::new()?;
+        Self::start_in(Sandbox::new()?, setup)
+    }
+
+    /// Starts both in a sandbox that has something already, a registry for example.
+    pub fn start_in(sandbox: Sandbox, setup: Setup) -> Result<Self> {
         let plugin = Plugin::start(&sandbox, setup.plugin)?;
-        let proxy = Proxy {
+        let mut proxy = Proxy {
             name: SNAPSHOTTER.into(),
             address: plugin.socket().into(),
-            capabilities: vec!["rebase".into(), "remap-ids".into()],
+            capabilities: vec!["remap-ids".into()],
             exports: vec![("root".into(), plugin.root().to_string_lossy().into_owned())],
         };
+        if setup.lazy {
+            let annotations = "enable_remote_snapshot_annotations";
+            proxy.exports.push((annotations.into(), "true".into()));
+        } else {
+            proxy.capabilities.insert(0, "rebase".into());
+        }
         let containerd = Containerd::start(
             &sandbox,
             &containerd::Setup {
                 version: setup.version,
                 proxies: vec![proxy],
                 concurrent_unpacks: setup.concurrent_unpacks,
+                cri: setup.cri_hosts.map(|hosts| Cri {
+                    snapshotter: SNAPSHOTTER.into(),
+                    hosts,
+                }),
             },
         )?;
         Ok(Self {
@@ -106,9 +145,11 @@ impl Cluster {
     }
 
     /// Fails unless the plugin keeps exactly one directory for each snapshot that
-    /// containerd knows, and mounts nothing.
+    /// containerd knows, and mounts nothing but what it serves lazy layers through.
     pub fn check_leaks(&self) -> Result<()> {
-        let mounts = self.mounts()?;
+        let served = self.plugin.root().join("lazy");
+        let mut mounts = self.mounts()?;
+        mounts.retain(|point| !point.starts_with(&served));
         if !mounts.is_empty() {
             return Err(Error::unexpected(
                 "mounts left behind",

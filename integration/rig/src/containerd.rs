@@ -60,6 +60,32 @@ pub struct Setup {
     pub proxies: Vec<Proxy>,
     /// How many layers of an image the transfer service unpacks at a time (2.x).
     pub concurrent_unpacks: u32,
+    /// Kubernetes' image service, as it is set up for lazy loading (1.7 only: the other
+    /// is built without it).
+    pub cri: Option<Cri>,
+}
+
+/// How the CRI plugin pulls.
+#[derive(Debug, Clone)]
+pub struct Cri {
+    /// The snapshotter that it unpacks onto, with the labels that say where layers are.
+    pub snapshotter: String,
+    /// The directory with its `hosts.toml` files.
+    pub hosts: PathBuf,
+}
+
+/// A pull of one image, lazily where the snapshotter can.
+#[derive(Debug, Clone, Copy)]
+pub struct Pull<'a> {
+    /// The image.
+    pub reference: &'a str,
+    /// The snapshotter that it is unpacked onto.
+    pub snapshotter: &'a str,
+    /// The directory with the `hosts.toml` files; without it, plain HTTP is spoken with
+    /// registries on loopback.
+    pub hosts: Option<&'a Path>,
+    /// `name:password`.
+    pub user: Option<&'a str>,
 }
 
 /// A running containerd.
@@ -219,6 +245,83 @@ impl Containerd {
         command
     }
 
+    /// The command that pulls as users of this containerd do who want lazy loading: the
+    /// transfer service (`ctr`) with 2.3, a client that adds the labels with 1.7.
+    pub fn pull_command(&self, pull: &Pull<'_>) -> Result<Command> {
+        match self.version {
+            Version::V1_7 => self.client_pull_command(pull),
+            Version::V2_3 => Ok(self.transfer_pull_command(pull)),
+        }
+    }
+
+    /// The command that pulls through `ctr images pull`; 1.7's adds no labels.
+    pub fn transfer_pull_command(&self, pull: &Pull<'_>) -> Command {
+        let mut command = self.ctr_command();
+        command.args(["images", "pull", "--snapshotter", pull.snapshotter]);
+        match pull.hosts {
+            Some(hosts) => command.arg("--hosts-dir").arg(hosts),
+            None => command.arg("--plain-http"),
+        };
+        if let Some(user) = pull.user {
+            command.args(["--user", user]);
+        }
+        command.arg(pull.reference);
+        command
+    }
+
+    /// The command that pulls through containerd's client library and adds the labels
+    /// itself, as Docker and nerdctl do.
+    pub fn client_pull_command(&self, pull: &Pull<'_>) -> Result<Command> {
+        let mut command = self.pull_tool(&self.socket())?;
+        command.arg("-namespace").arg(&self.namespace);
+        command.args(["-snapshotter", pull.snapshotter]);
+        if let Some(hosts) = pull.hosts {
+            command.arg("-hosts-dir").arg(hosts);
+        }
+        if let Some(user) = pull.user {
+            command.args(["-user", user]);
+        }
+        command.arg(pull.reference);
+        Ok(command)
+    }
+
+    /// The command that has the image service at `socket`, which is containerd's own
+    /// ([`Setup::cri`]) or one in front of it, pull `reference`, as a kubelet does. The
+    /// image is in the containerd namespace `k8s.io` then.
+    pub fn cri_pull_command(
+        &self,
+        socket: &Path,
+        reference: &str,
+        user: Option<&str>,
+    ) -> Result<Command> {
+        let mut command = self.pull_tool(socket)?;
+        command.arg("-cri");
+        if let Some(user) = user {
+            command.args(["-user", user]);
+        }
+        command.arg(reference);
+        Ok(command)
+    }
+
+    /// Pulls, and fails unless it succeeds.
+    pub fn pull(&self, pull: &Pull<'_>) -> Result<Output> {
+        run(&mut self.pull_command(pull)?, LIMIT)
+    }
+
+    /// What containerd knows of a snapshot.
+    pub fn snapshot_info(&self, snapshotter: &str, key: &str) -> Result<serde_json::Value> {
+        let told = self.ctr(["snapshots", "--snapshotter", snapshotter, "info", key])?;
+        let parsed = serde_json::from_str(&told.stdout);
+        parsed.map_err(|e| crate::Error::unexpected("the info of a snapshot", e.to_string()))
+    }
+
+    fn pull_tool(&self, socket: &Path) -> Result<Command> {
+        let mut command = Command::new(Tool::Images.dir()?.join("pull"));
+        command.arg("-address").arg(socket);
+        command.env("PATH", &self.path).env("TMPDIR", &self.tmp);
+        Ok(command)
+    }
+
     /// A directory of its own for what a test keeps beside it.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -231,9 +334,13 @@ fn configuration(setup: &Setup) -> String {
     let number = if setup.version == Version::V1_7 { 2 } else { 3 };
     // Writing to a string cannot fail.
     let _ = writeln!(text, "version = {number}");
-    if setup.version == Version::V1_7 {
-        // It opens sockets and wants a CNI configuration; nothing here uses it.
-        let _ = writeln!(text, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]");
+    match &setup.cri {
+        Some(cri) => text.push_str(&cri_configuration(cri)),
+        // It opens sockets and wants a CNI configuration.
+        None if setup.version == Version::V1_7 => {
+            let _ = writeln!(text, "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]");
+        }
+        None => {}
     }
     let transfer = "[plugins.\"io.containerd.transfer.v1.local\"]";
     let _ = writeln!(text, "{transfer}");
@@ -263,4 +370,19 @@ fn configuration(setup: &Setup) -> String {
         }
     }
     text
+}
+
+fn cri_configuration(cri: &Cri) -> String {
+    let Cri { snapshotter, hosts } = cri;
+    let hosts = hosts.display();
+    format!(
+        "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
+         disable_tcp_service = true\n\
+         stream_server_address = \"127.0.0.1\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
+         snapshotter = \"{snapshotter}\"\n\
+         disable_snapshot_annotations = false\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".registry]\n\
+         config_path = \"{hosts}\"\n"
+    )
 }

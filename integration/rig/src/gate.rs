@@ -230,19 +230,20 @@ impl Gate {
     }
 
     /// Closes every connection and refuses new ones.
-    pub fn down(&self) {
-        if let Some(accepting) = lock(&self.accepting).take() {
-            accepting.abort();
-        }
+    pub fn down(&self) -> Result<()> {
+        let Some(accepting) = lock(&self.accepting).take() else {
+            return Ok(());
+        };
+        accepting.abort();
+        // The port is closed when its task has ended, which takes a moment.
+        let closed = || Ok(accepting.is_finished().then_some(()));
+        wait::until("the end of the gate's port", LIMIT, closed)
     }
 
     /// Accepts connections again, on the same port.
     pub fn up(&self) -> Result<()> {
-        self.down();
-        // The old listener is closed when its task has ended, which takes a moment.
-        let listener = wait::until("the port of the gate", LIMIT, || {
-            Ok(TcpListener::bind(self.address).ok())
-        })?;
+        self.down()?;
+        let listener = TcpListener::bind(self.address).at("listen on", self.host())?;
         self.accept(listener)
     }
 

@@ -9,8 +9,10 @@ mod layout;
 mod lazy;
 mod program;
 mod small;
+#[cfg(test)]
+mod tests;
 
-pub use convert::{Conversion, Converted, convert, convert_with_prefetch};
+pub use convert::{ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch};
 pub use debian::debian;
 pub(crate) use layer::read_xattrs;
 pub use layer::{Layer, LayerBuilder};

@@ -1,6 +1,9 @@
 //! A registry as the world sees it: behind a gate, with users or without, with TLS or
 //! without.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

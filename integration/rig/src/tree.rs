@@ -44,6 +44,18 @@ impl Tree {
         self.0.is_empty()
     }
 
+    /// Leaves out one path.
+    pub fn remove(&mut self, path: impl AsRef<Path>) {
+        self.0.remove(path.as_ref());
+    }
+
+    /// Takes no notice of the modification time of one path.
+    pub fn forget_time(&mut self, path: impl AsRef<Path>) {
+        if let Some(entry) = self.0.get_mut(path.as_ref()) {
+            entry.mtime = (0, 0);
+        }
+    }
+
     /// What differs, one line for each path; empty when nothing does.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut lines = Vec::new();

@@ -24,7 +24,11 @@ pub(super) struct Ended;
 
 /// A body that another task fills.
 #[derive(Debug)]
-pub(super) struct Piped(mpsc::Receiver<Result<Frame<Bytes>, Ended>>);
+pub(super) struct Piped {
+    frames: mpsc::Receiver<Result<Frame<Bytes>, Ended>>,
+    // Whether hyper has taken all there is: then it sends what it has.
+    idle: watch::Sender<bool>,
+}
 
 impl Body for Piped {
     type Data = Bytes;
@@ -34,7 +38,13 @@ impl Body for Piped {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Ended>>> {
-        self.0.poll_recv(context)
+        // In this order: who sees the frame taken must not see the old state.
+        self.idle.send_replace(false);
+        let polled = self.frames.poll_recv(context);
+        if polled.is_pending() {
+            self.idle.send_replace(true);
+        }
+        polled
     }
 }
 
@@ -60,8 +70,10 @@ pub(super) fn pipe(
     body: BoxBody<Bytes, hyper::Error>,
     plan: Plan,
 ) -> Piped {
-    let (sender, receiver) = mpsc::channel(1);
+    let (sender, frames) = mpsc::channel(1);
+    let idle = watch::Sender::new(false);
     let pump = Pump {
+        idle: idle.subscribe(),
         shared,
         number,
         plan,
@@ -69,7 +81,7 @@ pub(super) fn pipe(
         sender,
     };
     tokio::spawn(pump.run(body));
-    Piped(receiver)
+    Piped { frames, idle }
 }
 
 /// Whether a body goes on.
@@ -86,6 +98,7 @@ struct Pump {
     plan: Plan,
     sent: u64,
     sender: mpsc::Sender<Result<Frame<Bytes>, Ended>>,
+    idle: watch::Receiver<bool>,
 }
 
 impl Pump {
@@ -96,7 +109,7 @@ impl Pump {
                 None => Next::Complete,
                 Some(Err(_)) => {
                     // The client sees the connection end, as it would have without us.
-                    let _ = self.sender.send(Err(Ended)).await;
+                    self.end().await;
                     Next::Stopped
                 }
                 Some(Ok(frame)) => match frame.into_data() {
@@ -108,6 +121,17 @@ impl Pump {
         if next == Next::Complete {
             self.shared
                 .note(self.number, |exchange| exchange.complete = true);
+        }
+    }
+
+    /// Ends the connection once what was sent before is on its way: hyper throws away
+    /// what it has not written when a body fails.
+    async fn end(&mut self) {
+        let Ok(place) = self.sender.reserve().await else {
+            return;
+        };
+        if self.idle.wait_for(|idle| *idle).await.is_ok() {
+            place.send(Err(Ended));
         }
     }
 
@@ -168,7 +192,7 @@ impl Pump {
             super::serve::until_over(over).await;
         }
         if self.plan.cut == Some(self.sent) {
-            let _ = self.sender.send(Err(Ended)).await;
+            self.end().await;
             return Next::Stopped;
         }
         if self.plan.keep == Some(self.sent) {

@@ -18,6 +18,13 @@ const LIMIT: Duration = Duration::from_mins(15);
 /// (stargz-snapshotter's docs/estargz.md, "External TOC").
 const TABLES_SUFFIX: &str = "-esgztoc";
 
+/// The files that formats add to the root of an image, and that a plain unpack shows.
+pub const ADDED_BY_FORMATS: [&str; 3] = [
+    "stargz.index.json",
+    ".prefetch.landmark",
+    ".no.prefetch.landmark",
+];
+
 /// Into what an image is converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Conversion {

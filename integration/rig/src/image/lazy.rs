@@ -10,9 +10,20 @@ use crate::checkout;
 use crate::error::{At, Result};
 use crate::tools::{self, Tool};
 
-/// Directories that no layer lists: whoever unpacks them makes them, with a time of its
-/// own.
-pub const UNLISTED: [&str; 2] = ["made", "made/up"];
+/// The directories whose modification time is that of the unpacking: the layer on top
+/// does not list them, and containerd, which takes mode, owner and attributes from the
+/// layer below, does not take the time. The last two are listed nowhere.
+pub const UNLISTED: [&str; 9] = [
+    "odd",
+    "odd/attributed",
+    "odd/opaque",
+    "odd/sticky",
+    "odd/there",
+    "tmp",
+    "zeros",
+    "made",
+    "made/up",
+];
 
 /// The sizes in bytes of the files `/sizes/<size>`.
 pub const SIZES: [usize; 9] = [0, 1, 4095, 4096, 4097, 65_536, 100_000, 1 << 20, 5_000_001];
