@@ -55,12 +55,14 @@ impl WriteError {
     }
 }
 
-/// An image of `tree`, whose files have their data in a data file of `data_size` bytes.
+/// An image of `tree`, whose files have their data in the first `data_size` bytes of the data file.
+///
+/// The data file must end with a whole block of 4096 bytes: the kernel fails to read half of one.
 ///
 /// Left out are extended attributes that no filesystem of Linux takes: those that are neither ACLs nor in one of the
-/// namespaces `user`, `trusted` and `security`. An error is what EROFS has no form for: a symbolic link with a target
-/// of 4096 bytes or none, an extended attribute of 64 KiB, data that is not aligned or not in the data file, and 16 TiB
-/// of anything.
+/// namespaces `user`, `trusted` and `security`, and those in `user` of anything but files and directories. An error is
+/// what EROFS has no form for: a symbolic link with a target of 4096 bytes, an extended attribute of 64 KiB, data that
+/// is not aligned or not in the data file, and 16 TiB of anything.
 pub fn write(tree: &Tree, data_size: u64) -> Result<Vec<u8>, WriteError> {
     let data_blocks = u32::try_from(data_size.div_ceil(BLOCK_BYTES)).ok();
     // The last number stands for no block.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pontoon_layer::{Tree, Xattrs};
+use pontoon_layer::{Kind, Tree, Xattrs};
 
 use super::WriteError;
 use super::order::Order;
@@ -36,15 +36,17 @@ struct Use {
 impl Bodies {
     pub(super) fn of(tree: &Tree, order: &Order) -> Result<Self, WriteError> {
         let mut sets = Vec::with_capacity(order.ids().len());
-        let mut known: HashMap<Xattrs<'_>, u32> = HashMap::new();
+        let mut known: HashMap<(Xattrs<'_>, bool), u32> = HashMap::new();
         // The attributes of each set, and how many inodes have it.
         let mut stored: Vec<(Vec<Stored<'_>>, usize)> = Vec::new();
         for id in order.ids() {
-            let xattrs = tree.node(*id).xattrs();
+            let node = tree.node(*id);
+            let user = matches!(node.kind, Kind::Directory | Kind::File { .. });
             let next = known.len() as u32;
-            let set = *known.entry(xattrs).or_insert(next);
+            let set = *known.entry((node.xattrs(), user)).or_insert(next);
             if set == next {
-                let all = all_stored(xattrs).map_err(|what| WriteError::at(tree, *id, what))?;
+                let all = all_stored(node.xattrs(), user)
+                    .map_err(|what| WriteError::at(tree, *id, what))?;
                 stored.push((all, 0));
             }
             stored[set as usize].1 += 1;
@@ -77,14 +79,17 @@ impl Bodies {
     }
 }
 
-/// The attributes of a set that EROFS has a form for, in their order.
-fn all_stored(xattrs: Xattrs<'_>) -> Result<Vec<Stored<'_>>, &'static str> {
+/// The attributes of a set that Linux has handlers for, in their order; those in `user.` only if asked for.
+fn all_stored(xattrs: Xattrs<'_>, user: bool) -> Result<Vec<Stored<'_>>, &'static str> {
     let mut all = Vec::new();
     let mut bytes = xattr::HEADER_BYTES;
     for (name, value) in xattrs {
         let Some((index, suffix)) = split(name) else {
             continue;
         };
+        if !user && name.starts_with(b"user.") {
+            continue;
+        }
         let one = Stored {
             index,
             suffix,
