@@ -1,11 +1,21 @@
 //! Credentials, and where they come from.
 
 mod chain;
+mod cri;
+mod docker;
+mod helper;
+mod kubeconfig;
+mod kubernetes;
 mod pattern;
+mod remembered;
 
 use std::fmt;
 
 pub use chain::{Chain, Fixed};
+pub use cri::ImageServiceProxy;
+pub use docker::DockerConfig;
+pub use kubernetes::{Kubernetes, KubernetesConfig};
+pub use remembered::Remembered;
 
 use crate::blob::BoxFuture;
 use crate::error::Result;

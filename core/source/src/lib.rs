@@ -19,7 +19,10 @@ mod tls;
 
 pub use blob::{Blob, BoxFuture, ByteStream, READ_BYTES_MAX, Urgency};
 pub use config::Config;
-pub use credential::{Anonymous, Chain, Credential, Credentials, Fixed, Secret};
+pub use credential::{
+    Anonymous, Chain, Credential, Credentials, DockerConfig, Fixed, ImageServiceProxy, Kubernetes,
+    KubernetesConfig, Remembered, Secret,
+};
 pub use error::{Cause, Error, Result};
 pub use manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest, Platform};
 pub use reference::Reference;

@@ -1,21 +1,67 @@
 //! The registry client: one for all images and layers of a daemon.
 
+mod auth;
+mod blob;
+mod body;
+mod book;
+mod challenge;
+mod endpoint;
+mod exchange;
+pub(crate) mod failure;
+mod token;
+mod tour;
+mod transfer;
+
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use pontoon_layer::{Digest, Verified};
+use reqwest::Method;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 
-use crate::blob::{Blob, ByteStream};
+use crate::blob::{Blob, ByteStream, Urgency};
 use crate::config::Config;
 use crate::credential::Credentials;
-use crate::error::Result;
-use crate::manifest::{Descriptor, Manifest};
+use crate::error::{Error, Result};
+use crate::manifest::{self, Descriptor, Document, MANIFEST_BYTES_MAX, Manifest};
 use crate::reference::Reference;
 
+pub(crate) use body::whole;
+pub(crate) use book::build;
+pub(crate) use endpoint::Client;
+
+use blob::RegistryBlob;
+use book::Book;
+use endpoint::Endpoint;
+use exchange::Ask;
+use tour::{Need, Tour};
+
+/// An index may list indexes, whose entries are manifests.
+const INDEX_DEPTH_MAX: usize = 2;
+
 /// A client of all registries. Clones share everything: connections, tokens, what is known of hosts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Registry {
-    _shared: Arc<Config>,
+    shared: Arc<Shared>,
+}
+
+/// What all requests need.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) credentials: Arc<dyn Credentials>,
+    pub(crate) counters: Counters,
+    book: Book,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) requests: AtomicU64,
+    pub(crate) token_requests: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) resumed: AtomicU64,
+    pub(crate) blob_bytes: AtomicU64,
 }
 
 /// What a [`Registry`] did since it was made.
@@ -25,35 +71,154 @@ pub struct Traffic {
     pub requests: u64,
     /// Requests for tokens among them.
     pub token_requests: u64,
-    /// Requests that were sent again because the first failed in passing.
+    /// Tries that followed one that failed, at the same host or another.
     pub retries: u64,
     /// Transfers that broke off or stalled and were resumed at the missing byte.
     pub resumed: u64,
-    /// Bytes of blobs received.
+    /// Bytes of blobs received, those that were passed over included.
     pub blob_bytes: u64,
 }
 
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("credentials", &self.shared.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Registry {
-    /// A client with `config` that asks `credentials` when a registry wants some.
+    /// A client with `config` that asks `credentials` when a registry wants some. Its futures run on tokio.
     pub fn new(config: Config, credentials: Arc<dyn Credentials>) -> Self {
-        let _ = credentials;
+        let book = Book::new(&config);
         Registry {
-            _shared: Arc::new(config),
+            shared: Arc::new(Shared {
+                config,
+                credentials,
+                counters: Counters::default(),
+                book,
+            }),
         }
     }
 
     /// The digest that the tag of `reference` has now; that of `reference` itself if it names one. Asks one host
     /// after the other that may resolve.
     pub async fn resolve(&self, reference: &Reference) -> Result<Digest> {
-        let _ = reference;
-        unimplemented!()
+        if let Some(digest) = reference.digest() {
+            return Ok(digest.clone());
+        }
+        let tag = reference.tag().unwrap_or("latest");
+        let object = format!("the tag {reference}");
+        let mut tour = Tour::new(&self.shared, reference, Need::Resolve, &object)?;
+        loop {
+            let (place, endpoint) = tour.next().await?;
+            match self.resolve_at(&endpoint, reference, tag, &object).await {
+                Ok(digest) => return Ok(digest),
+                Err(error) => tour.failed(place, error),
+            }
+        }
+    }
+
+    async fn resolve_at(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        tag: &str,
+        object: &str,
+    ) -> Result<Digest> {
+        // HEAD is not counted against the pull limits that public registries have.
+        for method in [Method::HEAD, Method::GET] {
+            let ask = Ask {
+                reference,
+                object,
+                is_head: method == Method::HEAD,
+                path: format!("manifests/{tag}"),
+                headers: accept(),
+            };
+            let answer = endpoint
+                .ask(&self.shared, &ask)
+                .await?
+                .successful(object)
+                .await?;
+            let named = answer.response.headers().get("docker-content-digest");
+            let named = named.and_then(|value| value.to_str().ok()?.parse().ok());
+            match (named, ask.is_head) {
+                (Some(digest), true) => return Ok(digest),
+                (None, true) => {}
+                // What was read is what counts, not what is said of it.
+                (_, false) => {
+                    let body = answer
+                        .whole(&self.shared, object, MANIFEST_BYTES_MAX)
+                        .await?;
+                    return Ok(Digest::of(&body));
+                }
+            }
+        }
+        Err(failure::malformed(
+            &endpoint.settings.host,
+            object,
+            "it names no digest",
+        ))
     }
 
     /// The manifest `digest` of the repository of `reference`, verified. If it is an index, the manifest in it for
     /// our platform.
     pub async fn manifest(&self, reference: &Reference, digest: &Digest) -> Result<Manifest> {
-        let _ = (reference, digest);
-        unimplemented!()
+        let mut digest = digest.clone();
+        for _ in 0..=INDEX_DEPTH_MAX {
+            let object = format!(
+                "manifest {digest} of {}/{}",
+                reference.host(),
+                reference.repository()
+            );
+            let bytes = self.document(reference, &digest, &object).await?;
+            let parsed = manifest::parse(&object, &digest, &bytes, &self.shared.config.platform)?;
+            match parsed {
+                Document::Manifest(manifest) => return Ok(manifest),
+                Document::Index(chosen) => digest = chosen,
+            }
+        }
+        Err(Error::Unsupported {
+            object: reference.to_string(),
+            reason: "its indexes are nested too deeply".to_owned(),
+        })
+    }
+
+    async fn document(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        object: &str,
+    ) -> Result<Verified<Bytes>> {
+        let mut tour = Tour::new(&self.shared, reference, Need::Pull, object)?;
+        let ask = Ask {
+            reference,
+            object,
+            is_head: false,
+            path: format!("manifests/{digest}"),
+            headers: accept(),
+        };
+        loop {
+            let (place, endpoint) = tour.next().await?;
+            let got = async {
+                let answer = endpoint
+                    .ask(&self.shared, &ask)
+                    .await?
+                    .successful(object)
+                    .await?;
+                let host = answer.host.clone();
+                let body = answer
+                    .whole(&self.shared, object, MANIFEST_BYTES_MAX)
+                    .await?;
+                Verified::check(body, digest).map_err(|error| {
+                    failure::mismatch(&host, object, &error.expected, &error.actual)
+                })
+            };
+            match got.await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => tour.failed(place, error),
+            }
+        }
     }
 
     /// A small blob, such as an image's configuration, whole and verified. `TooLarge` if its descriptor says more
@@ -64,15 +229,37 @@ impl Registry {
         descriptor: &Descriptor,
         bytes_max: u64,
     ) -> Result<Verified<Bytes>> {
-        let _ = (reference, descriptor, bytes_max);
-        unimplemented!()
+        let blob = self.registry_blob(reference, descriptor.digest.clone(), descriptor.size);
+        if descriptor.size > bytes_max {
+            return Err(Error::TooLarge {
+                object: blob.object.clone(),
+                limit: bytes_max,
+                unit: "bytes",
+            });
+        }
+        loop {
+            let bytes = blob.read(0..descriptor.size, Urgency::Demand).await?;
+            let Err(damage) = Verified::check(bytes.clone(), &descriptor.digest) else {
+                return Verified::check(bytes, &descriptor.digest).map_err(|error| {
+                    failure::mismatch("", &blob.object, &error.expected, &error.actual)
+                });
+            };
+            let host = blob.last_host();
+            if !blob.distrust(&(0..descriptor.size)) {
+                return Err(failure::mismatch(
+                    &host,
+                    &blob.object,
+                    &damage.expected,
+                    &damage.actual,
+                ));
+            }
+        }
     }
 
     /// The blob `digest` of `size` bytes in the repository of `reference`. Nothing is asked yet. What is learned on
     /// the way (redirects, who has it) is kept as long as the blob is: keep it for as long as the layer is mounted.
     pub fn blob(&self, reference: &Reference, digest: Digest, size: u64) -> Arc<dyn Blob> {
-        let _ = (reference, digest, size);
-        unimplemented!()
+        Arc::new(self.registry_blob(reference, digest, size))
     }
 
     /// A whole blob as it comes: `blob(..).stream(0..size, Background)`.
@@ -82,12 +269,28 @@ impl Registry {
         digest: Digest,
         size: u64,
     ) -> Box<dyn ByteStream> {
-        let _ = (reference, digest, size);
-        unimplemented!()
+        self.registry_blob(reference, digest, size)
+            .stream(0..size, Urgency::Background)
+    }
+
+    fn registry_blob(&self, reference: &Reference, digest: Digest, size: u64) -> RegistryBlob {
+        RegistryBlob::new(&self.shared, reference, digest, size)
     }
 
     /// What was done so far.
     pub fn traffic(&self) -> Traffic {
-        Traffic::default()
+        let counters = &self.shared.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Traffic {
+            requests: read(&counters.requests),
+            token_requests: read(&counters.token_requests),
+            retries: read(&counters.retries),
+            resumed: read(&counters.resumed),
+            blob_bytes: read(&counters.blob_bytes),
+        }
     }
+}
+
+fn accept() -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(manifest::ACCEPT))])
 }

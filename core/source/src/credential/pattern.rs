@@ -6,7 +6,7 @@ use crate::reference::Reference;
 const HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
 /// The key under which Docker's own tools store what is for Docker Hub.
-pub(crate) const HUB_KEY: &str = "https://index.docker.io/v1/";
+const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// The entries whose key fits, the most specific first.
 ///
@@ -46,7 +46,7 @@ fn specificity(key: &str, host: &str, reference: &Reference) -> Option<usize> {
     is_whole.then_some(2 * path.len() + exact)
 }
 
-fn same_host(key: &str, host: &str) -> bool {
+pub(crate) fn same_host(key: &str, host: &str) -> bool {
     if HUB.contains(&key) && HUB.contains(&host) {
         return true;
     }
@@ -80,9 +80,9 @@ fn fits(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|c| *c == b'*')
 }
 
-/// Whether `host` is one of Docker Hub's names.
-pub(crate) fn is_hub(host: &str) -> bool {
-    HUB.contains(&host)
+/// What Docker's tools call `host` when they store credentials for it.
+pub(crate) fn server(host: &str) -> &str {
+    if HUB.contains(&host) { HUB_KEY } else { host }
 }
 
 #[cfg(test)]

@@ -1,0 +1,147 @@
+//! One host that is asked: its connections, how it fares, and who may ask it now.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::auth::Auth;
+use crate::blob::Urgency;
+use crate::config::Config;
+use crate::hosts::{Settings, is_loopback};
+
+/// How long a host that failed comes after those that did not: at first, and at most.
+const AVOIDED: Duration = Duration::from_secs(1);
+const AVOIDED_MAX: Duration = Duration::from_secs(30);
+
+/// The longest `Retry-After` that is believed.
+const HELD_MAX: Duration = Duration::from_secs(300);
+
+pub(crate) struct Endpoint {
+    pub(crate) settings: Settings,
+    pub(crate) client: Client,
+    pub(crate) auth: Auth,
+    /// Those of the settings, ready to be sent.
+    pub(crate) headers: HeaderMap,
+    /// How long an answer may take to begin, connecting included.
+    pub(crate) answer_timeout: Duration,
+    health: Mutex<Health>,
+    demand: Arc<Semaphore>,
+    background: Arc<Semaphore>,
+}
+
+/// Connections. Those to this machine go through no proxy, as in Go.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) any: reqwest::Client,
+    pub(crate) loopback: reqwest::Client,
+}
+
+impl Client {
+    pub(crate) fn to(&self, url: &Url) -> &reqwest::Client {
+        match url.host_str().is_some_and(is_loopback) {
+            true => &self.loopback,
+            false => &self.any,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    /// Failures since it last worked.
+    failures: u32,
+    avoided_until: Option<Instant>,
+    /// It said itself that it wants no request before.
+    held_until: Option<Instant>,
+}
+
+/// Whom to ask first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Standing {
+    Good,
+    /// Failed lately.
+    Avoided,
+    /// Must not be asked before.
+    Held(Instant),
+}
+
+impl Endpoint {
+    pub(crate) fn new(settings: Settings, client: Client, config: &Config) -> Self {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &settings.headers {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let value = HeaderValue::from_str(value);
+            if let (Ok(name), Ok(mut value)) = (name, value) {
+                value.set_sensitive(true);
+                headers.append(name, value);
+            }
+        }
+        let connect_timeout = settings.dial_timeout.unwrap_or(config.connect_timeout);
+        Endpoint {
+            answer_timeout: connect_timeout.max(config.stall_timeout),
+            settings,
+            client,
+            auth: Auth::default(),
+            headers,
+            health: Mutex::default(),
+            demand: Arc::new(Semaphore::new(config.demand_per_host.max(1))),
+            background: Arc::new(Semaphore::new(config.background_per_host.max(1))),
+        }
+    }
+
+    /// A place for one request; who waits for something never waits for one whom nobody waits for.
+    pub(crate) async fn place(&self, urgency: Urgency) -> Option<OwnedSemaphorePermit> {
+        let places = match urgency {
+            Urgency::Demand => &self.demand,
+            Urgency::Background => &self.background,
+        };
+        // Never closed, so there always is one in the end.
+        Arc::clone(places).acquire_owned().await.ok()
+    }
+
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
+        let health = self.health();
+        match (health.held_until, health.avoided_until) {
+            (Some(until), _) if until > now => Standing::Held(until),
+            (_, Some(until)) if until > now => Standing::Avoided,
+            _ => Standing::Good,
+        }
+    }
+
+    pub(crate) fn failed(&self, retry_after: Option<Duration>) {
+        let now = Instant::now();
+        let mut health = self.health();
+        let wait = AVOIDED * 2_u32.saturating_pow(health.failures.min(16));
+        health.failures += 1;
+        health.avoided_until = Some(now + wait.min(AVOIDED_MAX));
+        if let Some(wait) = retry_after {
+            health.held_until = Some(now + wait.min(HELD_MAX));
+        }
+    }
+
+    pub(crate) fn worked(&self) {
+        let mut health = self.health();
+        health.failures = 0;
+        health.avoided_until = None;
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `url` lies at this host, which may then see its credentials and headers.
+    pub(crate) fn owns(&self, url: &Url) -> bool {
+        self.settings.base.origin() == url.origin()
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("base", &self.settings.base.as_str())
+            .finish_non_exhaustive()
+    }
+}
