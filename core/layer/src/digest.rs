@@ -242,7 +242,6 @@ mod tests {
         let long = format!("{EMPTY}0");
         for text in [
             "",
-            ":",
             "sha256",
             "sha256:",
             &EMPTY[..70],

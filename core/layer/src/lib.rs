@@ -17,6 +17,8 @@ mod annotations;
 mod chunk;
 mod digest;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod inflate;
 mod limits;
 mod path;

@@ -6,8 +6,11 @@
 pub struct Limits {
     /// Bytes of a compressed table of contents.
     pub toc_bytes_max: u64,
-    /// Bytes of the JSON of a table of contents. It is never in memory as a whole when it is large.
+    /// Bytes of the JSON of a table of contents.
     pub toc_json_bytes_max: u64,
+    /// Bytes of such JSON that are kept from verifying to parsing: tens of thousands of files. More is inflated again,
+    /// so that it is never in memory as a whole.
+    pub toc_held_bytes_max: usize,
     /// Entries of a table of contents, chunks included.
     pub entries_max: u32,
     /// Bytes of one string in a table of contents; extended attributes are the longest.
@@ -37,6 +40,7 @@ impl Default for Limits {
         Limits {
             toc_bytes_max: 128 << 20,
             toc_json_bytes_max: 1 << 30,
+            toc_held_bytes_max: 16 << 20,
             entries_max: 2_000_000,
             string_bytes_max: 128 << 10,
             name_bytes_max: 255,

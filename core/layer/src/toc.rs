@@ -80,7 +80,7 @@ pub struct Layer {
 ///
 /// The digest is checked before anything is parsed; sizes are checked before anything is inflated. A small table is
 /// inflated into memory; a large one is inflated twice, once to verify it and once to parse it as it comes, so that
-/// what it takes is about 200 bytes for an entry and no more.
+/// it takes some 350 bytes for an entry and no more.
 pub fn parse_toc(
     kind: TocKind,
     toc: &[u8],

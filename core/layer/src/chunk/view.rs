@@ -145,6 +145,9 @@ impl<'a> ChunkTableRef<'a> {
 
     /// The chunks of which `data`, a range of the data file, has any byte. What is between files belongs to no chunk.
     pub fn find(&self, data: Range<u64>) -> Range<usize> {
+        if data.is_empty() {
+            return 0..0;
+        }
         let start = self
             .records
             .partition_point(|record| decode(record).data_end() <= data.start);

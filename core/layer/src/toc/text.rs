@@ -11,10 +11,6 @@ use crate::error::FormatError;
 use crate::limits::Limits;
 use crate::verified::{DigestMismatch, Verified};
 
-/// JSON of up to this many bytes is kept when it is verified, and need not be inflated again. Tens of thousands of
-/// files.
-const HELD_BYTES_MAX: usize = 16 << 20;
-
 /// How much is inflated at a time.
 const STEP_BYTES: usize = 64 << 10;
 
@@ -60,7 +56,7 @@ pub(super) fn verify<'a>(
         if let Some(hasher) = &mut hasher {
             hasher.update(bytes);
         }
-        held = held.filter(|held| held.len() + bytes.len() <= HELD_BYTES_MAX);
+        held = held.filter(|held| held.len() + bytes.len() <= limits.toc_held_bytes_max);
         if let Some(held) = &mut held {
             held.extend_from_slice(bytes);
         }
