@@ -215,7 +215,7 @@ impl Background {
 
     /// Nothing is left that is missing and not under way.
     fn finish(self: &Arc<Self>, mut job: Job, layer: &LazyLayer) {
-        if job.requests.under_way.load(Ordering::Acquire) > 0 {
+        if job.requests.under_way.load(Ordering::Acquire) > 0 || layer.is_fetching() {
             // They may fail.
             return self.put_later(job, LAST_PAUSE);
         }

@@ -80,6 +80,11 @@ impl Flights {
         }
     }
 
+    /// Whether nothing is being fetched or inflated.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<usize, Arc<Flight>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

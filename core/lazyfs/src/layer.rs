@@ -436,6 +436,11 @@ impl LazyLayer {
         self.lock().background = background;
     }
 
+    /// Whether anything is on its way.
+    pub(crate) fn is_fetching(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         *self.closed.borrow()
     }

@@ -1,0 +1,120 @@
+//! A mounted layer, for the other tests.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use pontoon_cache::Cache;
+use pontoon_fuse::{Config, LayerTable, Server};
+use pontoon_lazyfs::{Engine, LazyLayer};
+use tokio::runtime::Runtime;
+
+use crate::fixture::{self, FakeBlob, Made, Maker};
+
+/// Fields are dropped in this order: first the server, so that nothing is mounted when the directory goes.
+pub struct Mounted {
+    pub server: Server,
+    pub layers: Arc<LayerTable>,
+    pub engine: Arc<Engine>,
+    pub runtime: Runtime,
+    pub cache: Arc<Cache>,
+    pub directory: tempfile::TempDir,
+}
+
+impl Mounted {
+    pub fn empty() -> Self {
+        Mounted::with(pontoon_lazyfs::Config::default())
+    }
+
+    pub fn with(config: pontoon_lazyfs::Config) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = fixture::runtime();
+        let cache = fixture::open_cache(directory.path());
+        let engine = Engine::new(config, cache.clone(), runtime.handle().clone());
+        let layers = Arc::new(LayerTable::default());
+        let mountpoint = directory.path().join("mnt");
+        std::fs::create_dir(&mountpoint).unwrap();
+        let server = start(&mountpoint, &layers, &runtime).unwrap();
+        Mounted {
+            server,
+            layers,
+            engine,
+            runtime,
+            cache,
+            directory,
+        }
+    }
+
+    /// Adds a layer and answers it with its blob and where it is.
+    pub fn add(&self, number: u32, maker: Maker) -> Added {
+        let made = maker.make();
+        let layer = self.open(number, &made);
+        self.layers.insert(number, layer.clone());
+        self.server.changed(number);
+        Added {
+            layer,
+            blob: made.blob,
+            files: made.files,
+            path: self.server.path(number),
+        }
+    }
+
+    fn open(&self, number: u32, made: &Made) -> Arc<LazyLayer> {
+        let directory = self.directory.path().join(format!("tree-{number}"));
+        std::fs::create_dir(&directory).unwrap();
+        fixture::open(&self.engine, &self.cache, &directory, made)
+    }
+
+    pub fn mountpoint(&self) -> PathBuf {
+        self.server.mountpoint().to_owned()
+    }
+}
+
+pub struct Added {
+    pub layer: Arc<LazyLayer>,
+    pub blob: Arc<FakeBlob>,
+    pub files: std::collections::BTreeMap<String, Vec<u8>>,
+    pub path: PathBuf,
+}
+
+pub fn start(
+    mountpoint: &Path,
+    layers: &Arc<LayerTable>,
+    runtime: &Runtime,
+) -> pontoon_fuse::Result<Server> {
+    let config = Config::default();
+    let runtime = runtime.handle().clone();
+    Server::start(&config, mountpoint, layers.clone(), runtime)
+}
+
+pub fn run(program: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {errors}");
+    output
+}
+
+pub fn is_mounted(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let path = path.to_str().unwrap();
+    let mut lines = mounts.lines();
+    lines.any(|line| line.split(' ').nth(4) == Some(path))
+}
+
+/// All extended attributes of a file, which is not followed.
+pub fn xattrs(path: &Path) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut names = vec![0; 65536];
+    let length = rustix::fs::llistxattr(path, &mut names[..])?;
+    let names = names[..length].split(|byte| *byte == 0);
+    let mut all = Vec::new();
+    for name in names.filter(|name| !name.is_empty()) {
+        let mut value = vec![0; 65536];
+        let name = CString::new(name).unwrap();
+        let length = rustix::fs::lgetxattr(path, &name, &mut value[..])?;
+        value.truncate(length);
+        all.push((name.into_bytes(), value));
+    }
+    all.sort();
+    Ok(all)
+}
