@@ -43,11 +43,15 @@ impl Setup {
     }
 
     /// The lazily loading plugin with the configuration `config`, and that containerd.
-    /// `PONTOON_LAZY_PLUGIN` names another binary than `pontoon-stargz`.
+    /// With `PONTOON_LAZY_PLUGIN=stargz` it is stargz-snapshotter, without `config`.
     pub fn lazy(version: Version, config: &str) -> Self {
-        let name = std::env::var("PONTOON_LAZY_PLUGIN");
+        let kind = plugin::Kind::lazy_from_env();
+        let config = match kind {
+            plugin::Kind::Stargz => "",
+            _ => config,
+        };
         let plugin = plugin::Setup {
-            kind: plugin::Kind::Pontoon(name.unwrap_or_else(|_| "pontoon-stargz".into())),
+            kind,
             config: config.into(),
             ..plugin::Setup::default()
         };

@@ -19,6 +19,8 @@ pub enum Kind {
     Pontoon(String),
     /// containerd's own overlayfs, alone, behind the same service.
     Oracle,
+    /// stargz-snapshotter, behind the same service; its configuration is JSON.
+    Stargz,
 }
 
 impl Kind {
@@ -31,9 +33,19 @@ impl Kind {
         }
     }
 
+    /// `pontoon-stargz`, or what `PONTOON_LAZY_PLUGIN` names (`stargz`, or a binary).
+    pub fn lazy_from_env() -> Self {
+        match std::env::var("PONTOON_LAZY_PLUGIN") {
+            Ok(name) if name == "stargz" => Self::Stargz,
+            Ok(name) => Self::Pontoon(name),
+            Err(_) => Self::Pontoon("pontoon-stargz".into()),
+        }
+    }
+
     fn binary(&self) -> Result<PathBuf> {
         match self {
             Self::Oracle => Ok(Tool::Containerd23.dir()?.join("oracle")),
+            Self::Stargz => Ok(Tool::Images.dir()?.join("stargz")),
             Self::Pontoon(name) => find_binary(name),
         }
     }

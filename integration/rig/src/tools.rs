@@ -31,8 +31,8 @@ pub enum Tool {
     Debian12,
     /// `dockerd`, `docker` and its buildx plugin.
     Docker,
-    /// `images`, which converts images, and `pull`, which pulls them as clients of
-    /// containerd 1.7 do.
+    /// `images`, which converts images, `pull`, which pulls them as clients of
+    /// containerd 1.7 do, and `stargz`, stargz-snapshotter behind the same service.
     Images,
     /// `skopeo`, and `fsck.erofs`, `dump.erofs` and `mkfs.erofs`, newer than Debian 12's.
     Forky,
@@ -66,9 +66,12 @@ impl Tool {
         Ok(dir)
     }
 
-    /// A string that is another one when its programs are: for what is made by them.
+    /// A string that is another one when what its programs make of images is.
     pub(crate) fn version(self) -> Result<String> {
-        self.recipe()
+        match self {
+            Self::Images => go::converter_recipe(),
+            _ => self.recipe(),
+        }
     }
 
     fn name(self) -> &'static str {
@@ -90,7 +93,7 @@ impl Tool {
             Self::Containerd17 => "containerd 1.7, ctr and shim (Debian packages)",
             Self::Debian12 => "runc, docker-registry and busybox (Debian packages)",
             Self::Docker => "dockerd, docker and buildx (Debian packages)",
-            Self::Images => "converter and puller (go build)",
+            Self::Images => "converter, puller and stargz-snapshotter (go build)",
             Self::Forky => "skopeo and erofs-utils (Debian packages)",
         }
     }
@@ -104,7 +107,7 @@ impl Tool {
             Self::Containerd17 => "the older containerd that the plugin must serve",
             Self::Debian12 => "what runs containers, serves images and fills the small ones",
             Self::Docker => "the Docker Engine that uses the plugin as its storage driver",
-            Self::Images => "lazily loadable images, made by stargz-snapshotter's libraries",
+            Self::Images => "lazily loadable images, and what lazy loading is compared with",
             Self::Forky => "zstd:chunked images as Podman makes them; the check of EROFS images",
         }
     }

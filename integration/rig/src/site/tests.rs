@@ -245,3 +245,49 @@ fn tree(cluster: &Cluster, site: &Site, reference: &str) -> Tree {
     }
     tree
 }
+
+/// The whole arrangement on the lazily loading plugin that there is: layers are loaded
+/// lazily with either containerd, and the gate shows it.
+#[test]
+fn stargz_snapshotter_is_lazy_here() {
+    let fixture = lazy_fixture().unwrap();
+    let image = convert(&fixture, Conversion::Estargz).unwrap();
+    let size = image.image.size().unwrap();
+    for version in Version::ALL {
+        let sandbox = Sandbox::new().unwrap();
+        let site = Site::start(&sandbox, Setup::default()).unwrap();
+        let mut setup = cluster::Setup::lazy(version, "");
+        setup.plugin.kind = Kind::Stargz;
+        // It fetches everything in the background otherwise.
+        setup.plugin.config = r#"{"no_background_fetch": true, "noprefetch": true}"#.into();
+        let mut cluster = Cluster::start_in(sandbox, setup).unwrap();
+        let reference = site.push_converted(&image, "lazy", "1").unwrap();
+        let pull = Pull {
+            reference: &reference,
+            snapshotter: SNAPSHOTTER,
+            hosts: Some(site.hosts_dir()),
+            user: None,
+        };
+        cluster.containerd.pull(&pull).unwrap();
+        let log = cluster.plugin.log();
+        assert!(
+            log.contains("remote-snapshot-prepared"),
+            "{version:?}: {log}"
+        );
+        let pulled = site.gate.bytes_of(Request::is_blob);
+        assert!(pulled < size / 4, "{version:?}: {pulled} of {size} bytes");
+        let mark = site.gate.mark();
+        let ran = cluster.containerd.run(
+            SNAPSHOTTER,
+            &[],
+            &reference,
+            "reader",
+            &["/bin/sha256sum", "/sizes/5000001"],
+        );
+        let digest = crate::digest::sha256(&crate::image::noise(5_000_001, 5_000_001));
+        assert_eq!(ran.unwrap().stdout[..64], digest["sha256:".len()..]);
+        assert!(mark.bytes() > 5_000_000, "{version:?}: {}", mark.bytes());
+        cluster.containerd.terminate().unwrap();
+        cluster.plugin.terminate().unwrap();
+    }
+}

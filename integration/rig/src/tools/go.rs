@@ -43,16 +43,30 @@ pub(super) fn recipe(tool: Tool) -> Result<String> {
         Tool::Images => (
             images(),
             &[
-                "main.go",
-                "convert.go",
-                "footer.go",
-                "layout.go",
+                CONVERTER[0],
+                CONVERTER[1],
+                CONVERTER[2],
+                CONVERTER[3],
                 "pull/go.sum",
                 "pull/main.go",
+                "stargz/go.sum",
+                "stargz/main.go",
             ],
         ),
         _ => (module(), &["oracle/main.go"]),
     };
+    digest_of(&module, sources)
+}
+
+/// A digest over what decides how images are converted.
+pub(super) fn converter_recipe() -> Result<String> {
+    digest_of(&images(), CONVERTER)
+}
+
+/// The sources of the converter.
+const CONVERTER: &[&str] = &["main.go", "convert.go", "footer.go", "layout.go"];
+
+fn digest_of(module: &Path, sources: &[&str]) -> Result<String> {
     let mut hash = Sha256::new();
     for file in ["go.sum"].iter().chain(sources) {
         let path = module.join(file);
@@ -61,14 +75,14 @@ pub(super) fn recipe(tool: Tool) -> Result<String> {
     Ok(format!("{TAGS} {}", digest::hex(&hash.finalize())))
 }
 
-/// Builds the converter and the puller.
+/// Builds the converter, the puller and stargz-snapshotter.
 pub(super) fn build_images(into: &Path) -> Result<String> {
-    for (dir, name) in [("", "images"), ("pull", "pull")] {
+    for (dir, name) in [("", "images"), ("pull", "pull"), ("stargz", "stargz")] {
         let mut command = go(&images().join(dir))?;
         command.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]);
         run(command.arg(into.join(name)).arg("."), LIMIT)?;
     }
-    Ok("the converter and the puller".into())
+    Ok("the converter, the puller and stargz-snapshotter".into())
 }
 
 /// Builds containerd, ctr, the shim and the oracle in one go, so that they share
