@@ -71,7 +71,8 @@ async fn whatever_a_mirror_does_the_registry_stands_in() {
     let document = manifest(&digest, 100_000);
     let content = Content::default().blob(&bytes).manifest("1", &document);
     let server = holding(content.clone()).await;
-    let faults: [(&str, fn(Reply) -> Reply); 9] = [
+    type Fault = fn(Reply) -> Reply;
+    let faults: [(&str, Fault); 9] = [
         ("absent", |_| Reply::new(404)),
         ("closed", |_| Reply::new(403)),
         ("wants a login", |_| {
@@ -80,9 +81,7 @@ async fn whatever_a_mirror_does_the_registry_stands_in() {
         ("broken", |_| Reply::new(500)),
         ("busy", |_| Reply::new(429).header("retry-after", "60")),
         ("wrong", |_| Reply::json("{}")),
-        ("breaks off", |reply| {
-            reply.cut(20_000.min(100), Piece::Break)
-        }),
+        ("breaks off", |reply| reply.cut(100, Piece::Break)),
         ("stalls", |reply| reply.cut(100, Piece::Stall)),
         ("lost", |_| {
             Reply::redirect("http://127.0.0.1:1/".to_owned())

@@ -1,6 +1,9 @@
 //! The client against servers that behave, and servers that do not.
+#![allow(missing_docs, reason = "nothing here is a library")]
+#![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
 
 mod auth;
+mod credentials;
 
 mod hosts;
 mod server;
