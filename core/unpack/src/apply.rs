@@ -1,14 +1,12 @@
 //! One entry after another, into the directory.
 
+mod dirs;
 mod set;
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use pontoon_layer::{Attributes, Time};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -17,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::path;
 use crate::place::{Dir, Places};
+use dirs::{Directories, Directory};
 use set::{Setter, Wanted};
 
 /// What a whiteout's name begins with (OCI, `layer.md`).
@@ -34,20 +33,11 @@ pub(crate) struct Applier<'a> {
     options: &'a Options<'a>,
     places: Places,
     setter: Setter,
-    /// What directories get in the end, by where they are.
-    dirs: BTreeMap<Vec<u8>, Directory>,
+    dirs: Directories,
     /// Inodes that were made, and those of them that are gone again.
     made: u64,
     removed: u64,
     bytes: u64,
-}
-
-/// What a directory gets in the end.
-#[derive(Debug)]
-struct Directory {
-    attributes: Attributes,
-    /// `None` where nobody says.
-    times: Option<(Time, Time)>,
 }
 
 /// What was applied.
@@ -64,7 +54,7 @@ impl<'a> Applier<'a> {
             options,
             places,
             setter,
-            dirs: BTreeMap::new(),
+            dirs: Directories::new(options.limits.memory_bytes_max),
             made: 0,
             removed: 0,
             bytes: 0,
@@ -112,9 +102,8 @@ impl<'a> Applier<'a> {
 
     /// Gives directories their attributes, and everything to the disk if that is wanted.
     pub(crate) fn finish(mut self) -> Result<Applied> {
-        let dirs = std::mem::take(&mut self.dirs);
         // From the inside to the outside: what is inside may be out of reach afterwards.
-        for (path, directory) in dirs.iter().rev() {
+        for (path, directory) in self.dirs.inside_first() {
             self.options.check_cancelled()?;
             let dir = (self.places.straight(path))
                 .map_err(|error| Error::filesystem("opening the directory", path, error))?;
@@ -150,8 +139,7 @@ impl<'a> Applier<'a> {
             let found = (options.below)(as_path).map_err(|error| {
                 Error::filesystem("looking in the layers below for", &path, error)
             })?;
-            dirs.insert(path, Directory::implied(found));
-            Ok(())
+            dirs.insert(path, Directory::implied(found))
         };
         places.dir(path, Some(&mut make))
     }
@@ -176,7 +164,7 @@ impl<'a> Applier<'a> {
             }
             replaced_whiteout = self.remove(dir, name)?;
         }
-        self.dirs.insert(path.clone(), Directory::listed(entry));
+        self.dirs.insert(path.clone(), Directory::listed(entry))?;
         if replaced_whiteout {
             // It hides what is below, and is a directory itself.
             let made = self.places.straight(&path).map_err(fail)?;
@@ -325,45 +313,9 @@ impl<'a> Applier<'a> {
         let removed = self.places.remove(dir, name)?;
         self.removed += removed.inodes;
         if removed.kind == FileType::Directory {
-            let path = path::join(&dir.path, name);
-            let behind = path::join(&path, b"");
-            self.dirs.remove(&path);
-            while let Some(inside) = self.next_dir(&behind) {
-                self.dirs.remove(&inside);
-            }
+            self.dirs.remove(&path::join(&dir.path, name));
         }
         Ok(removed.whiteout)
-    }
-
-    /// The first directory whose path begins with `prefix`.
-    fn next_dir(&self, prefix: &[u8]) -> Option<Vec<u8>> {
-        let range = (Bound::Included(prefix), Bound::Unbounded);
-        let (path, _) = self.dirs.range::<[u8], _>(range).next()?;
-        path.starts_with(prefix).then(|| path.clone())
-    }
-}
-
-impl Directory {
-    fn listed(entry: &Entry) -> Directory {
-        Directory {
-            attributes: Attributes {
-                mode: entry.mode,
-                uid: entry.uid,
-                gid: entry.gid,
-                mtime: entry.mtime,
-                xattrs: entry.xattrs.clone(),
-            },
-            times: Some((entry.atime, entry.mtime)),
-        }
-    }
-
-    fn implied(found: Option<Attributes>) -> Directory {
-        let times = found.as_ref().map(|found| (found.mtime, found.mtime));
-        let attributes = found.unwrap_or_else(|| Attributes {
-            mode: 0o755,
-            ..Attributes::default()
-        });
-        Directory { attributes, times }
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Limits {
     pub path_bytes_max: usize,
     /// Bytes of what an archive says about one entry beyond its header: long names, extended attributes.
     pub extension_bytes_max: u64,
+    /// Bytes of memory for what directories get in the end: their paths and attributes.
+    pub memory_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -61,6 +63,7 @@ impl Default for Limits {
             inodes_max: 4_000_000,
             path_bytes_max: 4096,
             extension_bytes_max: 1 << 20,
+            memory_bytes_max: 256 << 20,
         }
     }
 }

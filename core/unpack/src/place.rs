@@ -160,25 +160,33 @@ impl Places {
         })
     }
 
-    /// Removes the directory at `path` and all that is in it, with few directories open however deep it is.
+    /// Removes the directory at `path` and all that is in it. However deep it is, two directories are open at a time,
+    /// and each is opened from the next one.
     fn remove_tree(&self, path: &[u8]) -> Result<u64> {
         let fail = |error: Errno| Error::filesystem("replacing", path, error);
-        let mut at = path.to_vec();
+        let (parent, name) = path::split(path);
+        let mut at = self.straight(parent).map_err(fail)?.fd;
+        let mut names = Vec::new();
         let mut inodes = 0;
+        let mut next = Some(name.to_vec());
         loop {
-            let dir = self.straight(&at).map_err(fail)?;
-            if let Some(child) = empty(&dir, &mut inodes).map_err(fail)? {
-                at = path::join(&at, &child);
+            if let Some(name) = next.take() {
+                at = open_in(&at, &name).map_err(fail)?;
+                names.push(name);
+            }
+            next = empty(&at, &mut inodes).map_err(fail)?;
+            if next.is_some() {
                 continue;
             }
-            let (parent, name) = path::split(&at);
-            let parent = self.straight(parent).map_err(fail)?;
-            rustix::fs::unlinkat(&parent.fd, name, AtFlags::REMOVEDIR).map_err(fail)?;
+            let Some(name) = names.pop() else {
+                return Ok(inodes);
+            };
+            at = open_in(&at, b"..").map_err(fail)?;
+            rustix::fs::unlinkat(&at, &name[..], AtFlags::REMOVEDIR).map_err(fail)?;
             inodes += 1;
-            if at == path {
+            if names.is_empty() {
                 return Ok(inodes);
             }
-            at.truncate(parent.path.len());
         }
     }
 }
@@ -192,26 +200,30 @@ pub(crate) struct Removed {
 }
 
 fn step(at: &Dir, name: &[u8]) -> Result<Dir, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(Dir {
-        fd: rustix::fs::openat(&at.fd, name, flags, Mode::empty())?,
+        fd: open_in(&at.fd, name)?,
         path: path::join(&at.path, name),
     })
 }
 
+fn open_in(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
 /// Removes what is in `dir`, until there is nothing, or until a directory in it is not empty: that one is returned.
-fn empty(dir: &Dir, inodes: &mut u64) -> Result<Option<Vec<u8>>, Errno> {
-    for entry in rustix::fs::Dir::read_from(&dir.fd)? {
+fn empty(dir: &OwnedFd, inodes: &mut u64) -> Result<Option<Vec<u8>>, Errno> {
+    for entry in rustix::fs::Dir::read_from(dir)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name == b"." || name == b".." {
             continue;
         }
-        match rustix::fs::unlinkat(&dir.fd, name, AtFlags::empty()) {
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) => *inodes += 1,
             // POSIX says EPERM, Linux says EISDIR.
             Err(Errno::ISDIR | Errno::PERM) => {
-                match rustix::fs::unlinkat(&dir.fd, name, AtFlags::REMOVEDIR) {
+                match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
                     Ok(()) => *inodes += 1,
                     Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(Some(name.to_vec())),
                     Err(error) => return Err(error),

@@ -212,8 +212,8 @@ fn the_last_entry_of_a_name_wins() {
 
 #[test]
 fn unlisted_directories_are_as_below() {
-    let below = tempfile::tempdir().unwrap();
-    let upper = tempfile::tempdir().unwrap();
+    let below = support::dir();
+    let upper = support::dir();
     fs::create_dir_all(below.path().join("tmp/sub")).unwrap();
     fs::create_dir_all(below.path().join("hidden")).unwrap();
     fs::write(upper.path().join("hidden"), "").unwrap();
@@ -430,12 +430,15 @@ fn every_compression_gives_the_same() {
 
 /// A tree with some of everything, made by ordinary programs.
 fn sample(root: &Path, files: usize) {
-    let script = format!(
-        r#"
+    for number in 0..files {
+        let dir = root.join(format!("usr/lib/d{}", number % 97));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(number.to_string()), number.to_string()).unwrap();
+    }
+    let script = r#"
         set -e
         cd "$1"
         mkdir -p usr/bin usr/lib/deep/er etc var/empty
-        for i in $(seq {files}); do d=usr/lib/d$((i % 97)); [ -d $d ] || mkdir $d; echo $i > $d/f$i; done
         head -c 3000000 /dev/urandom > usr/bin/big
         ln usr/bin/big usr/bin/big2
         ln -s ../lib usr/bin/lib
@@ -451,10 +454,9 @@ fn sample(root: &Path, files: usize) {
         touch -d '2001-02-03 04:05:06.123456789 UTC' usr/bin/big usr/lib/deep
         touch -h -d '2002-02-03 04:05:06.987654321 UTC' etc/link
         touch -d '2003-01-01 UTC' usr etc
-        "#
-    );
+        "#;
     let status = Command::new("sh")
-        .args(["-c", &script, "sh"])
+        .args(["-c", script, "sh"])
         .arg(root)
         .status()
         .unwrap();
@@ -477,7 +479,7 @@ fn what_gnu_tar_packs_is_unpacked_as_it_does() {
     } else {
         10_000
     };
-    let original = tempfile::tempdir().unwrap();
+    let original = support::dir();
     sample(original.path(), files);
     let wanted = tree(original.path());
     for format in ["pax", "gnu"] {

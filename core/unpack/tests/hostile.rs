@@ -18,7 +18,7 @@ use tar::EntryType;
 
 /// Unpacks into a directory beside which and above which there is something to harm.
 fn contained(blob: &[u8]) -> Result<(), Error> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::dir();
     let victim = dir.path().join("etc");
     let target = dir.path().join("a/b/target");
     fs::create_dir_all(&target).unwrap();
@@ -193,7 +193,7 @@ fn a_source_that_fails_is_told() {
             Err(io::Error::other("the cable"))
         }
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::dir();
     let archive = Archive::new().file("f", &vec![1; 1_000_000]).finish();
     for blob in [vec![], gzip(&archive), archive[..700_000].to_vec()] {
         let half = blob.len() / 2;
@@ -241,6 +241,19 @@ fn limits_hold() {
         ..Limits::default()
     };
     let error = limited(few, Archive::new().file("1/2/3/4/5/6/7/8/9/10/11", b""));
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+
+    let little = Limits {
+        memory_bytes_max: 1 << 20,
+        ..Limits::default()
+    };
+    let error = limited(
+        little,
+        Archive::new()
+            .file(&"d".repeat(90), b"")
+            .pax(&[("path", "d/".repeat(2000).as_bytes())])
+            .file("f", b""),
+    );
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
 
     let long = "x/".repeat(2100);
@@ -341,7 +354,7 @@ struct Tmpfs(tempfile::TempDir);
 
 impl Tmpfs {
     fn new(options: &str) -> Tmpfs {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = support::dir();
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "pontoon-test"])
             .arg(dir.path())
