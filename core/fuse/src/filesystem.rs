@@ -43,7 +43,7 @@ pub(crate) struct Layered {
     layers: Arc<dyn Layers>,
     runtime: Handle,
     counters: Arc<Counters>,
-    /// The kernel can do without being asked to open; then it need not be asked.
+    /// The kernel does not ask to open and to close. Wanted; after the greeting, also possible.
     silent_opens: bool,
 }
 
@@ -51,12 +51,17 @@ pub(crate) struct Layered {
 type Answer<T> = Result<T, Errno>;
 
 impl Layered {
-    pub(crate) fn new(layers: Arc<dyn Layers>, runtime: Handle, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        layers: Arc<dyn Layers>,
+        runtime: Handle,
+        counters: Arc<Counters>,
+        silent_opens: bool,
+    ) -> Self {
         Layered {
             layers,
             runtime,
             counters,
-            silent_opens: false,
+            silent_opens,
         }
     }
 
@@ -71,10 +76,8 @@ impl Layered {
     fn attributes(&self, node: Node) -> Answer<(FileAttr, Duration)> {
         let now = SystemTime::now();
         Ok(match node {
-            Node::Root => (
-                of_ours(node, FileType::Directory, 0o555, 0, now),
-                NOT_AT_ALL,
-            ),
+            // Kept until a layer comes or goes: every path leads through here.
+            Node::Root => (of_ours(node, FileType::Directory, 0o555, 0, now), FOR_EVER),
             Node::Opener => (
                 of_ours(
                     node,
@@ -238,7 +241,7 @@ impl Filesystem for Layered {
             }
         }
         let silent = InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        self.silent_opens = config.add_capabilities(silent).is_ok();
+        self.silent_opens &= config.add_capabilities(silent).is_ok();
         // Refused are only zero and more than 16 MiB.
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);

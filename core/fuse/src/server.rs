@@ -35,6 +35,8 @@ pub struct Config {
     /// How far the kernel reads ahead of sequential readers, in bytes, and asks for at once. `None` leaves it at the
     /// kernel's default, 128 KiB.
     pub read_ahead_bytes: Option<u32>,
+    /// Whether the kernel opens and closes without asking, if it can (Linux 5.1).
+    pub silent_opens: bool,
 }
 
 impl Default for Config {
@@ -43,6 +45,7 @@ impl Default for Config {
         Config {
             threads: processors.clamp(4, 16),
             read_ahead_bytes: None,
+            silent_opens: true,
         }
     }
 }
@@ -80,7 +83,7 @@ impl Server {
         mount_fuse(device.as_fd(), mountpoint).map_err(kernel)?;
         let mount = Mounted(mountpoint.to_owned());
         let counters = Arc::new(Counters::default());
-        let filesystem = Layered::new(layers, runtime, counters.clone());
+        let filesystem = Layered::new(layers, runtime, counters.clone(), config.silent_opens);
         let server = Server::serve(config, filesystem, device, mount, counters).map_err(session)?;
         server.settle(config).map_err(session)?;
         Ok(server)

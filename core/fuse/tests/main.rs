@@ -1,4 +1,6 @@
 //! Layers as directories, mounted for real. Needs root.
+#![allow(missing_docs, reason = "nothing here is a library")]
+#![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
 
 #[path = "../../lazyfs/tests/fixture.rs"]
 mod fixture;

@@ -13,21 +13,25 @@ use tokio::runtime::Runtime;
 use crate::fixture::{self, FakeBlob, Made, Maker};
 
 /// Fields are dropped in this order: first the server, so that nothing is mounted when the directory goes.
-pub struct Mounted {
-    pub server: Server,
-    pub layers: Arc<LayerTable>,
-    pub engine: Arc<Engine>,
-    pub runtime: Runtime,
-    pub cache: Arc<Cache>,
-    pub directory: tempfile::TempDir,
+pub(crate) struct Mounted {
+    pub(crate) server: Server,
+    pub(crate) layers: Arc<LayerTable>,
+    pub(crate) engine: Arc<Engine>,
+    _runtime: Runtime,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Mounted {
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Mounted::with(pontoon_lazyfs::Config::default())
     }
 
-    pub fn with(config: pontoon_lazyfs::Config) -> Self {
+    pub(crate) fn with(config: pontoon_lazyfs::Config) -> Self {
+        Mounted::served(&Config::default(), config)
+    }
+
+    pub(crate) fn served(served: &Config, config: pontoon_lazyfs::Config) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let runtime = fixture::runtime();
         let cache = fixture::open_cache(directory.path());
@@ -35,19 +39,20 @@ impl Mounted {
         let layers = Arc::new(LayerTable::default());
         let mountpoint = directory.path().join("mnt");
         std::fs::create_dir(&mountpoint).unwrap();
-        let server = start(&mountpoint, &layers, &runtime).unwrap();
+        let handle = runtime.handle().clone();
+        let server = Server::start(served, &mountpoint, layers.clone(), handle).unwrap();
         Mounted {
             server,
             layers,
             engine,
-            runtime,
+            _runtime: runtime,
             cache,
             directory,
         }
     }
 
     /// Adds a layer and answers it with its blob and where it is.
-    pub fn add(&self, number: u32, maker: Maker) -> Added {
+    pub(crate) fn add(&self, number: u32, maker: Maker) -> Added {
         let made = maker.make();
         let layer = self.open(number, &made);
         self.layers.insert(number, layer.clone());
@@ -66,19 +71,19 @@ impl Mounted {
         fixture::open(&self.engine, &self.cache, &directory, made)
     }
 
-    pub fn mountpoint(&self) -> PathBuf {
+    pub(crate) fn mountpoint(&self) -> PathBuf {
         self.server.mountpoint().to_owned()
     }
 }
 
-pub struct Added {
-    pub layer: Arc<LazyLayer>,
-    pub blob: Arc<FakeBlob>,
-    pub files: std::collections::BTreeMap<String, Vec<u8>>,
-    pub path: PathBuf,
+pub(crate) struct Added {
+    pub(crate) layer: Arc<LazyLayer>,
+    pub(crate) blob: Arc<FakeBlob>,
+    pub(crate) files: std::collections::BTreeMap<String, Vec<u8>>,
+    pub(crate) path: PathBuf,
 }
 
-pub fn start(
+pub(crate) fn start(
     mountpoint: &Path,
     layers: &Arc<LayerTable>,
     runtime: &Runtime,
@@ -88,14 +93,14 @@ pub fn start(
     Server::start(&config, mountpoint, layers.clone(), runtime)
 }
 
-pub fn run(program: &str, arguments: &[&str]) -> Output {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new(program).args(arguments).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {errors}");
     output
 }
 
-pub fn is_mounted(path: &Path) -> bool {
+pub(crate) fn is_mounted(path: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let path = path.to_str().unwrap();
     let mut lines = mounts.lines();
@@ -103,7 +108,7 @@ pub fn is_mounted(path: &Path) -> bool {
 }
 
 /// All extended attributes of a file, which is not followed.
-pub fn xattrs(path: &Path) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(crate) fn xattrs(path: &Path) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0; 65536];
     let length = rustix::fs::llistxattr(path, &mut names[..])?;
     let names = names[..length].split(|byte| *byte == 0);

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use pontoon_fuse::Config;
 use pontoon_layer::{Entry, EntryKind, Time};
 
 use crate::fixture::{Maker, entry, find, noise};
@@ -224,8 +225,17 @@ fn nothing_can_be_written() {
 
 #[test]
 fn the_state_of_a_layer_is_a_file() {
-    let mounted = Mounted::empty();
-    let added = mounted.add(3, everything());
+    for silent_opens in [true, false] {
+        let served = Config {
+            silent_opens,
+            ..Config::default()
+        };
+        let mounted = Mounted::served(&served, pontoon_lazyfs::Config::default());
+        check_state(&mounted.add(3, everything()));
+    }
+}
+
+fn check_state(added: &Added) {
     let directory = added.path.join(".stargz-snapshotter");
     assert_eq!(directory.metadata().unwrap().mode(), 0o040_500);
     let names = fs::read_dir(&directory).unwrap();
@@ -243,4 +253,21 @@ fn the_state_of_a_layer_is_a_file() {
     assert!(read() < 10.0);
     fs::read(added.path.join("bin/large")).unwrap();
     assert_eq!(read(), 100.0);
+}
+
+#[test]
+fn a_kernel_that_asks_to_open_keeps_pages_and_does_not_flush() {
+    let served = Config {
+        silent_opens: false,
+        ..Config::default()
+    };
+    let mounted = Mounted::served(&served, pontoon_lazyfs::Config::default());
+    let added = mounted.add(1, everything());
+    let path = added.path.join("bin/large");
+    fs::read(&path).unwrap();
+    let before = mounted.server.operations();
+    assert!(fs::read(&path).unwrap() == added.files["bin/large"]);
+    let after = mounted.server.operations();
+    assert_eq!((after.read, after.open), (before.read, before.open + 1));
+    assert_eq!(after.flush, 0);
 }

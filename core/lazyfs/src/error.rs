@@ -32,12 +32,12 @@ pub enum Error {
         nid: u64,
     },
     /// The registry does not answer, and we have waited long enough.
-    #[error("bytes of layer {layer} did not come within {} seconds: check the registry and the network; the next read tries again", .patience.as_secs())]
+    #[error("bytes of layer {layer} did not come although {} seconds were waited: check the registry and the network; the next read tries again", .waited.as_secs())]
     Unavailable {
         /// The layer.
         layer: Digest,
-        /// How long it was tried.
-        patience: Duration,
+        /// How long it was waited for.
+        waited: Duration,
         /// What the last try said.
         #[source]
         source: Arc<pontoon_source::Error>,

@@ -27,10 +27,10 @@ pub(crate) struct Fetch {
     /// What has not come yet, in the order in which it comes.
     claims: VecDeque<Claim>,
     rush: Arc<Rush>,
-    /// When something came last.
-    progress: Instant,
+    /// How long the registry has been waited for since something came last.
+    waited: Duration,
     /// Background requests stand still for this one.
-    _demand: Option<Demand>,
+    demand: Option<Demand>,
 }
 
 impl Fetch {
@@ -39,8 +39,8 @@ impl Fetch {
             layer: layer.clone(),
             claims: claims.into(),
             rush: rush.clone(),
-            progress: Instant::now(),
-            _demand: rush.is_on().then(|| layer.engine.begin_demand()),
+            waited: Duration::ZERO,
+            demand: rush.is_on().then(|| layer.engine.begin_demand()),
         }
     }
 
@@ -82,8 +82,12 @@ impl Fetch {
                 return Err(self.give_up(error));
             }
             self.layer.count(|counters| &counters.retries, 1);
-            let wait = pause.max(error.retry_after().unwrap_or_default());
-            tokio::time::sleep(min(wait, left)).await;
+            let wait = min(left, pause.max(error.retry_after().unwrap_or_default()));
+            // Another registry may be well.
+            self.demand = None;
+            tokio::time::sleep(wait).await;
+            self.demand = Some(self.layer.engine.begin_demand());
+            self.waited += wait;
             pause = min(pause * 2, PAUSE_MAX);
         }
     }
@@ -95,7 +99,9 @@ impl Fetch {
         let range = first.member.blob.start..last.member.blob.end;
         let layer = self.layer.clone();
         let rush = self.rush.clone();
+        let began = Instant::now();
         let connected = tokio::time::timeout(self.patience_left(), layer.link.blob()).await;
+        self.waited += began.elapsed();
         let blob = match connected {
             Ok(blob) => blob?,
             Err(_) => return Err(layer.stalled("it does not answer")),
@@ -104,8 +110,13 @@ impl Fetch {
         while let Some(claim) = self.claims.front() {
             let blob = claim.member.blob.clone();
             let place = memory(&layer.engine, claim.member.bytes(), &rush).await;
-            let bytes = feed.take(blob, self.patience_left()).await?;
-            self.progress = Instant::now();
+            let began = Instant::now();
+            let taken = feed.take(blob, self.patience_left()).await;
+            self.waited = match taken {
+                Ok(_) => Duration::ZERO,
+                Err(_) => self.waited + began.elapsed(),
+            };
+            let bytes = taken?;
             if let Some(claim) = self.claims.pop_front() {
                 inflate(&layer, claim, bytes, place, &rush);
             }
@@ -115,7 +126,7 @@ impl Fetch {
 
     fn patience_left(&self) -> Duration {
         let patience = self.layer.engine.config.patience;
-        patience.saturating_sub(self.progress.elapsed())
+        patience.saturating_sub(self.waited)
     }
 
     fn give_up(&mut self, error: pontoon_source::Error) -> Error {
@@ -123,7 +134,7 @@ impl Fetch {
         let error = match error.is_transient() {
             true => Error::Unavailable {
                 layer: digest,
-                patience: self.progress.elapsed(),
+                waited: self.waited,
                 source: Arc::new(error),
             },
             false => {

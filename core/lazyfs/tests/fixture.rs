@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 /// Bytes that do not compress and tell where they are from.
-pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -42,15 +42,15 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// Makes a layer: a tree, a chunk table, a blob of gzip members.
-pub struct Maker {
+pub(crate) struct Maker {
     tree: TreeBuilder,
     chunks: Vec<Chunk>,
     blob: Vec<u8>,
     data_end: u64,
-    pub files: BTreeMap<String, Vec<u8>>,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
 }
 
-pub fn entry(kind: EntryKind<'_>, mode: u16) -> Entry<'_> {
+pub(crate) fn entry(kind: EntryKind<'_>, mode: u16) -> Entry<'_> {
     Entry {
         kind,
         mode,
@@ -65,14 +65,14 @@ pub fn entry(kind: EntryKind<'_>, mode: u16) -> Entry<'_> {
     }
 }
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
 impl Maker {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut tree = TreeBuilder::new(OpaqueXattr::Trusted, &Limits::default());
         tree.add(b"/", entry(EntryKind::Directory, 0o755)).unwrap();
         Maker {
@@ -84,16 +84,16 @@ impl Maker {
         }
     }
 
-    pub fn add(&mut self, path: &str, entry: Entry<'_>) {
+    pub(crate) fn add(&mut self, path: &str, entry: Entry<'_>) {
         self.tree.add(path.as_bytes(), entry).unwrap();
     }
 
-    pub fn link(&mut self, path: &str, target: &str) {
+    pub(crate) fn link(&mut self, path: &str, target: &str) {
         self.tree.link(path.as_bytes(), target.as_bytes()).unwrap();
     }
 
     /// A file in chunks of `chunk` bytes, each a member of its own.
-    pub fn file(&mut self, path: &str, mode: u16, bytes: &[u8], chunk: usize) {
+    pub(crate) fn file(&mut self, path: &str, mode: u16, bytes: &[u8], chunk: usize) {
         let data_offset = self.file_entry(path, mode, bytes);
         for (index, part) in bytes.chunks(chunk).enumerate() {
             let member = gzip(part);
@@ -104,7 +104,7 @@ impl Maker {
     }
 
     /// Files of one chunk each that come out of one member.
-    pub fn files_of_one_member(&mut self, files: &[(&str, &[u8])]) {
+    pub(crate) fn files_of_one_member(&mut self, files: &[(&str, &[u8])]) {
         let mut inner = Vec::new();
         let places: Vec<(u64, u64, &[u8])> = files
             .iter()
@@ -128,11 +128,11 @@ impl Maker {
     }
 
     /// Bytes of the blob that are no chunk's.
-    pub fn gap(&mut self, length: usize) {
+    pub(crate) fn gap(&mut self, length: usize) {
         self.blob.extend(vec![0xee; length]);
     }
 
-    pub fn zeros(&mut self, path: &str, length: u32) {
+    pub(crate) fn zeros(&mut self, path: &str, length: u32) {
         let data_offset = self.file_entry(path, 0o644, &vec![0; length as usize]);
         self.chunks.push(Chunk {
             data_offset,
@@ -144,7 +144,7 @@ impl Maker {
         });
     }
 
-    pub fn blob_bytes(&self) -> u64 {
+    pub(crate) fn blob_bytes(&self) -> u64 {
         self.blob.len() as u64
     }
 
@@ -171,7 +171,7 @@ impl Maker {
         });
     }
 
-    pub fn make(self) -> Made {
+    pub(crate) fn make(self) -> Made {
         let data_size = self.data_end.next_multiple_of(4096);
         let tree = self.tree.finish().unwrap();
         Made {
@@ -184,16 +184,16 @@ impl Maker {
 }
 
 /// A layer in pieces.
-pub struct Made {
-    pub image: Vec<u8>,
-    pub table: ChunkTable,
-    pub blob: Arc<FakeBlob>,
-    pub files: BTreeMap<String, Vec<u8>>,
+pub(crate) struct Made {
+    pub(crate) image: Vec<u8>,
+    pub(crate) table: ChunkTable,
+    pub(crate) blob: Arc<FakeBlob>,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
 }
 
 /// What goes wrong with a request, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     Unavailable,
     NotFound,
     /// Every byte is wrong.
@@ -204,7 +204,7 @@ pub enum Fault {
 
 /// A blob in memory.
 #[derive(Debug)]
-pub struct FakeBlob {
+pub(crate) struct FakeBlob {
     digest: Digest,
     bytes: Bytes,
     requests: Mutex<Vec<(Range<u64>, Urgency)>>,
@@ -214,18 +214,18 @@ pub struct FakeBlob {
 
 /// Requests that dawdle.
 #[derive(Debug, Clone, Default)]
-pub struct Held {
+pub(crate) struct Held {
     /// Pieces that have any of these bytes do not come.
-    pub bytes: Range<u64>,
+    pub(crate) bytes: Range<u64>,
     /// Of requests of this urgency, or all.
-    pub urgency: Option<Urgency>,
+    pub(crate) urgency: Option<Urgency>,
 }
 
 /// How many bytes come at once.
 const PIECE: u64 = 10_000;
 
 impl FakeBlob {
-    pub fn new(bytes: Vec<u8>) -> Arc<Self> {
+    pub(crate) fn new(bytes: Vec<u8>) -> Arc<Self> {
         Arc::new(FakeBlob {
             digest: Digest::of(&bytes),
             bytes: bytes.into(),
@@ -236,32 +236,32 @@ impl FakeBlob {
     }
 
     /// Every request so far.
-    pub fn requests(&self) -> Vec<(Range<u64>, Urgency)> {
+    pub(crate) fn requests(&self) -> Vec<(Range<u64>, Urgency)> {
         self.requests.lock().unwrap().clone()
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.requests.lock().unwrap().len()
     }
 
     /// The next requests fail so.
-    pub fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().unwrap().extend(faults);
     }
 
-    pub fn fail_no_more(&self) {
+    pub(crate) fn fail_no_more(&self) {
         self.faults.lock().unwrap().clear();
     }
 
-    pub fn hold(&self, bytes: Range<u64>, urgency: Option<Urgency>) {
+    pub(crate) fn hold(&self, bytes: Range<u64>, urgency: Option<Urgency>) {
         self.held.send_replace(Held { bytes, urgency });
     }
 
-    pub fn hold_all(&self) {
+    pub(crate) fn hold_all(&self) {
         self.hold(0..u64::MAX, None);
     }
 
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.hold(0..0, None);
     }
 
@@ -278,7 +278,7 @@ impl FakeBlob {
 
 /// A blob for whoever needs a trait object of its own.
 #[derive(Debug, Clone)]
-pub struct Handle(pub Arc<FakeBlob>);
+pub(crate) struct Handle(pub Arc<FakeBlob>);
 
 impl Blob for Handle {
     fn digest(&self) -> &Digest {
@@ -374,7 +374,7 @@ impl ByteStream for FakeStream {
 
 /// A layer that nobody may connect.
 #[derive(Debug)]
-pub struct Unreachable;
+pub(crate) struct Unreachable;
 
 impl Connect for Unreachable {
     fn connect(&self) -> BoxFuture<'_, pontoon_source::Result<Arc<dyn Blob>>> {
@@ -383,24 +383,24 @@ impl Connect for Unreachable {
 }
 
 /// Everything that a lazy layer needs, in a directory of its own.
-pub struct Rig {
-    pub files: BTreeMap<String, Vec<u8>>,
-    pub blob: Arc<FakeBlob>,
-    pub layer: Arc<LazyLayer>,
-    pub engine: Arc<Engine>,
-    pub cache: Arc<Cache>,
-    pub runtime: Runtime,
+pub(crate) struct Rig {
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    pub(crate) blob: Arc<FakeBlob>,
+    pub(crate) layer: Arc<LazyLayer>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) runtime: Runtime,
     image: Vec<u8>,
     table: ChunkTable,
     directory: tempfile::TempDir,
 }
 
-pub fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).enable_time().build().unwrap()
 }
 
-pub fn open_cache(directory: &Path) -> Arc<Cache> {
+pub(crate) fn open_cache(directory: &Path) -> Arc<Cache> {
     let config = pontoon_cache::Config {
         max_bytes: 0,
         free_bytes_min: 0,
@@ -409,7 +409,7 @@ pub fn open_cache(directory: &Path) -> Arc<Cache> {
 }
 
 /// The layer `made` in `cache`.
-pub fn cached(cache: &Cache, made: &Made) -> Arc<CachedLayer> {
+pub(crate) fn cached(cache: &Cache, made: &Made) -> Arc<CachedLayer> {
     let key = Key::new(made.blob.digest.clone(), Digest::of(b"toc"));
     let meta = Meta {
         blob_bytes: made.blob.bytes.len() as u64,
@@ -418,20 +418,25 @@ pub fn cached(cache: &Cache, made: &Made) -> Arc<CachedLayer> {
     cache.create(&key, &made.table, meta).unwrap()
 }
 
-pub fn map(directory: &Path, image: &[u8]) -> Map {
+pub(crate) fn map(directory: &Path, image: &[u8]) -> Map {
     let path = directory.join("tree");
     std::fs::write(&path, image).unwrap();
     Map::open(&path).unwrap()
 }
 
-pub fn open(engine: &Arc<Engine>, cache: &Cache, directory: &Path, made: &Made) -> Arc<LazyLayer> {
+pub(crate) fn open(
+    engine: &Arc<Engine>,
+    cache: &Cache,
+    directory: &Path,
+    made: &Made,
+) -> Arc<LazyLayer> {
     let connect = Connected(Arc::new(Handle(made.blob.clone())));
     let tree = map(directory, &made.image);
     LazyLayer::open(engine, tree, &cached(cache, made), Arc::new(connect)).unwrap()
 }
 
 /// Patient enough for a busy machine, and fetches only what is missing, so that tests can tell what was fetched why.
-pub fn exact() -> Config {
+pub(crate) fn exact() -> Config {
     Config {
         demand_bytes_min: 0,
         gap_bytes_max: 0,
@@ -440,11 +445,11 @@ pub fn exact() -> Config {
 }
 
 impl Rig {
-    pub fn new(config: Config, maker: Maker) -> Self {
+    pub(crate) fn new(config: Config, maker: Maker) -> Self {
         Rig::in_directory(tempfile::tempdir().unwrap(), config, maker)
     }
 
-    pub fn in_directory(directory: tempfile::TempDir, config: Config, maker: Maker) -> Self {
+    pub(crate) fn in_directory(directory: tempfile::TempDir, config: Config, maker: Maker) -> Self {
         let made = maker.make();
         let runtime = runtime();
         let cache = open_cache(directory.path());
@@ -464,7 +469,7 @@ impl Rig {
     }
 
     /// Everything anew, as after a restart, with nobody to ask for bytes.
-    pub fn restart(self) -> Self {
+    pub(crate) fn restart(self) -> Self {
         let config = Config::default();
         let digest = self.layer.digest().clone();
         drop((self.layer, self.engine));
@@ -488,43 +493,48 @@ impl Rig {
         }
     }
 
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    pub fn nid(&self, path: &str) -> Nid {
+    pub(crate) fn nid(&self, path: &str) -> Nid {
         find(&self.layer, path)
     }
 
     /// Starts a read.
-    pub fn start(&self, path: &str, offset: u64, length: usize) -> Read {
+    pub(crate) fn start(&self, path: &str, offset: u64, length: usize) -> Read {
         let mut buffer = vec![0; length];
         self.layer
             .read(self.nid(path), offset, &mut buffer)
             .unwrap()
     }
 
-    pub fn read(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
         self.runtime
             .block_on(read(&self.layer, self.nid(path), offset, length))
     }
 
     /// Reads a whole file and compares.
-    pub fn check(&self, path: &str) {
+    pub(crate) fn check(&self, path: &str) {
         let expected = &self.files[path];
         let actual = self.read(path, 0, expected.len() + 1).unwrap();
         assert!(actual == *expected, "{path} has other bytes");
     }
 }
 
-pub fn find(layer: &LazyLayer, path: &str) -> Nid {
+pub(crate) fn find(layer: &LazyLayer, path: &str) -> Nid {
     let parts = path.split('/').filter(|part| !part.is_empty());
     parts.fold(layer.tree().root(), |nid, name| {
         layer.tree().lookup(nid, name.as_bytes()).unwrap().unwrap()
     })
 }
 
-pub async fn read(layer: &Arc<LazyLayer>, nid: Nid, offset: u64, length: usize) -> Result<Vec<u8>> {
+pub(crate) async fn read(
+    layer: &Arc<LazyLayer>,
+    nid: Nid,
+    offset: u64,
+    length: usize,
+) -> Result<Vec<u8>> {
     let mut buffer = vec![0; length];
     match layer.read(nid, offset, &mut buffer)? {
         Read::Ready(bytes) => {
@@ -536,7 +546,7 @@ pub async fn read(layer: &Arc<LazyLayer>, nid: Nid, offset: u64, length: usize) 
 }
 
 /// Waits until something is so.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
