@@ -315,4 +315,13 @@ mod tests {
         let text = format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{layers}]}}"#);
         assert!(matches!(read(&text), Err(Error::TooLarge { .. })));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_survived(bytes: Vec<u8>, text in "[\\[\\]{}:,0-9a-zA-Z\"]{0,100}") {
+            let _ = read(&String::from_utf8_lossy(&bytes));
+            let _ = read(&text);
+            let _ = read(&format!(r#"{{"schemaVersion":2,{text}}}"#));
+        }
+    }
 }

@@ -250,4 +250,15 @@ mod tests {
         }
         assert!(Reference::parse(&format!("r.example/{}", "a".repeat(300))).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_read_is_written_so(text in "[a-zA-Z0-9.:/@_\\-\\[\\]]{0,60}", any in ".{0,60}") {
+            for text in [&text, &any] {
+                if let Ok(reference) = Reference::parse(text) {
+                    proptest::prop_assert_eq!(&Reference::parse(&reference.to_string()).unwrap(), &reference);
+                }
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pontoon_source::{Credential, Error, Fixed, Reference, Registry, Secret, Urgency};
 
-use crate::server::{Content, Reply, Seen, Server};
+use crate::server::{Content, Piece, Reply, Seen, Server};
 use crate::{anonymous, blob, quick, reference, users};
 
 /// `dave:secret`.
@@ -245,4 +245,38 @@ async fn a_token_server_out_of_order_is_transient() {
     let reading = Reference::parse("127.0.0.1:1/app:1").unwrap();
     let error = anonymous().resolve(&reading).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
+}
+
+#[tokio::test]
+async fn who_gives_up_does_not_take_the_others_along() {
+    let (bytes, digest) = blob(100);
+    let server = with_tokens(
+        Content::default().blob(&bytes),
+        |seen| is_bearer(seen, "good"),
+        |_, count| match count {
+            0 => Reply::json(r#"{"token":"good"}"#).cut(5, Piece::Stall),
+            _ => Reply::json(r#"{"token":"good"}"#),
+        },
+    )
+    .await;
+    let config = pontoon_source::Config {
+        stall_timeout: Duration::from_secs(60),
+        ..quick()
+    };
+    let registry = Registry::new(config, users(&[]));
+    let app = registry.blob(&reference(&server, "app"), digest, 100);
+    let read = || {
+        let app = Arc::clone(&app);
+        tokio::spawn(async move { app.read(0..100, Urgency::Demand).await })
+    };
+    let (first, second) = (read(), read());
+    while server.seen_of("/token").is_empty() || server.seen_of("/blobs/").len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Whichever of them asks, the other one waits for it.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(server.seen_of("/token").len(), 1);
+    first.abort();
+    second.abort();
+    assert_eq!(read().await.unwrap().unwrap(), bytes);
 }

@@ -22,7 +22,7 @@ use server::Server;
 fn quick() -> Config {
     Config {
         connect_timeout: Duration::from_secs(5),
-        stall_timeout: Duration::from_millis(400),
+        stall_timeout: Duration::from_secs(1),
         patience: Duration::from_secs(20),
         backoff: Duration::from_millis(5),
         ..Config::default()

@@ -27,7 +27,7 @@ const PAGES_MAX: usize = 40;
 /// How long listing may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A list that is younger is not read again only because something is not in it.
+/// A list that is younger is not read again only because something is not in it, and what failed not tried again.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// Which secrets are used.
@@ -61,6 +61,8 @@ pub struct Kubernetes {
 #[derive(Debug, Default)]
 struct State {
     listed: Option<Instant>,
+    /// When listing failed last in passing, and how.
+    failed: Option<(Instant, Error)>,
     entries: Vec<(String, Credential)>,
     client: Option<(TlsSettings, Client)>,
 }
@@ -118,7 +120,8 @@ impl Kubernetes {
         if !is_old && !may_be_new {
             return Ok(found);
         }
-        match self.list(&mut state).await {
+        let listed = self.list_seldom(&mut state).await;
+        match listed {
             Ok(entries) => {
                 state.entries = entries;
                 state.listed = Some(Instant::now());
@@ -137,6 +140,19 @@ impl Kubernetes {
                 transient: error.is_transient(),
             }),
         }
+    }
+
+    /// A server that is away is not waited for by everybody in turn.
+    async fn list_seldom(&self, state: &mut State) -> Result<Vec<(String, Credential)>> {
+        if let Some((at, error)) = &state.failed
+            && at.elapsed() < FRESH
+        {
+            return Err(error.clone());
+        }
+        let listed = self.list(state).await;
+        let passing = listed.as_ref().err().filter(|error| error.is_transient());
+        state.failed = passing.map(|error| (Instant::now(), error.clone()));
+        listed
     }
 
     async fn list(&self, state: &mut State) -> Result<Vec<(String, Credential)>> {

@@ -401,4 +401,17 @@ mod tests {
         assert_eq!(duration("-1s"), None);
         assert_eq!(duration(""), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_written_is_survived(
+            key in "(server|ca|client|capabilities|skip_verify|dial_timeout|header|host|x)",
+            value in "(true|1|''|'https://a:1/b'|'5s'|\\['pull'\\]|\\[\\[1\\]\\]|\\{a = 'b'\\}|.{0,20})",
+            place in "(|\\[host.'.{0,20}'\\])",
+        ) {
+            let _ = read(&format!("{key} = {value}\n{place}\n{key} = {value}\n"));
+            let _ = read(&format!("{key} = {value}\n{place}\n"));
+            let _ = duration(&value);
+        }
+    }
 }

@@ -175,4 +175,13 @@ mod tests {
         );
         assert_eq!(read_all(&["Basic"]).unwrap().scheme, Scheme::Basic);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_survived(text in "[ -~]{0,80}", near in "(Bearer|Basic|[a-z=\\\\\", ]){0,40}") {
+            for text in [&text, &near] {
+                read_all(&[text]);
+            }
+        }
+    }
 }
