@@ -9,6 +9,7 @@ use super::*;
 use crate::cluster::{self, Cluster, SNAPSHOTTER};
 use crate::command::{attempt, run};
 use crate::containerd::{Pull, Version};
+use crate::docker::Docker;
 use crate::gate::{Fault, Request};
 use crate::image::{ADDED_BY_FORMATS, Conversion, UNLISTED, convert, lazy_fixture};
 use crate::plugin::{Kind, find_binary};
@@ -290,4 +291,26 @@ fn stargz_snapshotter_is_lazy_here() {
         cluster.containerd.terminate().unwrap();
         cluster.plugin.terminate().unwrap();
     }
+}
+
+/// Docker is lazy when the plugin is in the containerd that it uses.
+#[test]
+fn docker_is_lazy_here() {
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let sandbox = Sandbox::new().unwrap();
+    let site = Site::start(&sandbox, Setup::default()).unwrap();
+    let mut setup = cluster::Setup::lazy(Version::V2_3, "");
+    setup.plugin.kind = Kind::Stargz;
+    setup.plugin.config = r#"{"no_background_fetch": true, "noprefetch": true}"#.into();
+    let cluster = Cluster::start_in(sandbox, setup).unwrap();
+    let mut docker = Docker::start(&cluster.sandbox, &cluster.containerd, site.host()).unwrap();
+    let reference = site.push_converted(&image, "lazy", "1").unwrap();
+    docker.docker(["pull", "--quiet", &reference]).unwrap();
+    let pulled = site.gate.bytes_of(Request::is_blob);
+    let size = image.image.size().unwrap();
+    assert!(pulled < size / 4, "{pulled} of {size} bytes");
+    let run = ["run", "--rm", "--network", "none", &reference];
+    let ran = docker.docker(run.iter().chain(&["/bin/cat", "/odd/here/first"]));
+    assert_eq!(ran.unwrap().stdout, "linked");
+    docker.terminate().unwrap();
 }
