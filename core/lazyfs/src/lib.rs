@@ -24,6 +24,7 @@ mod flight;
 mod layer;
 mod leftovers;
 mod link;
+mod missing;
 mod plan;
 mod status;
 mod trace;

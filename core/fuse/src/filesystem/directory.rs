@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use fuser::FileType;
+use fuser::{Errno, FileType};
 
-use super::{Answer, Errno, Layered, errno};
+use super::Layered;
+use super::answers::{Answer, errno};
 use crate::attributes::kind;
 use crate::node::Node;
 use crate::state;

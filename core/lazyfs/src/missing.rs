@@ -1,0 +1,211 @@
+//! What becomes of bytes that are not here: which requests are made for them, and how readers get them.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pontoon_cache::Read as CacheRead;
+
+use crate::background::Course;
+use crate::fetch::Fetch;
+use crate::flight::{Gate, Landed, Piece, Rush, Ticket};
+use crate::plan::{Bounds, Member, coalesce, widen};
+use crate::{Error, LazyLayer, Result};
+
+/// How often a read looks again for bytes that were here and are gone: the disk lost them.
+const ROUNDS: usize = 4;
+
+/// What a read waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Wait {
+    tickets: Vec<Ticket>,
+    /// Chunks that are not in the cache, by their indexes.
+    memory: HashMap<usize, Bytes>,
+}
+
+impl LazyLayer {
+    /// Starts fetching what is missing of `data`, and more at the same time if that costs nothing.
+    pub(crate) fn demand(self: &Arc<Self>, data: Range<u64>) -> Wait {
+        let mut wait = Wait::default();
+        let mut fetches = Vec::new();
+        {
+            let table = self.cached().chunks();
+            let mut gate = self.flights.gate();
+            let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+            for index in self.cached().missing(table.find(data)).flatten() {
+                if let Some(bytes) = self.engine.leftovers.get(self.number, index) {
+                    wait.memory.insert(index, bytes);
+                    continue;
+                }
+                let Some(member) = Member::of(&table, index) else {
+                    continue;
+                };
+                if !seen.insert(member.key()) {
+                    continue;
+                }
+                match gate.board(&member) {
+                    Some(ticket) => wait.tickets.push(ticket),
+                    None => wanted.push(member),
+                }
+            }
+            let config = &self.engine.config;
+            let bounds = self.bounds(config.request_bytes_max);
+            let free = |member: &Member| self.is_free(&gate, member);
+            widen(&table, &mut wanted, config.demand_bytes_min, bounds, free);
+            for request in coalesce(wanted, bounds) {
+                let rush = Rush::new(true);
+                let mut claims = Vec::new();
+                for member in request {
+                    let claim = gate.claim(member, &rush);
+                    if seen.contains(&claim.member.key()) {
+                        wait.tickets.push(claim.ticket());
+                    }
+                    claims.push(claim);
+                }
+                fetches.push(Fetch::new(self, claims, &rush));
+            }
+        }
+        fetches.into_iter().for_each(Fetch::spawn);
+        wait
+    }
+
+    /// The next requests of about `bytes` in all, made for nobody yet. None if everything is here or on its way.
+    pub(crate) fn fetch_ahead(self: &Arc<Self>, course: &mut Course, bytes: u64) -> Vec<Fetch> {
+        let table = self.cached().chunks();
+        loop {
+            let (mut wanted, mut seen, mut sum) = (Vec::new(), HashSet::new(), 0);
+            let mut ended = false;
+            while sum < bytes {
+                let Some((index, below)) = course.next() else {
+                    ended = true;
+                    break;
+                };
+                if self.cached().is_ready(index) {
+                    continue;
+                }
+                if let Some(member) = Member::of(&table, index)
+                    && member.blob.start < below
+                    && seen.insert(member.key())
+                {
+                    sum += member.bytes();
+                    wanted.push(member);
+                }
+            }
+            let mut gate = self.flights.gate();
+            wanted.retain(|member| self.is_free(&gate, member));
+            let mut fetches = Vec::new();
+            for request in coalesce(wanted, self.bounds(bytes)) {
+                let rush = Rush::new(false);
+                let claims = request.into_iter().map(|member| gate.claim(member, &rush));
+                let claims = claims.collect();
+                fetches.push(Fetch::new(self, claims, &rush));
+            }
+            if ended || !fetches.is_empty() {
+                return fetches;
+            }
+        }
+    }
+
+    fn bounds(&self, request_max: u64) -> Bounds {
+        Bounds {
+            gap_max: self.engine.config.gap_bytes_max,
+            request_max,
+        }
+    }
+
+    /// Whether some of `member` is missing and nobody fetches it.
+    fn is_free(&self, gate: &Gate<'_>, member: &Member) -> bool {
+        let mut chunks = member.chunks.clone();
+        !gate.is_in_flight(member) && chunks.any(|index| !self.cached().is_ready(index))
+    }
+
+    pub(crate) async fn arrive(self: Arc<Self>, data: Range<u64>, wait: Wait) -> Result<Bytes> {
+        let arrived = self.wait_for(data, wait).await;
+        if arrived.is_err() {
+            self.count(|counters| &counters.failed_reads, 1);
+        }
+        arrived
+    }
+
+    async fn wait_for(self: &Arc<Self>, data: Range<u64>, mut wait: Wait) -> Result<Bytes> {
+        let length = (data.end - data.start) as usize;
+        for _ in 0..ROUNDS {
+            self.land(&data, &mut wait).await?;
+            let mut buffer = vec![0; length];
+            if self.assemble(data.start, &mut buffer, &wait.memory)? {
+                return Ok(buffer.into());
+            }
+            let memory = std::mem::take(&mut wait.memory);
+            wait = self.demand(data.clone());
+            wait.memory.extend(memory);
+        }
+        Err(Error::Lost {
+            layer: self.digest().clone(),
+        })
+    }
+
+    /// Waits for everything that was asked for, and collects what is not in the cache.
+    async fn land(&self, data: &Range<u64>, wait: &mut Wait) -> Result<()> {
+        let wanted = self.cached().chunks().find(data.clone());
+        for mut ticket in std::mem::take(&mut wait.tickets) {
+            match ticket.landed().await {
+                Some(Landed::Stored) => {}
+                Some(Landed::Mixed(pieces)) => {
+                    for (index, piece) in pieces.iter().filter(|(index, _)| wanted.contains(index))
+                    {
+                        match piece {
+                            Piece::Memory(bytes) => wait.memory.insert(*index, bytes.clone()),
+                            Piece::Failed(error) => return Err(error.clone()),
+                        };
+                    }
+                }
+                // What nobody waited for when it began did not try for long.
+                Some(Landed::Failed(_)) | None if !ticket.is_demanded() && !self.is_closed() => {}
+                Some(Landed::Failed(error)) => return Err(error),
+                None => {
+                    return Err(Error::Abandoned {
+                        layer: self.digest().clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `buffer` from the cache and from `memory`. False if something is in neither.
+    fn assemble(
+        &self,
+        offset: u64,
+        buffer: &mut [u8],
+        memory: &HashMap<usize, Bytes>,
+    ) -> Result<bool> {
+        let read = |offset, buffer: &mut [u8]| {
+            let read = self.cached().read_at(offset, buffer);
+            let read = read.map_err(|source| self.cache_failed(source))?;
+            Ok(read == CacheRead::Done)
+        };
+        if memory.is_empty() {
+            return read(offset, buffer);
+        }
+        let table = self.cached().chunks();
+        let end = offset + buffer.len() as u64;
+        for index in table.find(offset..end) {
+            let Some(chunk) = table.get(index) else {
+                continue;
+            };
+            let (from, to) = (chunk.data_offset.max(offset), chunk.data_end().min(end));
+            let Some(part) = buffer.get_mut((from - offset) as usize..(to - offset) as usize)
+            else {
+                continue;
+            };
+            let inside = (from - chunk.data_offset) as usize..(to - chunk.data_offset) as usize;
+            match memory.get(&index).and_then(|bytes| bytes.get(inside)) {
+                Some(bytes) => part.copy_from_slice(bytes),
+                None if !read(from, part)? => return Ok(false),
+                None => {}
+            }
+        }
+        Ok(true)
+    }
+}
