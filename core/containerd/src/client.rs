@@ -145,10 +145,10 @@ fn header(what: &str, value: &str) -> Result<MetadataValue<Ascii>> {
         what: format!("{what} {value:?}"),
         reason: reason.to_owned(),
     };
-    if value.is_empty() {
-        return Err(refuse("it is empty; name one"));
+    let visible = value.bytes().all(|byte| byte.is_ascii_graphic());
+    match MetadataValue::try_from(value) {
+        _ if value.is_empty() => Err(refuse("it is empty; name one")),
+        Ok(header) if visible => Ok(header),
+        _ => Err(refuse("only visible ASCII characters can be sent")),
     }
-    value
-        .parse()
-        .map_err(|_| refuse("only printable ASCII characters can be sent"))
 }

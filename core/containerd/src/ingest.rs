@@ -47,14 +47,11 @@ struct Attempt<'a> {
 }
 
 /// A session of writing, which has the blob's lock.
-enum Session {
-    Present,
-    Open {
-        requests: mpsc::Sender<v1::WriteContentRequest>,
-        answers: Streaming<v1::WriteContentResponse>,
-        /// Bytes that are there from earlier.
-        offset: u64,
-    },
+struct Session {
+    requests: mpsc::Sender<v1::WriteContentRequest>,
+    answers: Streaming<v1::WriteContentResponse>,
+    /// Bytes that are there from earlier.
+    offset: u64,
 }
 
 pub(crate) async fn ingest<S, E>(
@@ -77,15 +74,14 @@ where
     })?;
     let mut restarted = false;
     loop {
-        let (requests, mut answers, mut offset) =
-            match begin(store, descriptor, size, &operation).await? {
-                Session::Present => return Ok(Ingested::Present),
-                Session::Open {
-                    requests,
-                    answers,
-                    offset,
-                } => (requests, answers, offset),
-            };
+        let Some(session) = begin(store, descriptor, size, &operation).await? else {
+            return Ok(Ingested::Present);
+        };
+        let Session {
+            requests,
+            mut answers,
+            mut offset,
+        } = session;
         if restarted || offset > descriptor.size {
             // A write at offset 0 drops what is there.
             offset = 0;
@@ -127,13 +123,13 @@ where
     }
 }
 
-/// Opens a session, waiting for whoever else writes the blob.
+/// Opens a session, waiting for whoever else writes the blob. `None` if it is there.
 async fn begin(
     store: &ContentStore,
     descriptor: &Descriptor,
     size: i64,
     operation: &str,
-) -> Result<Session> {
+) -> Result<Option<Session>> {
     let mut tries = 0;
     loop {
         let (requests, receiver) = mpsc::channel(PIECES);
@@ -163,13 +159,13 @@ async fn begin(
                 let offset = u64::try_from(stat.offset).map_err(|_| {
                     Error::nonsense(operation, format!("the offset is {}", stat.offset))
                 })?;
-                return Ok(Session::Open {
+                return Ok(Some(Session {
                     requests,
                     answers,
                     offset,
-                });
+                }));
             }
-            Err(status) if status.code() == Code::AlreadyExists => return Ok(Session::Present),
+            Err(status) if status.code() == Code::AlreadyExists => return Ok(None),
             // The lock's error; a containerd that is away gives the same code, but not this text.
             Err(status) if is_locked(&status) => {
                 tries += 1;
