@@ -103,7 +103,7 @@ impl Random {
 
 fn rounds() -> usize {
     if std::env::var_os("PONTOON_FULL").is_some() {
-        200_000
+        50_000
     } else {
         3000
     }

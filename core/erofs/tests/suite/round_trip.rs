@@ -210,7 +210,7 @@ fn draft(steps: &[(String, Step)], links: bool) -> Draft {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if std::env::var_os("PONTOON_FULL").is_some() { 20_000 } else { 300 },
+        cases: if std::env::var_os("PONTOON_FULL").is_some() { 3000 } else { 300 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

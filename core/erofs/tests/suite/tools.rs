@@ -163,7 +163,7 @@ fn fsck_extracts_the_files() {
 #[test]
 fn any_tree_is_mounted_as_it_was_written() {
     let cases = if std::env::var_os("PONTOON_FULL").is_some() {
-        1000
+        200
     } else {
         20
     };
