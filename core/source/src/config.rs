@@ -17,7 +17,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// A transfer, or an answer, that gives next to nothing for this long is given up and resumed.
     pub stall_timeout: Duration,
-    /// How long anything may take without progress, with all tries, before its error is told.
+    /// How long somebody waits without getting anything, with all tries, before the error is told.
     pub patience: Duration,
     /// Tries without progress before the error is told, each at every host that may have the thing.
     pub attempts: u32,

@@ -239,10 +239,9 @@ impl Registry {
         }
         loop {
             let bytes = blob.read(0..descriptor.size, Urgency::Demand).await?;
-            let Err(damage) = Verified::check(bytes.clone(), &descriptor.digest) else {
-                return Verified::check(bytes, &descriptor.digest).map_err(|error| {
-                    failure::mismatch("", &blob.object, &error.expected, &error.actual)
-                });
+            let damage = match Verified::check(bytes, &descriptor.digest) {
+                Ok(verified) => return Ok(verified),
+                Err(damage) => damage,
             };
             let host = blob.last_host();
             if !blob.distrust(&(0..descriptor.size)) {

@@ -280,6 +280,12 @@ async fn what_opened_a_repository_opens_it_after_a_restart() {
         let known = users(&[("dave", "wrong"), ("dave", "secret")]);
         let chain = Chain::new(vec![known, Arc::new(remembered.clone())]);
         let registry = Registry::new(quick(), Arc::new(chain));
+        let absent = registry.blob(&image, pontoon_layer::Digest::of(b"absent"), 6);
+        absent.read(0..6, Urgency::Demand).await.unwrap_err();
+        assert!(
+            !path.exists(),
+            "that there is nothing does not say who was let in"
+        );
         let app = registry.blob(&image, digest.clone(), 1000);
         app.read(0..10, Urgency::Demand).await.unwrap();
         remembered.flush().unwrap();

@@ -232,6 +232,24 @@ async fn a_transfer_that_stops_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn a_slow_reader_is_no_fault_of_the_server() {
+    let (bytes, digest) = blob(500_000);
+    let server = spoilt(&bytes, |reply| reply.cut(200_000, Piece::Break)).await;
+    let config = Config {
+        patience: Duration::from_millis(300),
+        ..quick()
+    };
+    let registry = Registry::new(config, Arc::new(Anonymous));
+    let mut stream = registry.download(&reference(&server, "app"), digest, 500_000);
+    let mut streamed = stream.next().await.unwrap().unwrap().to_vec();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while let Some(piece) = stream.next().await.unwrap() {
+        streamed.extend_from_slice(&piece);
+    }
+    assert_eq!(streamed, bytes);
+}
+
+#[tokio::test]
 async fn errors_that_pass_are_waited_for() {
     let (bytes, digest) = blob(1000);
     for status in [429, 500, 502, 503, 504] {

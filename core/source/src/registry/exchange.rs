@@ -63,7 +63,9 @@ impl Endpoint {
                 // Said by some whose token server gives everybody a token, good for nothing.
                 || status == StatusCode::FORBIDDEN && pass.is_some();
             if answer.elsewhere.is_some() || !is_refused {
-                if let Some(pass) = pass.as_deref().filter(|_| !is_refused) {
+                // Some say that there is nothing where they mean that one may not see it.
+                let is_taken = status.is_success() || answer.elsewhere.is_some();
+                if let Some(pass) = pass.as_deref().filter(|_| is_taken) {
                     self.auth.accepted(&visit, pass);
                 }
                 return Ok(answer);

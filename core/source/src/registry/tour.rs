@@ -30,7 +30,7 @@ pub(crate) struct Tour {
     object: String,
     host: String,
     round: u32,
-    /// When the last progress was.
+    /// Since when somebody has been waiting.
     since: Instant,
     progress: u64,
     has_failed: bool,
@@ -144,6 +144,11 @@ impl Tour {
         place.error = Some(error);
     }
 
+    /// Somebody begins to wait: how long they did something else is not held against the hosts.
+    pub(crate) fn awaited(&mut self) {
+        self.since = Instant::now();
+    }
+
     /// The host at `place` delivered so many bytes.
     pub(crate) fn progressed(&mut self, place: usize, bytes: usize) {
         self.progress += bytes as u64;
@@ -151,7 +156,6 @@ impl Tour {
             return;
         }
         self.progress = 0;
-        self.since = Instant::now();
         self.round = 0;
         self.endpoints[place].worked();
         for (at, other) in self.places.iter_mut().enumerate() {

@@ -85,6 +85,9 @@ impl Transfer {
             self.range.end = self.range.start;
             return Err(refusal);
         }
+        if let Some(tour) = &mut self.tour {
+            tour.awaited();
+        }
         while self.range.start < self.range.end {
             let tour = match &mut self.tour {
                 Some(tour) => tour,
