@@ -30,6 +30,11 @@ pub const PASSWORD: &str = "ferry";
 /// Repositories whose names begin so can be pulled without a user.
 pub const PUBLIC: &str = "public/";
 
+/// How long after its end the registry still takes a token, in seconds (`Leeway` of
+/// distribution 2.8's token verification): it is taken off, so that tokens end when they
+/// say so to clients.
+const LEEWAY: u64 = 60;
+
 /// Gives out tokens.
 #[derive(Debug)]
 pub struct Tokens {
@@ -127,8 +132,8 @@ impl Tokens {
             "sub": USER,
             "aud": SERVICE,
             "iat": now,
-            "nbf": now - 10,
-            "exp": now + lifetime.as_secs(),
+            "nbf": now - LEEWAY,
+            "exp": now + lifetime.as_secs() - LEEWAY,
             "jti": self.issued().to_string(),
             "access": access,
         });

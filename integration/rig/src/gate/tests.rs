@@ -248,6 +248,16 @@ fn is_as_slow_as_the_link() {
     });
     let least = Duration::from_millis(40 + 100);
     assert!(started.elapsed() >= least, "{:?}", started.elapsed());
+    gate.link(Link::default());
+    for (fault, least) in [
+        (Fault::Delay(Duration::from_millis(60)), 60),
+        (Fault::Trickle(500_000), 100),
+    ] {
+        gate.set(fault);
+        let started = Instant::now();
+        assert_eq!(blob(&gate, 50_000).body.len(), 50_000);
+        assert!(started.elapsed() >= Duration::from_millis(least));
+    }
 }
 
 #[test]

@@ -73,7 +73,8 @@ fn containerd_1_7_pulls_with_labels_as_a_client_and_through_the_cri() {
     pull.user = Some(&user);
     containerd.pull(&pull).unwrap();
     check_labels(&cluster, &image.image, &reference);
-    assert!(site.tokens.as_ref().unwrap().issued() > 0);
+    let tokens = site.tokens.as_ref().unwrap();
+    assert!(tokens.issued() > 0);
     assert!(site.gate.count(Request::is_token) > 0);
 
     let socket = containerd.socket();
@@ -87,6 +88,17 @@ fn containerd_1_7_pulls_with_labels_as_a_client_and_through_the_cri() {
     run(&mut known, LIMIT).unwrap();
     let listed = containerd.ctr(["--namespace", "k8s.io", "images", "ls", "--quiet"]);
     assert!(listed.unwrap().stdout.contains(&reference));
+
+    // The password changes, and tokens that are over before they are used.
+    tokens.set_password("barge");
+    containerd
+        .ctr(["images", "rm", "--sync", &reference])
+        .unwrap();
+    assert!(containerd.pull(&pull).is_err(), "the old password is good");
+    pull.user = Some("pilot:barge");
+    containerd.pull(&pull).unwrap();
+    tokens.set_lifetime(Duration::ZERO);
+    assert!(containerd.pull(&pull).is_err(), "a token never ends");
 }
 
 #[test]
@@ -117,6 +129,17 @@ fn containerd_2_3_pulls_with_labels_through_the_transfer_service() {
         assert!(mark.bytes() > 1_000_000);
         check_labels(&cluster, &image.image, &reference);
     }
+    // The same containerd, as Docker and nerdctl use it.
+    let image = convert(&fixture, Conversion::EstargzSmallChunks).unwrap();
+    let reference = site.push_converted(&image, "client", "1").unwrap();
+    let pull = Pull {
+        reference: &reference,
+        snapshotter: SNAPSHOTTER,
+        hosts: Some(site.hosts_dir()),
+        user: Some(&user),
+    };
+    run(&mut containerd.client_pull_command(&pull).unwrap(), LIMIT).unwrap();
+    check_labels(&cluster, &image.image, &reference);
 }
 
 /// containerd does not verify the certificates of loopback; skopeo does.
