@@ -61,14 +61,20 @@ pub(crate) fn build(shared: &Shared, dir: &Path, made: &Made) -> Result<()> {
     disk.sync_dir(dir).map_err(failed(dir))
 }
 
-/// Moves a layer that was built to its place, durably.
-pub(crate) fn rename(shared: &Shared, from: &Path, to: &Path) -> Result<()> {
+/// Moves a layer that was built to its place, durably. What is there, and is no layer's, is moved to `away`.
+pub(crate) fn rename(shared: &Shared, from: &Path, to: &Path, away: &Path) -> Result<()> {
     let disk = &*shared.disk;
-    let renamed = disk.rename(from, to);
-    renamed.map_err(|error| Error::io("making", to, error))?;
+    let failed = |error| Error::io("making", to, error);
+    if to.symlink_metadata().is_ok() {
+        disk.rename(to, away).map_err(failed)?;
+    }
+    disk.rename(from, to).map_err(failed)?;
     let parent = to.parent().unwrap_or(to);
-    let synced = disk.sync_dir(parent);
-    synced.map_err(|error| Error::io("syncing", parent, error))
+    disk.sync_dir(parent).map_err(|error| {
+        // If it stays there the next one moves it away.
+        let _ = disk.rename(to, from);
+        Error::io("syncing", parent, error)
+    })
 }
 
 /// The data file ends with a whole block, so that all of it can be mapped.

@@ -35,7 +35,7 @@ pub struct Config {
 /// What is pending becomes durable when it is dropped.
 #[derive(Debug)]
 pub struct Cache {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     flusher: Option<JoinHandle<()>>,
     _lock: DirLock,
 }
@@ -310,7 +310,7 @@ impl Shared {
     }
 
     fn make_layer(self: &Arc<Self>, made: &Made) -> Result<Arc<CachedLayer>> {
-        let building = self.discard_path();
+        let (building, stranger) = (self.discard_path(), self.discard_path());
         let place = dir::place(&self.dir, &made.stored.key);
         let built = build::build(self, &building, made);
         let placed = built.and_then(|()| {
@@ -318,12 +318,13 @@ impl Shared {
             if let Some(slot) = self.slot(&made.stored.key) {
                 return Ok((slot, false));
             }
-            build::rename(self, &building, &place)?;
+            build::rename(self, &building, &place, &stranger)?;
             let slot = Arc::new(dir::slot(&*self.disk, place, made.stored.clone()));
             self.bytes.fetch_add(slot.usage().bytes, Ordering::Relaxed);
             self.write_slots().insert(slot.key.clone(), slot.clone());
             Ok((slot, true))
         });
+        self.discard(&stranger);
         if !matches!(placed, Ok((_, true))) {
             self.discard(&building);
         }
@@ -347,16 +348,24 @@ impl Shared {
                 key: Box::new(slot.key.clone()),
             });
         }
+        // Before its directory goes, so that nobody makes a file in it.
+        let layer = state.open.upgrade();
+        let data = layer.as_ref().and_then(|layer| layer.close());
         let gone = self.discard_path();
         match self.disk.rename(&slot.dir, &gone) {
             // Somebody else's hands were faster.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed.map_err(|error| Error::io("removing", &slot.dir, error))?,
+            Err(error) => {
+                // Its bits are as they were on the disk, but not here: what is put again is known there already.
+                if let Some(layer) = layer {
+                    layer.reopen(data);
+                }
+                return Err(Error::io("removing", &slot.dir, error));
+            }
+            Ok(()) => {}
         }
+        drop((layer, data));
         state.removed = true;
-        if let Some(layer) = state.open.upgrade() {
-            layer.close();
-        }
         self.write_slots().remove(&slot.key);
         self.bytes.fetch_sub(slot.usage().bytes, Ordering::Relaxed);
         drop((state, places, durable));

@@ -226,7 +226,7 @@ impl Shared {
     }
 
     /// Evicts the data of one layer, unless it is pinned or removed. First the bits, durably, then the space.
-    fn evict_layer(&self, slot: &Slot) -> Result<u64> {
+    pub(crate) fn evict_layer(&self, slot: &Slot) -> Result<u64> {
         let _durable = lock(&slot.durable);
         let state = slot.state();
         if state.pins > 0 || state.removed {

@@ -1,1 +1,13 @@
+//! Tests that look at all of the cache, on disks that remember, fail, or are small.
 
+mod crash;
+mod damage;
+mod disk;
+mod faults;
+mod fixture;
+mod full;
+mod image;
+mod kill;
+mod quota;
+mod restart;
+mod threads;
