@@ -1,4 +1,4 @@
-//! Health, metrics and the log level by HTTP/1.1, on a unix socket or a loopback address.
+//! Health, metrics, layers and the log level by HTTP/1.1, on a unix socket or a loopback address.
 
 mod listen;
 
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::config::LogLevel;
 use crate::health::Health;
 use crate::log::{Level, Seldom};
+use crate::plugin::Engine;
 use listen::Stream;
 
 pub(crate) use listen::{Endpoint, open};
@@ -48,6 +49,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// What the endpoint shows and changes.
 pub(crate) struct Admin {
+    engine: Arc<dyn Engine>,
     health: Arc<Health>,
     registry: Arc<Registry>,
     level: Arc<Level>,
@@ -100,8 +102,14 @@ async fn connection(stream: Box<dyn Stream>, admin: Arc<Admin>) {
 
 impl Admin {
     /// An endpoint for these.
-    pub(crate) fn new(health: Arc<Health>, registry: Registry, level: Arc<Level>) -> Self {
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        health: Arc<Health>,
+        registry: Registry,
+        level: Arc<Level>,
+    ) -> Self {
         Admin {
+            engine,
             health,
             registry: Arc::new(registry),
             level,
@@ -117,13 +125,14 @@ impl Admin {
                 Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &reason),
             },
             ("/metrics", Method::GET) => self.metrics().await,
+            ("/layers", Method::GET) => self.layers().await,
             ("/log-level", Method::GET) => text(StatusCode::OK, &self.level.get().to_string()),
             ("/log-level", Method::PUT) => self.change_level(request.into_body()).await,
             ("/log-level", _) => not_allowed("GET, PUT"),
-            ("/live" | "/ready" | "/metrics", _) => not_allowed("GET"),
+            ("/live" | "/ready" | "/metrics" | "/layers", _) => not_allowed("GET"),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /live, /ready, /metrics and /log-level",
+                "there are /live, /ready, /metrics, /layers and /log-level",
             ),
         }
     }
@@ -141,10 +150,23 @@ impl Admin {
                 "the metrics cannot be read",
             );
         };
-        let mut response = Response::new(Full::from(body));
-        let media_type = hyper::header::HeaderValue::from_static(OPENMETRICS);
-        response.headers_mut().insert(CONTENT_TYPE, media_type);
-        response
+        with_type(body, OPENMETRICS)
+    }
+
+    /// On a blocking thread, like the metrics.
+    async fn layers(&self) -> Response<Full<Bytes>> {
+        let engine = Arc::clone(&self.engine);
+        match tokio::task::spawn_blocking(move || engine.layers()).await {
+            Ok(Some(layers)) => with_type(format!("{layers}\n"), "application/json"),
+            Ok(None) => text(
+                StatusCode::NOT_FOUND,
+                "this plugin has only layers that containerd unpacked",
+            ),
+            Err(_) => text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the layers cannot be told",
+            ),
+        }
     }
 
     async fn change_level(&self, body: Incoming) -> Response<Full<Bytes>> {
@@ -161,6 +183,13 @@ impl Admin {
             Err(reason) => text(StatusCode::BAD_REQUEST, &format!("the level {reason}")),
         }
     }
+}
+
+fn with_type(body: String, media_type: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    let media_type = hyper::header::HeaderValue::from_static(media_type);
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response
 }
 
 fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {

@@ -3,6 +3,7 @@
 //! A section is declared with [`section!`](crate::section): from it come the struct, its defaults, what the
 //! file may hold, `print-default-config` and the table in `docs/config.md`.
 
+mod bytes;
 mod file;
 mod print;
 mod problem;
@@ -11,17 +12,18 @@ mod setting;
 
 use std::path::Path;
 
+pub use bytes::Bytes;
 pub use problem::{ConfigError, Problem};
 pub use sections::{
     AdminAddress, AdminSection, Count, LimitsSection, LogFormat, LogLevel, LogSection, TopSection,
 };
-pub use setting::{Field, Section, Setting};
+pub use setting::{Field, Section, Sections, Setting};
 #[doc(hidden)]
 pub use toml::de::DeValue;
 
 pub(crate) use setting::quoted;
 
-/// A daemon's whole configuration; `P` is the section of its plugin.
+/// A daemon's whole configuration; `P` is what its plugin adds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config<P> {
     /// The keys above all sections.
@@ -32,12 +34,11 @@ pub struct Config<P> {
     pub admin: AdminSection,
     /// `[limits]`
     pub limits: LimitsSection,
-    /// The plugin's own section, `[<plugin>]`.
+    /// The plugin's own sections.
     pub plugin: P,
-    plugin_name: &'static str,
 }
 
-impl<P: Section + Default> Config<P> {
+impl<P: Sections + Default> Config<P> {
     /// The defaults of plugin `name`.
     pub fn new(name: &'static str) -> Self {
         Config {
@@ -46,7 +47,6 @@ impl<P: Section + Default> Config<P> {
             admin: AdminSection::default(),
             limits: LimitsSection::default(),
             plugin: P::default(),
-            plugin_name: name,
         }
     }
 
@@ -78,15 +78,17 @@ impl<P: Section + Default> Config<P> {
     }
 
     /// Every section by its name in the file; the keys above all sections have the name "".
-    fn sections(&mut self) -> Sections<'_> {
-        vec![
+    fn sections(&mut self) -> Named<'_> {
+        let mut sections: Named<'_> = vec![
             ("", &mut self.top),
             ("log", &mut self.log),
             ("admin", &mut self.admin),
             ("limits", &mut self.limits),
-            (self.plugin_name, &mut self.plugin),
-        ]
+        ];
+        sections.extend(self.plugin.sections());
+        sections
     }
 }
 
-type Sections<'a> = Vec<(&'static str, &'a mut dyn Section)>;
+/// Sections by their names.
+type Named<'a> = Vec<(&'static str, &'a mut dyn Section)>;

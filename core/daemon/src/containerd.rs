@@ -11,6 +11,7 @@ pub(crate) fn drop_in(
     root: &Path,
     address: &Path,
     capabilities: &[&str],
+    exports: &[(&str, &str, &str)],
     release: ContainerdVersion,
 ) -> String {
     let version = match release {
@@ -19,6 +20,10 @@ pub(crate) fn drop_in(
     };
     let text = |path: &Path| quoted(&path.to_string_lossy());
     let capabilities: Vec<String> = capabilities.iter().map(|name| quoted(name)).collect();
+    let exports: String = exports
+        .iter()
+        .map(|(key, value, why)| format!("    # {why}\n    {key} = {}\n", quoted(value)))
+        .collect();
     format!(
         "# containerd loads pontoon-{plugin} with this. Printed by `pontoon-{plugin} print-containerd-config`.\n\
          version = {version}\n\
@@ -30,7 +35,8 @@ pub(crate) fn drop_in(
          \n\
          \x20 # The kubelet measures the image filesystem here.\n\
          \x20 [proxy_plugins.pontoon-{plugin}.exports]\n\
-         \x20   root = {root}\n",
+         \x20   root = {root}\n\
+         {exports}",
         address = text(address),
         root = text(root),
         capabilities = capabilities.join(", "),

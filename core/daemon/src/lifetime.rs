@@ -54,6 +54,7 @@ impl Lifetime {
         let gate = Gate::new(&self.limits);
         let health = Arc::new(Health::new(Arc::clone(&self.engine)));
         let (registry, rpcs) = metrics::registry(Arc::clone(&self.engine));
+        let engine = Arc::clone(&self.engine);
         let service = Service::new(
             self.engine,
             self.mounts_are_quick,
@@ -65,7 +66,12 @@ impl Lifetime {
         let connections = usize::from(self.limits.connections.0);
         let mut server = tokio::spawn(server::serve(listener, service, connections, stopped));
         let admin = admin.map(|endpoint| {
-            let admin = Admin::new(Arc::clone(&health), registry, Arc::clone(&self.level));
+            let admin = Admin::new(
+                engine,
+                Arc::clone(&health),
+                registry,
+                Arc::clone(&self.level),
+            );
             tokio::spawn(admin::serve(endpoint, Arc::new(admin)))
         });
         tokio::spawn(notify::keep_watchdog_calm(Arc::clone(&health)));

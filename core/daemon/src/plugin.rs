@@ -6,26 +6,29 @@ use std::sync::Arc;
 
 use pontoon_snapshot::{Class, Key, Keyspaces, Result, SnapshotterName};
 
-use crate::config::Section;
+use crate::config::Sections;
 
-/// A kind of snapshotter: a name, a section of the configuration, and an engine.
+/// A kind of snapshotter: a name, sections of the configuration, and an engine.
 pub trait Plugin: 'static {
-    /// Its name: the binary is `pontoon-NAME`, the section `[NAME]`.
+    /// Its name: the binary is `pontoon-NAME`, its own section `[NAME]`.
     const NAME: &'static str;
+
+    /// What containerd is told in `exports` of `[proxy_plugins.NAME]` besides the root, and a comment for each.
+    const EXPORTS: &'static [(&'static str, &'static str, &'static str)] = &[];
 
     /// Whether Mounts only composes what is there. It may not be if mounting brings layers back, over a network say;
     /// then it does not run where it would hold up other requests.
     const MOUNTS_ARE_QUICK: bool = false;
 
-    /// Its section of the configuration.
-    type Section: Section + Default;
+    /// Its sections of the configuration.
+    type Sections: Sections + Default;
 
     /// Opens the engine on `root`, which no other daemon has.
-    fn open(root: &Path, section: &Self::Section) -> Result<Arc<dyn Engine>>;
+    fn open(root: &Path, sections: &Self::Sections) -> Result<Arc<dyn Engine>>;
 
     /// What containerd may be told that it can ask for: `capabilities` of `[proxy_plugins.NAME]`, on the filesystem of
     /// `root`, which need not exist.
-    fn capabilities(root: &Path, section: &Self::Section) -> Result<Vec<&'static str>>;
+    fn capabilities(root: &Path, sections: &Self::Sections) -> Result<Vec<&'static str>>;
 }
 
 /// All keyspaces of a root, and what a daemon needs to know of them besides.
@@ -36,8 +39,46 @@ pub trait Engine: Keyspaces {
     /// What there is, for the metrics.
     fn census(&self) -> Result<Census>;
 
+    /// What is known of each layer, for `GET /layers`; `None` if that is nothing.
+    fn layers(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// What this engine counts beyond its census.
+    fn numbers(&self) -> Vec<Number> {
+        Vec::new()
+    }
+
     /// Ends the work in the background and makes everything durable. The engine is not used afterwards.
     fn close(&self);
+}
+
+/// A number that a plugin counts. Its samples have at most one label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Number {
+    /// What it is called, without the prefix `pontoon_`.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub grows: bool,
+    /// The name of the label, if there is one.
+    pub label: Option<&'static str>,
+    /// The values, each with the value of the label.
+    pub samples: Vec<(String, u64)>,
+}
+
+impl Number {
+    /// One value without a label.
+    pub fn new(name: &'static str, help: &'static str, grows: bool, value: u64) -> Self {
+        Number {
+            name,
+            help,
+            grows,
+            label: None,
+            samples: vec![(String::new(), value)],
+        }
+    }
 }
 
 /// Numbers of an engine at one moment.

@@ -53,7 +53,7 @@ fn act<P: Plugin>(arguments: Arguments) -> Result<ExitCode, Error> {
             configure::<P>(&flags)?;
             "the configuration is good\n".to_owned()
         }
-        Some(Verb::PrintDefault) => Config::<P::Section>::default_file(P::NAME),
+        Some(Verb::PrintDefault) => Config::<P::Sections>::default_file(P::NAME),
         Some(Verb::PrintContainerd { containerd_version }) => {
             let config = configure::<P>(&flags)?;
             let top = &config.top;
@@ -63,6 +63,7 @@ fn act<P: Plugin>(arguments: Arguments) -> Result<ExitCode, Error> {
                 &top.root,
                 &top.address,
                 &capabilities,
+                P::EXPORTS,
                 containerd_version,
             )
         }
@@ -79,7 +80,7 @@ fn act<P: Plugin>(arguments: Arguments) -> Result<ExitCode, Error> {
 }
 
 /// The configuration: the defaults, the file over them, the flags over that.
-fn configure<P: Plugin>(flags: &Flags) -> Result<Config<P::Section>, Error> {
+fn configure<P: Plugin>(flags: &Flags) -> Result<Config<P::Sections>, Error> {
     let mut config = match config_file(P::NAME, flags) {
         Some(file) => Config::load(P::NAME, &file)?,
         None => Config::new(P::NAME),
@@ -139,7 +140,7 @@ struct Started {
 }
 
 /// The root first, because its lock says that no other daemon works on it; then the sockets.
-fn start<P: Plugin>(config: &Config<P::Section>) -> Result<Started, Error> {
+fn start<P: Plugin>(config: &Config<P::Sections>) -> Result<Started, Error> {
     let root = &config.top.root;
     let address = &config.top.address;
     let engine = P::open(root, &config.plugin).map_err(|source| Error::Open {

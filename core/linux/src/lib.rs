@@ -5,6 +5,7 @@
 //! - [`mount_fuse`]: a FUSE connection of which this process is the server.
 //! - [`mount_erofs`]: an EROFS image straight from a file, with the files that hold its data.
 //! - [`IdMap`]: the mapping of a user namespace, as labels and mount options write it.
+//! - [`try_id_map`]: whether a filesystem can be idmapped.
 //! - [`Map`]: a whole file as bytes.
 //! - [`probe`]: what this kernel and this filesystem can do. Nothing of a probe can stay behind.
 //! - [`DirLock`]: one daemon per root.
@@ -28,4 +29,4 @@ pub use map::Map;
 pub use mount::fuse::{
     abort, detach, is_disconnected, is_mount_point, mount_fuse, open_fuse_device, set_read_ahead,
 };
-pub use mount::{Call, Mounter, RecordingMounter, SystemMounter, mount_erofs};
+pub use mount::{Call, Mounter, RecordingMounter, SystemMounter, mount_erofs, try_id_map};

@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use pontoon_snapshot::Mount;
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::raw::{MountChange, mount_setattr};
-use crate::{Error, Result};
+use crate::{Error, IdMap, Result};
 pub use erofs::mount_erofs;
 pub(crate) use options::MountOptions;
 pub(crate) use overlay::detached as detached_overlay;
@@ -122,6 +122,17 @@ fn change(mount: BorrowedFd<'_>, change: &MountChange<'_>, path: &Path) -> Resul
         };
         Error::new(format!("{what} {}", path.display()), error)
     })
+}
+
+/// Tries whether the filesystem that `path` is on can be mounted with its ids mapped. Nothing stays behind.
+pub fn try_id_map(path: &Path, map: &IdMap) -> Result<()> {
+    let namespace = map.user_namespace()?;
+    let copy = clone_tree(path, false)?;
+    let mapped = MountChange {
+        user_namespace: Some(namespace.as_fd()),
+        ..MountChange::flags(MountAttrFlags::empty(), MountAttrFlags::empty())
+    };
+    change(copy.as_fd(), &mapped, path)
 }
 
 /// Makes a detached mount visible at `target`.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use pontoon_linux::probe;
-use pontoon_metastore::{Link, Record, SnapshotId, Store, Written};
+use pontoon_metastore::{Link, Record, Removed, SnapshotId, Store, Written};
 use pontoon_snapshot::{
     Error, Key, Keyspaces, Kind, Mount, Result, Snapshotter, SnapshotterName, Usage,
 };
@@ -65,6 +65,7 @@ impl Engine {
         let (features, overlay_options) =
             Features::probe_options(&scratch, &options.mount_options)?;
         let found = recovery::scan(&root, &store)?;
+        provider.reconcile(&found.layers);
         let core = Arc::new(Core {
             root,
             store,
@@ -131,6 +132,7 @@ impl Engine {
             // One that panicked has said so.
             let _ = worker.join();
         }
+        self.core.provider.close();
     }
 }
 
@@ -228,6 +230,8 @@ impl fmt::Debug for Core {
 /// The directories of a snapshot that is being made; deleted again unless they are kept.
 pub(crate) struct NewDirectory<'core> {
     pub(crate) id: SnapshotId,
+    /// What the layer provider said, if this is the snapshot of a layer that it brings.
+    pub(crate) layer: Option<Vec<u8>>,
     core: &'core Core,
     kept: bool,
 }
@@ -237,16 +241,31 @@ impl NewDirectory<'_> {
     pub(crate) fn recorded<T>(mut self, outcome: Result<T>) -> Result<T> {
         self.kept = matches!(outcome, Ok(_) | Err(Error::Uncertain { .. }));
         if let Err(Error::Uncertain { .. }) = outcome {
-            self.core.reaper.abandoned(self.id);
+            self.core.reaper.abandoned(self.abandoned());
         }
         outcome
+    }
+
+    /// Leaves it to the reaper to delete it: that may take longer than the caller can wait.
+    pub(crate) fn give_up(mut self) {
+        self.kept = true;
+        self.core.reaper.abandoned(self.abandoned());
+    }
+
+    fn abandoned(&mut self) -> Removed {
+        Removed {
+            id: self.id,
+            layer: self.layer.take(),
+        }
     }
 }
 
 impl Drop for NewDirectory<'_> {
     fn drop(&mut self) {
         if !self.kept && self.core.root.remove(self.id).is_err() {
-            self.core.reaper.abandoned(self.id);
+            // Who brought the layer has been told already.
+            self.layer = None;
+            self.core.reaper.abandoned(self.abandoned());
         }
     }
 }
@@ -257,6 +276,7 @@ impl Core {
         self.root.make(id, kind, owner)?;
         Ok(NewDirectory {
             id,
+            layer: None,
             core: self,
             kept: false,
         })

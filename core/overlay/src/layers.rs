@@ -34,6 +34,7 @@ pub(crate) fn offer<'core>(
     // Nothing has this name unless a provider brought it.
     let first = layer_name(extraction, target, 0)?;
     if let Some(name) = provided(core, extraction, target, first)? {
+        told(extraction, target, true, "it is here already");
         return Err(layer_exists(name, target));
     }
     let directory = core.new_directory(Kind::Active, Owner::ROOT)?;
@@ -50,13 +51,32 @@ pub(crate) fn offer<'core>(
     match offer {
         Offer::Skip => Ok(directory),
         Offer::Decline(reason) => {
-            tracing::info!(key = %extraction.key, %target, reason, "layer declined; containerd unpacks it");
+            told(extraction, target, false, &reason);
             core.declined.count(reason);
             untouched(core, directory, &upper)
         }
-        Offer::Unpacked => Err(record(core, extraction, target, directory, None)),
-        Offer::Lazy(bytes) => Err(record(core, extraction, target, directory, Some(bytes))),
+        Offer::Unpacked => {
+            told(extraction, target, true, "it was unpacked here");
+            Err(record(core, extraction, target, directory, None))
+        }
+        Offer::Lazy(bytes) => {
+            told(extraction, target, true, "it is lazy");
+            Err(record(core, extraction, target, directory, Some(bytes)))
+        }
     }
+}
+
+/// Logs whether containerd can leave the layer to us, under the name by which stargz-snapshotter's users look for it.
+fn told(extraction: &Extraction<'_>, target: &str, prepared: bool, reason: &str) {
+    let prepared = if prepared { "true" } else { "false" };
+    tracing::info!(
+        "remote-snapshot-prepared" = prepared,
+        key = %extraction.key,
+        parent = extraction.parent.map_or("", Key::as_str),
+        target,
+        reason,
+        "a layer was asked for"
+    );
 }
 
 /// `directory`, or a new one if the provider left something in it.
@@ -71,6 +91,7 @@ fn untouched<'core>(
     if is_empty {
         return Ok(directory);
     }
+    directory.give_up();
     core.new_directory(Kind::Active, Owner::ROOT)
 }
 
@@ -79,14 +100,15 @@ fn record(
     core: &Core,
     extraction: &Extraction<'_>,
     target: &str,
-    directory: NewDirectory<'_>,
+    mut directory: NewDirectory<'_>,
     layer: Option<Vec<u8>>,
 ) -> Error {
     let id = directory.id;
+    directory.layer.clone_from(&layer);
     let recorded = try_record(core, extraction, target, directory, layer.clone());
     let (name, is_ours) = match recorded {
         Ok(recorded) => recorded,
-        // There may be a record of it.
+        // There may be a record of it; the reaper finds out.
         Err(error @ Error::Uncertain { .. }) => return error,
         Err(error) => {
             release(core, id, layer.as_deref());

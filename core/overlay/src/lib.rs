@@ -35,4 +35,5 @@ mod tree;
 pub use engine::{Engine, Options};
 pub use features::Features;
 pub use fsck::{Finding, FsckReport, fsck};
-pub use provider::{Chain, LayerProvider, LayerRequest, NoLayers, Offer};
+pub use pontoon_metastore::{Link, SnapshotId};
+pub use provider::{Chain, LayerProvider, LayerRequest, NoLayers, Offer, Recorded};

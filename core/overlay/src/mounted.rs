@@ -36,7 +36,9 @@ fn of_mount(line: &str, snapshots: &str) -> Vec<SnapshotId> {
     for option in options.split(',').filter(|_| may_be_ours) {
         let lower = option.strip_prefix("lowerdir=").unwrap_or_default();
         let relative = lower.split(':').filter_map(|path| path.strip_suffix("/fs"));
-        ids.extend(relative.filter_map(|id| id.parse::<SnapshotId>().ok()));
+        // With the directory above if lazy layers are among them.
+        let numbers = relative.filter_map(|path| path.rsplit('/').next());
+        ids.extend(numbers.filter_map(|id| id.parse::<SnapshotId>().ok()));
     }
     ids
 }

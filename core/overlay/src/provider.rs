@@ -25,8 +25,27 @@ pub trait LayerProvider: Send + Sync + fmt::Debug {
     /// Usage asks.
     fn usage(&self, record: &[u8]) -> Result<Usage>;
 
-    /// Gives up the layer; its snapshot was removed. Called again if it fails, and possibly after it succeeded.
+    /// Gives up the layer; its snapshot was removed, or never came to be. Called again if it fails, and possibly after
+    /// it succeeded.
     fn release(&self, id: SnapshotId, record: &[u8]) -> Result<()>;
+
+    /// Told once, before anything else is asked: every layer of this provider that has a record, those that are removed
+    /// and not released yet included. Whatever else the provider kept is of offers that a crash cut off.
+    fn reconcile(&self, layers: &[Recorded]) {
+        let _ = layers;
+    }
+
+    /// The daemon ends. Nothing is asked afterwards.
+    fn close(&self) {}
+}
+
+/// A layer that a provider brought, as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its snapshot.
+    pub id: SnapshotId,
+    /// What [`Offer::Lazy`] said.
+    pub record: Vec<u8>,
 }
 
 /// The layer that containerd wants to extract.

@@ -46,8 +46,8 @@ struct Agenda {
     retry: Option<Instant>,
     /// Whether the last run left something to delete.
     overdue: bool,
-    /// Directories that no record knows.
-    orphans: Vec<SnapshotId>,
+    /// Directories that no record knows, and the layers of those that a layer provider brought.
+    orphans: Vec<Removed>,
 }
 
 impl Agenda {
@@ -70,6 +70,8 @@ impl Agenda {
 impl Reaper {
     /// A reaper that begins with what the last run left: `orphans`, and removed snapshots if `removed`.
     pub(crate) fn new(orphans: Vec<SnapshotId>, removed: bool) -> Self {
+        let orphans = orphans.into_iter().map(|id| Removed { id, layer: None });
+        let orphans: Vec<Removed> = orphans.collect();
         let agenda = Agenda {
             overdue: removed || !orphans.is_empty(),
             orphans,
@@ -92,10 +94,10 @@ impl Reaper {
         }
     }
 
-    /// The directory of `id` has no record and could not be deleted, or nobody knows whether it has one.
-    pub(crate) fn abandoned(&self, id: SnapshotId) {
+    /// The directory of `orphan` has no record and is not deleted yet, or nobody knows whether it has one.
+    pub(crate) fn abandoned(&self, orphan: Removed) {
         let mut agenda = self.lock();
-        agenda.orphans.push(id);
+        agenda.orphans.push(orphan);
         agenda.note();
         self.changed.notify_all();
     }
@@ -164,7 +166,7 @@ impl Reaper {
             mem::take(&mut agenda.orphans)
         };
         for orphan in orphans {
-            if !self.try_delete_orphan(core, orphan) {
+            if !self.try_delete_orphan(core, &orphan) {
                 self.lock().orphans.push(orphan);
             }
         }
@@ -226,11 +228,12 @@ impl Reaper {
         self.try_delete_directory(core, removed.id)
     }
 
-    /// Whether the directory `id` is gone now, or has a record after all.
-    fn try_delete_orphan(&self, core: &Core, id: SnapshotId) -> bool {
+    /// Whether the directory is gone now and its layer released, or it has a record after all.
+    fn try_delete_orphan(&self, core: &Core, orphan: &Removed) -> bool {
+        let id = orphan.id;
         match core.store.contains(id) {
             Ok(true) => true,
-            Ok(false) => self.try_delete_directory(core, id),
+            Ok(false) => self.try_delete(core, orphan),
             Err(error) => {
                 tracing::warn!(%id, error = &error as &dyn std::error::Error, "nobody knows whether a directory is a snapshot's; asking again later");
                 self.retry_later();

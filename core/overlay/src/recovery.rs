@@ -7,6 +7,7 @@ use pontoon_metastore::{Link, Record, SnapshotId, Store};
 use pontoon_snapshot::{Error, Info, Kind, Result, SnapshotterName};
 
 use crate::engine::visit_all;
+use crate::provider::Recorded;
 use crate::root::{Owner, Parts, Root};
 use crate::{mounted, request};
 
@@ -21,6 +22,15 @@ pub(crate) struct Found {
     pub(crate) unmeasured: Vec<SnapshotId>,
     /// Committed snapshots without a directory.
     pub(crate) lost: Lost,
+    /// What the layer provider has brought.
+    pub(crate) layers: Vec<Recorded>,
+}
+
+impl Found {
+    fn note_layer(&mut self, id: SnapshotId, record: Option<&Vec<u8>>) {
+        self.layers
+            .extend(record.cloned().map(|record| Recorded { id, record }));
+    }
 }
 
 /// Committed snapshots whose directory is gone. Nothing is composed on them.
@@ -55,6 +65,7 @@ pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
     let mut damaged = Vec::new();
     visit_all(store, &mut |name, record| {
         directories.remove(&record.id);
+        found.note_layer(record.id, record.layer.as_ref());
         match lacks(root, &record) {
             Ok(true) => damaged.push((name.clone(), record)),
             Ok(false) => {
@@ -74,6 +85,7 @@ pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
     }
     for removed in store.removed()? {
         found.removed = true;
+        found.note_layer(removed.id, removed.layer.as_ref());
         directories.remove(&removed.id);
     }
     found.orphans = deletable(root, directories);

@@ -1,1 +1,56 @@
-//! The layer provider for lazy layers.
+//! Lazy layers for the overlay engine: where containerd's labels lead, from the first Prepare to the last Remove.
+//!
+//! [`Remote`] is a [`LayerProvider`](pontoon_overlay::LayerProvider). Everything that it keeps is in `<root>/lazy`:
+//! ```text
+//! blobs/              chunk tables and data (crate cache)
+//! trees/<name>        metadata images, by what they were made of
+//! number              which numbers of layers are used up
+//! credentials.json    what opened registries, for its owner only
+//! tmp/                ordinary layers on their way, without names
+//! mnt/<number>        the FUSE mount: one directory for each lazy layer
+//! ```
+//!
+//! ## One image
+//! 1. `labels.rs`: where the layer is. Without labels it is declined.
+//! 2. `session.rs`: the first Prepare of an image fetches its manifest with the caller's credentials, which proves that
+//!    the image may be read; only then is anything that is here already used for it.
+//! 3. `image.rs`: at once everything that its layers will need is on its way, side by side: `toc.rs` tables of contents,
+//!    `download.rs` ordinary layers. An image without any lazy layer is left to containerd.
+//! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`), stored durably (`stock.rs`);
+//!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
+//! 5. `front.rs`: the FUSE server, when the first layer is mounted.
+//!
+//! A Prepare waits for all of this until a deadline; what is not there by then goes on, and the next Prepare finds it.
+//! After a restart layers come back from disk, without registry and without credentials.
+//!
+//! ## Why not lazy
+//! Each layer's fate and its reason are remembered (`decisions.rs`, `reason.rs`): [`Remote::report`].
+
+mod anywhere;
+mod build;
+mod config;
+mod credentials;
+mod decisions;
+mod download;
+mod durable;
+mod error;
+mod front;
+mod image;
+mod labels;
+mod numbers;
+mod parents;
+mod promise;
+mod reason;
+mod record;
+mod remote;
+mod report;
+mod session;
+mod stock;
+mod toc;
+mod unpack;
+
+pub use config::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
+pub use decisions::Counts;
+pub use error::Error;
+pub use remote::Remote;
+pub use report::{LayerReport, LayerState, Progress, Report, Totals};

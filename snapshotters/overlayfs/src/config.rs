@@ -1,5 +1,6 @@
 //! `[overlayfs]`: what containerd's built-in overlayfs snapshotter lets its operator choose.
 
+use pontoon_daemon::config::{Section, Sections};
 use pontoon_daemon::section;
 
 section! {
@@ -16,5 +17,11 @@ section! {
         /// `print-containerd-config` then has no `only-remap-ids`, and where the kernel cannot map ids, snapshots with id
         /// mappings are mounted without.
         pub slow_chown: bool = false,
+    }
+}
+
+impl Sections for OverlayfsSection {
+    fn sections(&mut self) -> Vec<(&'static str, &mut dyn Section)> {
+        vec![("overlayfs", self)]
     }
 }

@@ -16,7 +16,7 @@ struct Overlayfs;
 impl Plugin for Overlayfs {
     const NAME: &'static str = "overlayfs";
     const MOUNTS_ARE_QUICK: bool = true;
-    type Section = OverlayfsSection;
+    type Sections = OverlayfsSection;
 
     fn open(root: &Path, section: &OverlayfsSection) -> Result<Arc<dyn pontoon_daemon::Engine>> {
         let options = Options {

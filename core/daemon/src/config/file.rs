@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Problem, Section, Sections};
+use super::{Named, Problem, Section};
 
 /// The least likeness (0 to 1, Jaro-Winkler) of a key that is suggested instead of an unknown one.
 const LIKENESS_MIN: f64 = 0.8;
@@ -12,7 +12,7 @@ const LIKENESS_MIN: f64 = 0.8;
 const SHOWN_CHARS_MAX: usize = 40;
 
 /// Takes what `text` says over into `sections` and answers what is wrong with it.
-pub(super) fn read(text: &str, sections: &mut Sections<'_>) -> Vec<Problem> {
+pub(super) fn read(text: &str, sections: &mut Named<'_>) -> Vec<Problem> {
     let table = match DeTable::parse(text) {
         Ok(table) => table.into_inner(),
         Err(error) => {
@@ -43,7 +43,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// An entry above all sections: a key, or a section.
-    fn entry(&mut self, key: &Text<'_>, value: &Spanned<DeValue<'_>>, sections: &mut Sections<'_>) {
+    fn entry(&mut self, key: &Text<'_>, value: &Spanned<DeValue<'_>>, sections: &mut Named<'_>) {
         let name = key.get_ref().as_ref();
         let section = sections.iter().position(|(section, _)| *section == name);
         match (section, value.get_ref()) {
@@ -73,7 +73,7 @@ impl Reader<'_> {
         key: &Text<'_>,
         value: &Spanned<DeValue<'_>>,
         at: usize,
-        sections: &mut Sections<'_>,
+        sections: &mut Named<'_>,
     ) {
         let name = key.get_ref().as_ref();
         let (section_name, section) = &mut sections[at];
@@ -118,7 +118,7 @@ fn place(section: &str) -> String {
 }
 
 /// A key of the same section that is nearly this one, or the section that does have this key.
-fn unknown_key_hint(key: &str, at: usize, sections: &Sections<'_>) -> String {
+fn unknown_key_hint(key: &str, at: usize, sections: &Named<'_>) -> String {
     let has = |section: &dyn Section| section.fields().iter().any(|field| field.key == key);
     if let Some((section, _)) = sections.iter().find(|(_, section)| has(&**section)) {
         return format!("; it belongs {}", place(section));

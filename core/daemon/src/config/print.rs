@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Field, Section, Sections};
+use super::{Field, Named, Section};
 
 /// The file that says what the defaults say.
-pub(super) fn file(plugin: &str, sections: &mut Sections<'_>) -> String {
+pub(super) fn file(plugin: &str, sections: &mut Named<'_>) -> String {
     let mut text = format!(
         "# The configuration of pontoon-{plugin}: every key with its default. A file need not name them all.\n"
     );
@@ -31,7 +31,7 @@ fn comment(text: &mut String, lines: &[&str]) {
 }
 
 /// A table for each section.
-pub(super) fn reference(sections: &mut Sections<'_>) -> String {
+pub(super) fn reference(sections: &mut Named<'_>) -> String {
     let mut text = String::new();
     for (name, section) in sections {
         if name.is_empty() {

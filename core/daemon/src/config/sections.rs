@@ -44,7 +44,8 @@ section! {
 }
 
 section! {
-    /// Health, metrics and the log level by HTTP: `GET /live`, `/ready`, `/metrics`, `GET` and `PUT /log-level`.
+    /// Health, metrics, layers and the log level by HTTP: `GET /live`, `/ready`, `/metrics`, `/layers`, `GET` and `PUT
+    /// /log-level`.
     pub struct AdminSection {
         /// Where to serve it. `auto` is a unix socket beside `address`, with `-admin` in its name; empty is nowhere.
         /// Only loopback addresses are allowed, because everybody who can connect may ask.

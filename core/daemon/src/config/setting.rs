@@ -42,15 +42,22 @@ pub trait Section {
     fn get(&self, key: &str) -> String;
 }
 
+/// The tables of a plugin.
+pub trait Sections {
+    /// Each with its name in the file.
+    fn sections(&mut self) -> Vec<(&'static str, &mut dyn Section)>;
+}
+
 /// Declares a section of the configuration: a struct with a default for each field, and its [`Section`].
 ///
-/// The doc comments are what users read, in the file that `print-default-config` prints and in the reference.
+/// The doc comments are what users read, in the file that `print-default-config` prints and in the reference. A key that
+/// is no name in Rust has another one: `pub everything as "self": bool = false`.
 #[macro_export]
 macro_rules! section {
     (
         $(#[doc = $about:literal])*
         pub struct $name:ident {
-            $( $(#[doc = $doc:literal])+ pub $key:ident: $type:ty = $default:expr, )*
+            $( $(#[doc = $doc:literal])+ pub $key:ident $(as $name_in_file:literal)?: $type:ty = $default:expr, )*
         }
     ) => {
         $(#[doc = $about])*
@@ -72,7 +79,7 @@ macro_rules! section {
 
             fn fields(&self) -> &'static [$crate::config::Field] {
                 &[$( $crate::config::Field {
-                    key: stringify!($key),
+                    key: $crate::key_in_file!($key $($name_in_file)?),
                     doc: &[$( $doc ),+],
                     allowed: <$type as $crate::config::Setting>::allowed,
                 } ),*]
@@ -80,7 +87,7 @@ macro_rules! section {
 
             fn set(&mut self, key: &str, value: &$crate::config::DeValue<'_>) -> bool {
                 match key {
-                    $( stringify!($key) => match <$type as $crate::config::Setting>::read(value) {
+                    $( $crate::key_in_file!($key $($name_in_file)?) => match <$type as $crate::config::Setting>::read(value) {
                         Some(read) => {
                             self.$key = read;
                             true
@@ -93,11 +100,23 @@ macro_rules! section {
 
             fn get(&self, key: &str) -> String {
                 match key {
-                    $( stringify!($key) => $crate::config::Setting::write(&self.$key), )*
+                    $( $crate::key_in_file!($key $($name_in_file)?) => $crate::config::Setting::write(&self.$key), )*
                     _ => String::new(),
                 }
             }
         }
+    };
+}
+
+/// The name of a key of [`section!`](crate::section).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! key_in_file {
+    ($key:ident) => {
+        stringify!($key)
+    };
+    ($key:ident $name_in_file:literal) => {
+        $name_in_file
     };
 }
 
@@ -112,6 +131,20 @@ impl Setting for bool {
 
     fn write(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Setting for String {
+    fn allowed() -> String {
+        "a text".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+
+    fn write(&self) -> String {
+        quoted(self)
     }
 }
 

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::plugin;
+use crate::plugin::{self, Number};
 use crate::status::Chain;
 
 /// Asks an engine for its census.
@@ -71,6 +71,27 @@ impl Collector for Engine {
             let labels = [("reason", reason.as_str())];
             ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
         }
-        Ok(())
+        self.0
+            .numbers()
+            .iter()
+            .try_for_each(|number| encode(number, &mut encoder))
     }
+}
+
+/// Writes what a plugin counts.
+fn encode(number: &Number, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let kind = match number.grows {
+        true => ConstCounter::new(0_u64).metric_type(),
+        false => ConstGauge::new(0_u64).metric_type(),
+    };
+    let mut family = encoder.encode_descriptor(number.name, number.help, None, kind)?;
+    for (value, count) in &number.samples {
+        let labels = number.label.map(|label| (label, value.as_str()));
+        let labels = labels.as_slice();
+        match number.grows {
+            true => ConstCounter::new(*count).encode(family.encode_family(&labels)?)?,
+            false => ConstGauge::new(*count).encode(family.encode_family(&labels)?)?,
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,172 @@
+//! Makes a lazy layer of a table of contents: its tree on what it lies on, on disk, with its chunk table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use pontoon_cache::{Key, Meta};
+use pontoon_layer::{Attributes, Digest, Kind, Landmark, Layer, NodeId, OpaqueXattr, Tree};
+
+use crate::parents::Parents;
+use crate::reason::{self, Refusal};
+use crate::record::Facts;
+use crate::stock::{Hold, Stock};
+
+/// Changes when the same table of contents becomes another tree.
+const TREE_VERSION: u32 = 1;
+
+/// What the [`Scope`] is noted as in the cache beside a layer: its tree is found again without its table of contents.
+const NOTE_SCOPE: &str = "implied";
+
+/// Blocks of the filesystem that an unpacked layer would be on.
+const BLOCK: u64 = 4096;
+
+/// A symbolic link up to this long is in its inode, as on ext4.
+const SHORT_LINK: usize = 60;
+
+/// Which directories the table of contents does not list, and so what else than itself its tree depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// It lists all of them.
+    Nothing,
+    /// Its root, which belongs to whom the root below belongs to.
+    Root,
+    /// Others too, which take everything from what lies below.
+    Parents,
+}
+
+impl Scope {
+    fn of(implied: &[(Vec<u8>, NodeId)]) -> Self {
+        match implied {
+            [] => Scope::Nothing,
+            [(path, _)] if path.is_empty() => Scope::Root,
+            _ => Scope::Parents,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Scope::Nothing => "nothing",
+            Scope::Root => "root",
+            Scope::Parents => "more",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        let all = [Scope::Nothing, Scope::Root, Scope::Parents];
+        all.into_iter().find(|scope| scope.word() == word)
+    }
+
+    /// The name of the tree of layer `key` on `parents`: the same name, the same bytes.
+    fn tree(self, key: &Key, opaque: OpaqueXattr, parents: &Parents) -> Result<String, Refusal> {
+        let below = match self {
+            Scope::Nothing => String::new(),
+            Scope::Root => {
+                let owner = parents
+                    .root_owner()
+                    .map_err(|error| Refusal::store(&error))?;
+                format!("{}:{}", owner.0, owner.1)
+            }
+            Scope::Parents => parents.identity(),
+        };
+        let text = format!(
+            "tree {TREE_VERSION}\n{}\n{}\n{}\n{} {below}",
+            key.blob,
+            key.toc,
+            opaque.name(),
+            self.word()
+        );
+        Ok(Digest::of(text.as_bytes()).hex())
+    }
+}
+
+/// The layer `key` on `parents`, if it was made before.
+pub(crate) fn find(
+    stock: &Arc<Stock>,
+    key: &Key,
+    opaque: OpaqueXattr,
+    parents: &Parents,
+) -> Option<Hold> {
+    let meta = stock.notes(key)?;
+    let scope = Scope::from_word(meta.notes.get(NOTE_SCOPE)?)?;
+    let tree = scope.tree(key, opaque, parents).ok()?;
+    stock.hold(&tree, key)
+}
+
+/// Makes it. Takes disk and processor, as long as the layer is large.
+pub(crate) fn build(
+    stock: &Arc<Stock>,
+    key: &Key,
+    blob_bytes: u64,
+    mut layer: Layer,
+    parents: &Parents,
+) -> Result<Hold, Refusal> {
+    let implied = layer.tree.implied();
+    let scope = Scope::of(&implied);
+    let name = scope.tree(key, layer.tree.opaque_xattr(), parents)?;
+    let facts = facts(&layer);
+    adopt(&mut layer.tree, implied, parents).map_err(|error| Refusal::store(&error))?;
+    let image = pontoon_erofs::write(&layer.tree, layer.chunks.data_size())
+        .map_err(|error| Refusal::new(reason::BEYOND_LIMITS).because(&error))?;
+    let notes = BTreeMap::from([(NOTE_SCOPE.to_owned(), scope.word().to_owned())]);
+    let meta = Meta { blob_bytes, notes };
+    stock.store(key, &name, &image, &layer.chunks, facts, &meta)
+}
+
+/// Gives directories that the layer does not list what an ordinary unpack would give them.
+fn adopt(
+    tree: &mut Tree,
+    implied: Vec<(Vec<u8>, NodeId)>,
+    parents: &Parents,
+) -> std::io::Result<()> {
+    for (path, id) in implied {
+        if path.is_empty() {
+            let (uid, gid) = parents.root_owner()?;
+            let node = tree.node(id);
+            let attributes = Attributes {
+                mode: node.mode,
+                uid,
+                gid,
+                mtime: node.mtime,
+                xattrs: node.xattrs().to_vec(),
+            };
+            tree.adopt(id, attributes);
+        } else if let Some(found) = parents.directory(Path::new(OsStr::from_bytes(&path)))? {
+            tree.adopt(id, found);
+        }
+    }
+    Ok(())
+}
+
+fn facts(layer: &Layer) -> Facts {
+    let (mut bytes, mut inodes) = (0_u64, 0_u64);
+    let mut linked = BTreeSet::new();
+    layer.tree.walk(|_, id| {
+        let node = layer.tree.node(id);
+        if node.links > 1 && !node.is_directory() && !linked.insert(id.index()) {
+            return true;
+        }
+        inodes += 1;
+        let blocks = match &node.kind {
+            Kind::Directory => BLOCK,
+            Kind::File { .. } => node.size.div_ceil(BLOCK).saturating_mul(BLOCK),
+            Kind::Symlink(_) if node.size as usize >= SHORT_LINK => BLOCK,
+            _ => 0,
+        };
+        bytes = bytes.saturating_add(blocks);
+        true
+    });
+    let chunks = layer.chunks.chunks();
+    Facts {
+        bytes,
+        inodes,
+        data_bytes: chunks.iter().map(|chunk| u64::from(chunk.length)).sum(),
+        landmark: match layer.landmark {
+            Landmark::None => None,
+            Landmark::Prefetch { blob_offset, .. } => Some(blob_offset),
+            Landmark::NoPrefetch => Some(0),
+        },
+    }
+}

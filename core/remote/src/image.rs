@@ -1,0 +1,284 @@
+//! An image whose manifest was fetched: what becomes of its layers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use pontoon_cache::Key;
+use pontoon_layer::{Annotated, Digest, Layer, parse_annotations};
+use pontoon_source::{Descriptor, Manifest, Reference};
+use serde::Deserialize;
+
+use crate::build;
+use crate::download::Download;
+use crate::parents::Parents;
+use crate::promise::Promise;
+use crate::reason::{self, Refusal};
+use crate::remote::Shared;
+use crate::stock::Hold;
+use crate::toc;
+
+/// The largest image configuration, in bytes: what containerd takes.
+const CONFIG_BYTES_MAX: u64 = 8 << 20;
+
+/// An image that the caller may read: its manifest was fetched with its credentials.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) reference: Reference,
+    pub(crate) layers: Vec<Part>,
+    /// The digests of the decompressed layers.
+    pub(crate) diff_ids: OnceLock<Promise<Arc<Vec<Digest>>>>,
+    manifest: Manifest,
+}
+
+/// A layer of an image.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) index: usize,
+    pub(crate) descriptor: Descriptor,
+    annotated: OnceLock<Annotated>,
+    /// Why it is not lazy, although its annotations say so.
+    pub(crate) failed: OnceLock<Refusal>,
+    toc: Mutex<Option<Promise<Arc<Parsed>>>>,
+    /// What was made of it, by the layers that it lies on.
+    built: Mutex<HashMap<String, Promise<Arc<Hold>>>>,
+    download: Mutex<Option<Promise<Arc<Download>>>>,
+}
+
+/// A table of contents. The first layer that is made of it takes it.
+#[derive(Debug)]
+pub(crate) struct Parsed(Mutex<Option<Layer>>);
+
+#[derive(Deserialize)]
+struct Configuration {
+    rootfs: RootFilesystem,
+}
+
+#[derive(Deserialize)]
+struct RootFilesystem {
+    diff_ids: Vec<String>,
+}
+
+impl Image {
+    /// The image of `manifest`. Whatever its layers will need is on its way when this returns, side by side.
+    pub(crate) fn begin(
+        shared: &Arc<Shared>,
+        reference: Reference,
+        manifest: Manifest,
+    ) -> Result<Arc<Self>, Refusal> {
+        let mut layers = Vec::with_capacity(manifest.layers.len());
+        for (index, descriptor) in manifest.layers.iter().enumerate() {
+            layers.push(Part::new(shared, index, descriptor.clone())?);
+        }
+        let image = Arc::new(Image {
+            reference,
+            layers,
+            diff_ids: OnceLock::new(),
+            manifest,
+        });
+        let lazy = image.can_be_lazy();
+        for part in &image.layers {
+            if part.is_candidate() {
+                image.expect_lazy(shared, part);
+            } else if lazy || shared.config.unpack.everything {
+                let _ = part.download(shared, &image);
+            }
+        }
+        Ok(image)
+    }
+
+    pub(crate) fn part(&self, layer: &Digest) -> Option<&Part> {
+        self.layers
+            .iter()
+            .find(|part| part.descriptor.digest == *layer)
+    }
+
+    /// Whether any layer may be lazy, as far as is known.
+    pub(crate) fn can_be_lazy(&self) -> bool {
+        self.layers.iter().any(Part::is_candidate)
+    }
+
+    /// Why no layer is lazy: what was wrong with the first one that should have been, or that none should.
+    pub(crate) fn ordinary(&self) -> Refusal {
+        let mut failed = self.layers.iter().filter_map(|part| part.failed.get());
+        let failed = failed.next().cloned();
+        failed.unwrap_or_else(|| Refusal::new(reason::ORDINARY))
+    }
+
+    /// Fetches the table of contents, unless the layer is known and likely needs none.
+    fn expect_lazy(self: &Arc<Self>, shared: &Arc<Shared>, part: &Part) {
+        let known = part
+            .key()
+            .is_some_and(|key| shared.stock.notes(&key).is_some());
+        if !known {
+            let _ = part.toc(shared, &self.reference);
+        }
+    }
+
+    /// The digests of the decompressed layers, from the image's configuration.
+    pub(crate) fn diff_ids(self: &Arc<Self>, shared: &Arc<Shared>) -> Promise<Arc<Vec<Digest>>> {
+        let begin = || {
+            let (registry, image) = (shared.registry.clone(), Arc::clone(self));
+            Promise::of(&shared.runtime, async move {
+                let config = &image.manifest.config;
+                let bytes = registry.fetch(&image.reference, config, CONFIG_BYTES_MAX);
+                let bytes = bytes.await?;
+                let malformed = |error: &dyn std::error::Error| {
+                    Refusal::new(reason::UNPACK_FAILED).because(error)
+                };
+                let parsed: Configuration =
+                    serde_json::from_slice(&bytes).map_err(|error| malformed(&error))?;
+                let ids = parsed.rootfs.diff_ids.iter();
+                let ids: Result<Vec<Digest>, _> = ids.map(|id| id.parse()).collect();
+                ids.map(Arc::new).map_err(|error| malformed(&error))
+            })
+        };
+        self.diff_ids.get_or_init(begin).clone()
+    }
+}
+
+impl Part {
+    fn new(shared: &Shared, index: usize, descriptor: Descriptor) -> Result<Self, Refusal> {
+        let part = Part {
+            index,
+            descriptor,
+            annotated: OnceLock::new(),
+            failed: OnceLock::new(),
+            toc: Mutex::default(),
+            built: Mutex::default(),
+            download: Mutex::default(),
+        };
+        part.learn(shared, &part.descriptor.annotations);
+        Ok(part)
+    }
+
+    /// Takes note of what annotations, or the labels that containerd makes of them, say.
+    pub(crate) fn learn(&self, shared: &Shared, annotations: &BTreeMap<String, String>) {
+        if self.annotated.get().is_some() {
+            return;
+        }
+        match parse_annotations(annotations, self.descriptor.size, &shared.config.limits) {
+            Ok(annotated) if annotated.digest.is_some() => {
+                let _ = self.annotated.set(annotated);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let _ = self.failed.set(error.into());
+            }
+        }
+    }
+
+    /// Whether it may be lazy, as far as is known.
+    pub(crate) fn is_candidate(&self) -> bool {
+        self.annotated.get().is_some() && self.failed.get().is_none()
+    }
+
+    /// Under which its data is cached; `None` if nothing vouches for it.
+    pub(crate) fn key(&self) -> Option<Key> {
+        let expected = self.annotated.get()?.digest.as_ref()?;
+        let toc = toc::digest_of(expected).clone();
+        Some(Key::new(self.descriptor.digest.clone(), toc))
+    }
+
+    fn toc(&self, shared: &Arc<Shared>, reference: &Reference) -> Promise<Arc<Parsed>> {
+        let mut toc = lock(&self.toc);
+        let usable = toc.take().filter(|toc| match toc.get() {
+            None => true,
+            Some(Ok(parsed)) => lock(&parsed.0).is_some(),
+            Some(Err(refusal)) => !refusal.transient,
+        });
+        let promise = usable.unwrap_or_else(|| {
+            let (shared, reference) = (Arc::clone(shared), reference.clone());
+            let descriptor = self.descriptor.clone();
+            let annotated = self.annotated.get().cloned().unwrap_or_default();
+            Promise::of(&Arc::clone(&shared).runtime, async move {
+                let reading = &shared.reading;
+                let layer = reading.layer(&reference, &descriptor, &annotated).await?;
+                Ok(Arc::new(Parsed(Mutex::new(Some(layer)))))
+            })
+        });
+        toc.insert(promise).clone()
+    }
+
+    /// The layer on `parents`: found or made, or being made.
+    pub(crate) fn lazy(
+        &self,
+        shared: &Arc<Shared>,
+        reference: &Reference,
+        key: &Key,
+        parents: &Parents,
+    ) -> Promise<Arc<Hold>> {
+        let mut built = lock(&self.built);
+        let identity = parents.identity();
+        let usable = built.get(&identity).filter(|built| match built.get() {
+            None | Some(Ok(_)) => true,
+            Some(Err(refusal)) => !refusal.transient,
+        });
+        if let Some(promise) = usable {
+            return promise.clone();
+        }
+        let found = build::find(&shared.stock, key, shared.config.opaque, parents);
+        let promise = match found {
+            Some(hold) => Promise::of(&shared.runtime, async { Ok(Arc::new(hold)) }),
+            None => {
+                let toc = self.toc(shared, reference);
+                let (shared, parents) = (Arc::clone(shared), parents.clone());
+                let (key, size) = (key.clone(), self.descriptor.size);
+                Promise::of(&Arc::clone(&shared).runtime, async move {
+                    let parsed = toc.wait().await?;
+                    let layer = lock(&parsed.0).take();
+                    // Somebody else was quicker; the next try fetches it again.
+                    let layer = layer.ok_or_else(|| Refusal::for_now(reason::SLOW_TOC))?;
+                    let made = tokio::task::spawn_blocking(move || {
+                        build::build(&shared.stock, &key, size, layer, &parents)
+                    });
+                    let made = made.await.map_err(|_| Refusal::new(reason::BUG))?;
+                    Ok(Arc::new(made?))
+                })
+            }
+        };
+        built.insert(identity, promise.clone());
+        promise
+    }
+
+    /// The download of the layer; begun, if there is space.
+    pub(crate) fn download(&self, shared: &Arc<Shared>, image: &Image) -> Promise<Arc<Download>> {
+        let mut download = lock(&self.download);
+        let usable = download.take().filter(|download| match download.get() {
+            None => true,
+            Some(Ok(download)) => download.failure().is_none(),
+            Some(Err(_)) => false,
+        });
+        let promise = usable.unwrap_or_else(|| self.begin_download(shared, image));
+        // A layer that is found to be ordinary late has not asked for these.
+        download.insert(promise).clone()
+    }
+
+    fn begin_download(&self, shared: &Arc<Shared>, image: &Image) -> Promise<Arc<Download>> {
+        let size = self.descriptor.size;
+        let unpack = &shared.config.unpack;
+        let (everything, too_large) = (unpack.everything, size > unpack.layer_bytes_max);
+        let blob = shared
+            .registry
+            .blob(&image.reference, self.descriptor.digest.clone(), size);
+        let shared = Arc::clone(shared);
+        Promise::of(&Arc::clone(&shared).runtime, async move {
+            let space = match everything {
+                true => shared.space.take(size).await,
+                false if too_large => None,
+                false => shared.space.try_take(size),
+            };
+            let space = space.ok_or_else(|| Refusal::for_now(reason::LARGE_LAYER))?;
+            Download::start(&shared.runtime, &shared.temporary, blob, Some(space))
+                .map_err(|error| Refusal::store(&error))
+        })
+    }
+
+    /// Nobody will want its bytes.
+    pub(crate) fn stop_download(&self) {
+        *lock(&self.download) = None;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,358 @@
+//! The provider: what is asked of it, and what it answers with.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pontoon_cache::Cache;
+use pontoon_lazyfs::Engine;
+use pontoon_linux::IdMap;
+use pontoon_overlay::{Chain, LayerProvider, LayerRequest, Link, Offer, Recorded, SnapshotId};
+use pontoon_snapshot::{Result, Usage};
+use pontoon_source::{Registry, Remembered};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::decisions::Decisions;
+use crate::download::Space;
+use crate::front::Front;
+use crate::image::{Image, Part};
+use crate::labels::Wanted;
+use crate::parents::Parents;
+use crate::reason::{self, Refusal};
+use crate::record::Record;
+use crate::session::Sessions;
+use crate::stock::Stock;
+use crate::toc::Reading;
+use crate::{Error, credentials, unpack};
+
+/// Threads that talk to registries; inflating and disks have their own.
+const THREADS: usize = 2;
+
+/// How often idle images are looked for.
+const IDLE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Brings lazy layers, and unpacks the ordinary ones among them.
+#[derive(Debug)]
+pub struct Remote {
+    pub(crate) shared: Arc<Shared>,
+    remembered: Remembered,
+    stop: watch::Sender<bool>,
+    runtime: Mutex<Option<Runtime>>,
+}
+
+/// What all work for layers needs.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) runtime: Handle,
+    pub(crate) registry: Registry,
+    pub(crate) reading: Reading,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) stock: Arc<Stock>,
+    pub(crate) space: Space,
+    /// Where downloads are.
+    pub(crate) temporary: PathBuf,
+    pub(crate) front: Front,
+    pub(crate) sessions: Sessions,
+    pub(crate) decisions: Decisions,
+}
+
+/// What a layer became.
+enum Brought {
+    Lazy(Record),
+    /// Unpacked here, because it cannot be lazy.
+    Unpacked(Refusal),
+}
+
+impl Remote {
+    /// A provider that keeps everything in `<root>/lazy`. Asks nobody and mounts nothing before it has to.
+    ///
+    /// `root` is made if it is missing.
+    pub fn open(root: &Path, config: Config) -> Result<Arc<Self>, Error> {
+        let root = make(root)?;
+        let directory = make(&root.join("lazy"))?;
+        let temporary = make(&directory.join("tmp"))?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("lazy")
+            .enable_all()
+            .build()
+            .map_err(Error::Threads)?;
+        let handle = runtime.handle().clone();
+        let _inside = handle.enter();
+        let remembered =
+            Remembered::open(&directory.join("credentials.json")).map_err(Error::Credentials)?;
+        let sources = credentials::chain(&config.credentials, &remembered);
+        let registry = Registry::new(config.registry.clone(), sources);
+        let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache.clone())?);
+        let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
+        let stock = Stock::open(&directory, cache, Arc::clone(&engine), registry.clone());
+        let stock = stock.map_err(|source| Error::Io {
+            operation: "open",
+            path: directory.clone(),
+            source,
+        })?;
+        let (stop, stopped) = watch::channel(false);
+        if let Some(service) = &config.credentials.image_service {
+            credentials::serve_image_service(&handle, service, &remembered, stopped.clone())?;
+        }
+        let shared = Arc::new(Shared {
+            reading: Reading {
+                registry: registry.clone(),
+                limits: config.limits.clone(),
+                opaque: config.opaque,
+            },
+            space: Space::new(config.unpack.temporary_bytes_max),
+            front: Front::new(
+                directory.join("mnt"),
+                config.serving.clone(),
+                Arc::clone(&stock.table),
+                handle.clone(),
+            ),
+            runtime: handle.clone(),
+            temporary,
+            registry,
+            engine,
+            stock,
+            sessions: Sessions::default(),
+            decisions: Decisions::default(),
+            config,
+        });
+        handle.spawn(drop_idle(Arc::clone(&shared), stopped));
+        Ok(Arc::new(Remote {
+            shared,
+            remembered,
+            stop,
+            runtime: Mutex::new(Some(runtime)),
+        }))
+    }
+
+    /// What becomes of the layer.
+    fn bring(&self, wanted: &Wanted, request: &LayerRequest<'_>) -> Result<Brought, Refusal> {
+        let shared = &self.shared;
+        let begun = Instant::now();
+        let deadline = begun + shared.config.lazy.deadline;
+        let everything = shared.config.unpack.everything;
+        let image = self.image(wanted, Some(deadline).filter(|_| !everything))?;
+        let part = image
+            .part(&wanted.layer)
+            .ok_or_else(|| Refusal::new(reason::NOT_IN_IMAGE))?;
+        part.learn(shared, &wanted.annotations);
+        let parents = Parents::of(&request.chain, shared.stock.trees());
+        let parents = parents.map_err(|error| Refusal::store(&error))?;
+        if part.is_candidate() {
+            match self.lazy(&image, part, &parents, deadline, request.id) {
+                Ok(record) => return Ok(Brought::Lazy(record)),
+                // It may be lazy the next time. Unpacking it now would take longer.
+                Err(refusal) if refusal.transient => return Err(refusal),
+                Err(refusal) => {
+                    let _ = part.failed.set(refusal);
+                }
+            }
+        }
+        if !image.can_be_lazy() && !everything {
+            return Err(image.ordinary());
+        }
+        let failed = part.failed.get().cloned();
+        let why = failed.unwrap_or_else(|| Refusal::new(reason::UNLISTED));
+        let wait = begun + shared.config.unpack.wait;
+        let deadline = Some(wait.min(deadline)).filter(|_| !everything);
+        unpack::unpack(shared, &image, part, &parents, request.directory, deadline)?;
+        Ok(Brought::Unpacked(why))
+    }
+
+    fn image(&self, wanted: &Wanted, deadline: Option<Instant>) -> Result<Arc<Image>, Refusal> {
+        let shared = &self.shared;
+        let session = shared.sessions.of(shared, &wanted.image);
+        let image = session.image(shared, deadline)?;
+        // Without a digest it is the tag that was resolved, and that may have moved since.
+        if image.part(&wanted.layer).is_some() || wanted.image.manifest.is_some() {
+            return Ok(image);
+        }
+        shared.sessions.forget(&wanted.image);
+        let session = shared.sessions.of(shared, &wanted.image);
+        session.image(shared, deadline)
+    }
+
+    fn lazy(
+        &self,
+        image: &Image,
+        part: &Part,
+        parents: &Parents,
+        deadline: Instant,
+        id: SnapshotId,
+    ) -> Result<Record, Refusal> {
+        let shared = &self.shared;
+        let unverifiable = || Refusal::new(reason::UNVERIFIABLE);
+        let key = part.key().ok_or_else(unverifiable)?;
+        let built = part.lazy(shared, &image.reference, &key, parents);
+        let built = built.wait_until(&shared.runtime, Some(deadline));
+        let hold = built.ok_or_else(|| Refusal::for_now(reason::SLOW_TOC))??;
+        let reference = image.reference.to_string();
+        Ok(shared.stock.refer(&hold.item, id, &reference))
+    }
+
+    /// Opens a layer that was just pulled, so that what its start needs is on its way.
+    fn prefetch(&self, record: &Record, bytes: Option<u64>) {
+        match self.shared.stock.open_layer(record) {
+            Ok((item, layer)) => item.prefetch_first(&layer, bytes),
+            // Mounting it says so to somebody who can do something about it.
+            Err(error) => {
+                tracing::warn!(
+                    layer = record.blob(),
+                    error = &error as &dyn std::error::Error,
+                    "a layer cannot be opened"
+                );
+            }
+        }
+    }
+
+    /// The directory of a layer below the mount.
+    fn lower(&self, chain: &Chain<'_>, link: &Link) -> Result<PathBuf> {
+        let Some(record) = &link.layer else {
+            return Ok(chain.directory(link));
+        };
+        let record = Record::decode(record)?;
+        let shared = &self.shared;
+        let server = shared.front.server()?;
+        let (item, layer) = shared.stock.open_layer(&record)?;
+        item.prefetch_first(&layer, None);
+        item.prefetch_everything(&layer);
+        Ok(server.path(record.number))
+    }
+}
+
+impl LayerProvider for Remote {
+    fn offer(&self, request: &LayerRequest<'_>) -> Offer {
+        let decisions = &self.shared.decisions;
+        let wanted = match Wanted::read(request.labels) {
+            Ok(wanted) => wanted,
+            Err(refusal) => {
+                decisions.unknown(&refusal);
+                return declined(request, &refusal);
+            }
+        };
+        let image = wanted.image.reference.to_string();
+        match self.bring(&wanted, request) {
+            Ok(Brought::Lazy(record)) => {
+                decisions.lazy(&image, &wanted.layer);
+                self.prefetch(&record, wanted.prefetch_bytes);
+                Offer::Lazy(record.encode())
+            }
+            Ok(Brought::Unpacked(why)) => {
+                decisions.ordinary(&image, &wanted.layer, true, &why);
+                Offer::Unpacked
+            }
+            Err(refusal) => {
+                decisions.ordinary(&image, &wanted.layer, false, &refusal);
+                declined(request, &refusal)
+            }
+        }
+    }
+
+    fn lowerdirs(&self, chain: &Chain<'_>, id_map: Option<&IdMap>) -> Result<Option<Vec<PathBuf>>> {
+        let paths = chain.links.iter().map(|link| self.lower(chain, link));
+        let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+        if let Some(map) = id_map {
+            self.shared.front.check_id_map(map)?;
+        }
+        Ok(Some(paths))
+    }
+
+    fn usage(&self, record: &[u8]) -> Result<Usage> {
+        Ok(Record::decode(record)?.usage())
+    }
+
+    fn release(&self, id: SnapshotId, record: &[u8]) -> Result<()> {
+        let record = Record::decode(record)?;
+        if self.shared.stock.release(id, &record)? {
+            self.shared.front.changed(record.number);
+        }
+        Ok(())
+    }
+
+    fn reconcile(&self, layers: &[Recorded]) {
+        self.shared.stock.reconcile(layers);
+    }
+
+    fn close(&self) {
+        self.stop.send_replace(true);
+        self.shared.stock.close();
+        self.shared.front.stop();
+        if let Err(error) = self.shared.stock.cache.flush() {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "some of what was fetched will be fetched again"
+            );
+        }
+        if let Err(error) = self.remembered.flush() {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "credentials are not remembered"
+            );
+        }
+        self.shared.sessions.clear();
+        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn declined(request: &LayerRequest<'_>, refusal: &Refusal) -> Offer {
+    if let Some(detail) = &refusal.detail {
+        tracing::info!(
+            key = %request.key,
+            target = request.target,
+            reason = refusal.reason,
+            detail,
+            "a layer is not lazy"
+        );
+    }
+    if matches!(refusal.reason, reason::SLOW_LAYER | reason::LARGE_LAYER) {
+        tracing::warn!(
+            key = %request.key,
+            reason = refusal.reason,
+            "containerd now downloads this layer and every layer above it as a whole; convert the whole image to make it lazy"
+        );
+    }
+    Offer::Decline(refusal.reason.to_owned())
+}
+
+/// Forgets images that nobody asks for any more.
+async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let lifetime = shared.config.lazy.image_lifetime;
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = tokio::time::sleep(IDLE_INTERVAL.min(lifetime)) => {}
+        }
+        let shared = Arc::clone(&shared);
+        // It may delete files. A panic has been logged.
+        let _ = tokio::task::spawn_blocking(move || shared.sessions.drop_idle(lifetime)).await;
+    }
+}
+
+/// Makes a directory that only its owner may look into, and answers its path without links.
+fn make(path: &Path) -> Result<PathBuf, Error> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.and_then(|()| fs::canonicalize(path))
+        .map_err(|source| Error::Io {
+            operation: "create directory",
+            path: path.to_owned(),
+            source,
+        })
+}

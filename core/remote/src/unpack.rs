@@ -1,0 +1,85 @@
+//! Unpacks an ordinary layer while containerd waits.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use pontoon_unpack::{Error, Expected, Limits, Options};
+
+use crate::image::{Image, Part};
+use crate::parents::Parents;
+use crate::reason::{self, Refusal};
+use crate::remote::Shared;
+
+/// Unpacks `part` into `directory`, synced, before `deadline`.
+pub(crate) fn unpack(
+    shared: &Arc<Shared>,
+    image: &Arc<Image>,
+    part: &Part,
+    parents: &Parents,
+    directory: &Path,
+    deadline: Option<Instant>,
+) -> Result<(), Refusal> {
+    let slow = || Refusal::for_now(reason::SLOW_LAYER);
+    let diff_ids = image.diff_ids(shared);
+    let download = part.download(shared, image);
+    let download = download.wait_until(&shared.runtime, deadline);
+    let download = download.ok_or_else(slow)??;
+    let diff_ids = diff_ids.wait_until(&shared.runtime, deadline);
+    let diff_ids = diff_ids.ok_or_else(slow)??;
+    let diff_id = diff_ids.get(part.index).cloned().ok_or_else(|| Refusal {
+        detail: Some("the image's configuration has fewer layers than its manifest".to_owned()),
+        ..Refusal::new(reason::UNPACK_FAILED)
+    })?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    let _alarm = deadline.map(|deadline| Alarm::set(shared, deadline, &cancel));
+    let options = Options {
+        expected: Expected {
+            digest: Some(part.descriptor.digest.clone()),
+            size: Some(part.descriptor.size),
+            diff_id: Some(diff_id),
+        },
+        opaque: shared.config.opaque,
+        below: &|path| parents.directory(path),
+        limits: Limits::default().for_blob(part.descriptor.size),
+        sync: true,
+        cancel: Some(&cancel),
+    };
+    let unpacked = pontoon_unpack::unpack(download.reader(deadline), directory, &options);
+    // Whatever came of it: nobody wants the bytes again.
+    part.stop_download();
+    match unpacked {
+        Ok(_) => Ok(()),
+        Err(Error::Cancelled) => Err(slow()),
+        Err(Error::Read(error)) if error.kind() == io::ErrorKind::TimedOut => Err(slow()),
+        Err(error) => Err(download.failure().unwrap_or_else(|| {
+            let transient = error.is_out_of_space();
+            Refusal {
+                transient,
+                ..Refusal::new(reason::UNPACK_FAILED).because(&error)
+            }
+        })),
+    }
+}
+
+/// Sets a flag at a moment, unless it is dropped before.
+struct Alarm(tokio::task::AbortHandle);
+
+impl Alarm {
+    fn set(shared: &Shared, at: Instant, flag: &Arc<AtomicBool>) -> Self {
+        let flag = Arc::clone(flag);
+        let task = shared.runtime.spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            flag.store(true, Ordering::Relaxed);
+        });
+        Alarm(task.abort_handle())
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,257 @@
+//! The sections of the configuration, and what they mean for the provider.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pontoon_daemon::config::{Bytes, Count, DeValue, Section, Sections, Setting};
+use pontoon_daemon::section;
+use pontoon_layer::OpaqueXattr;
+use pontoon_remote::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
+use pontoon_source::{Credential, KubernetesConfig};
+
+section! {
+    /// As for every overlay snapshotter.
+    pub struct StargzSection {
+        /// Answer each snapshot's upper directory as label `containerd.io/snapshot/overlay.upperdir`.
+        pub upperdir_label: bool = false,
+        /// Options of every overlay mount, not of bind mounts. `index=off`, and in a user namespace `userxattr`, are
+        /// added unless they are named here.
+        pub mount_options: Vec<String> = Vec::new(),
+        /// Delete a snapshot's directory before Remove returns, not soon after.
+        pub sync_remove: bool = false,
+    }
+}
+
+section! {
+    /// How registries are asked. A registry on loopback is plain http unless its hosts.toml says otherwise.
+    pub struct RegistrySection {
+        /// Directories with a `hosts.toml` for each registry, of the form of containerd's `config_path`: mirrors, CAs,
+        /// client certificates, headers. The first one that knows a registry wins; those that do not exist are skipped.
+        pub config_path: Vec<String> = vec!["/etc/containerd/certs.d".to_owned(), "/etc/docker/certs.d".to_owned()],
+        /// Seconds that a program waits for bytes of a registry that does not answer, before its read fails.
+        pub patience_seconds: Count<1, 3600> = Count(60),
+        /// Seconds that connecting may take, TLS included.
+        pub connect_seconds: Count<1, 300> = Count(10),
+        /// Seconds without progress after which a transfer is resumed, elsewhere if there is an elsewhere.
+        pub stall_seconds: Count<1, 300> = Count(10),
+    }
+}
+
+section! {
+    /// Where credentials come from, in this order; what was of use is remembered over a restart. Without any, images that
+    /// everybody may read are lazy.
+    pub struct CredentialsSection {
+        /// For registries that are named here: `HOST USER PASSWORD` or `HOST/REPOSITORY USER PASSWORD`, in one text each.
+        pub fixed: FixedCredentials = FixedCredentials(Vec::new()),
+        /// Docker's `config.json`, with its helpers. Empty: that of `$DOCKER_CONFIG`, or of the home directory.
+        pub docker_config: String = String::new(),
+        /// Ask the cluster for image pull secrets.
+        pub kubernetes: bool = false,
+        /// A kubeconfig to reach the cluster with. Empty: as a pod is told.
+        pub kubeconfig: String = String::new(),
+        /// Only secrets of this namespace. Empty: all that may be listed.
+        pub namespace: String = String::new(),
+        /// A socket to give to the kubelet as `--image-service-endpoint`: its pulls are passed on to `image_service`, and
+        /// their credentials taken note of. Empty: none.
+        pub image_service_listen: String = String::new(),
+        /// The runtime's own socket.
+        pub image_service: PathBuf = PathBuf::from("/run/containerd/containerd.sock"),
+    }
+}
+
+section! {
+    /// What was fetched is kept in `root`, decompressed and verified, over restarts and for all images that may read it.
+    pub struct CacheSection {
+        /// The most space it takes; what was not used for longest goes first, layers that are mounted never. 0: as much
+        /// as there is.
+        pub max_bytes: Bytes = Bytes(0),
+        /// The free space that it leaves on the filesystem.
+        pub free_bytes_min: Bytes = Bytes(1 << 30),
+    }
+}
+
+section! {
+    /// What is fetched before anybody asks for it. It stands still while a program waits for bytes.
+    pub struct BackgroundSection {
+        /// Fetch the rest of layers that are mounted. What a layer names as needed at the start always is.
+        pub enabled: bool = true,
+        /// Requests at the same time.
+        pub requests: Count<1, 64> = Count(4),
+        /// At most so much a second. 0: as fast as it comes.
+        pub bytes_per_second: Bytes = Bytes(0),
+    }
+}
+
+section! {
+    /// How layers become lazy.
+    pub struct LazySection {
+        /// Milliseconds that a Prepare waits for registries before the layer is left to containerd, which holds all
+        /// snapshots of this plugin up meanwhile.
+        pub deadline_ms: Count<100, 30000> = Count(2000),
+        /// Seconds for which an image is remembered after its last layer was asked for.
+        pub image_seconds: Count<10, 3600> = Count(300),
+        /// Compressed data in memory, fetched and not yet inflated, of all layers.
+        pub memory_bytes_max: Bytes = Bytes(24 << 20),
+    }
+}
+
+section! {
+    /// Ordinary layers. Those of an image that is wholly ordinary are containerd's, unless `self` is set.
+    pub struct UnpackSection {
+        /// Unpack wholly ordinary images here too, with parallel requests for all layers. Every other call for a snapshot
+        /// of this plugin, a container's start included, may wait in containerd until a layer is done.
+        pub everything as "self": bool = false,
+        /// Milliseconds that a Prepare waits for an ordinary layer of a lazy image, within its deadline. A layer that is
+        /// not done by then makes containerd download it, and all layers above it.
+        pub wait_ms: Count<0, 30000> = Count(2000),
+        /// The largest blob of an ordinary layer of a lazy image that is tried.
+        pub layer_bytes_max: Bytes = Bytes(64 << 20),
+        /// Space for ordinary layers that are on their way.
+        pub temporary_bytes_max: Bytes = Bytes(512 << 20),
+    }
+}
+
+/// Credentials in the configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct FixedCredentials(Vec<String>);
+
+impl Setting for FixedCredentials {
+    fn allowed() -> String {
+        "a list of texts of the form HOST USER PASSWORD".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Option<Self> {
+        let entries = Vec::<String>::read(value)?;
+        let whole =
+            |entry: &String| entry.splitn(3, ' ').filter(|part| !part.is_empty()).count() == 3;
+        entries
+            .iter()
+            .all(whole)
+            .then_some(FixedCredentials(entries))
+    }
+
+    fn write(&self) -> String {
+        self.0.write()
+    }
+}
+
+/// All sections of the plugin.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct StargzSections {
+    /// `[stargz]`
+    pub stargz: StargzSection,
+    /// `[registry]`
+    pub registry: RegistrySection,
+    /// `[credentials]`
+    pub credentials: CredentialsSection,
+    /// `[cache]`
+    pub cache: CacheSection,
+    /// `[background]`
+    pub background: BackgroundSection,
+    /// `[lazy]`
+    pub lazy: LazySection,
+    /// `[unpack]`
+    pub unpack: UnpackSection,
+}
+
+impl Sections for StargzSections {
+    fn sections(&mut self) -> Vec<(&'static str, &mut dyn Section)> {
+        vec![
+            ("stargz", &mut self.stargz),
+            ("registry", &mut self.registry),
+            ("credentials", &mut self.credentials),
+            ("cache", &mut self.cache),
+            ("background", &mut self.background),
+            ("lazy", &mut self.lazy),
+            ("unpack", &mut self.unpack),
+        ]
+    }
+}
+
+impl StargzSections {
+    /// What they mean for the provider; `user_namespace` is whether this process is in one.
+    pub(crate) fn provider(&self, user_namespace: bool) -> Config {
+        let defaults = Config::default();
+        let patience = seconds(self.registry.patience_seconds.0);
+        let named = |name: &str| {
+            self.stargz
+                .mount_options
+                .iter()
+                .any(|option| option == name)
+        };
+        Config {
+            registry: pontoon_source::Config {
+                hosts_directories: self
+                    .registry
+                    .config_path
+                    .iter()
+                    .map(PathBuf::from)
+                    .collect(),
+                connect_timeout: seconds(self.registry.connect_seconds.0),
+                stall_timeout: seconds(self.registry.stall_seconds.0),
+                patience,
+                ..defaults.registry
+            },
+            credentials: self.credentials.provider(),
+            cache: pontoon_cache::Config {
+                max_bytes: self.cache.max_bytes.0,
+                free_bytes_min: self.cache.free_bytes_min.0,
+            },
+            fetching: pontoon_lazyfs::Config {
+                patience,
+                memory_bytes_max: self.lazy.memory_bytes_max.0,
+                background: pontoon_lazyfs::BackgroundConfig {
+                    enabled: self.background.enabled,
+                    requests: usize::from(self.background.requests.0),
+                    bytes_per_second: self.background.bytes_per_second.0,
+                    ..defaults.fetching.background
+                },
+                ..defaults.fetching
+            },
+            lazy: LazyConfig {
+                deadline: Duration::from_millis(self.lazy.deadline_ms.0.into()),
+                image_lifetime: seconds(self.lazy.image_seconds.0),
+            },
+            unpack: UnpackConfig {
+                everything: self.unpack.everything,
+                wait: Duration::from_millis(self.unpack.wait_ms.0.into()),
+                layer_bytes_max: self.unpack.layer_bytes_max.0,
+                temporary_bytes_max: self.unpack.temporary_bytes_max.0,
+            },
+            opaque: match user_namespace || named("userxattr") {
+                true => OpaqueXattr::User,
+                false => OpaqueXattr::Trusted,
+            },
+            ..defaults
+        }
+    }
+}
+
+impl CredentialsSection {
+    fn provider(&self) -> CredentialsConfig {
+        let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let fixed = self.fixed.0.iter().filter_map(|entry| {
+            let mut parts = entry.splitn(3, ' ');
+            let (host, user, password) = (parts.next()?, parts.next()?, parts.next()?);
+            let credential = Credential::password(user, password, "configuration");
+            Some((host.to_owned(), credential))
+        });
+        CredentialsConfig {
+            docker_config: given(&self.docker_config).map(PathBuf::from),
+            kubernetes: self.kubernetes.then(|| KubernetesConfig {
+                kubeconfig: given(&self.kubeconfig).map(PathBuf::from),
+                namespace: given(&self.namespace),
+                ..KubernetesConfig::default()
+            }),
+            image_service: given(&self.image_service_listen).map(|listen| ImageServiceConfig {
+                listen: listen.into(),
+                runtime: self.image_service.clone(),
+            }),
+            fixed: fixed.collect(),
+        }
+    }
+}
+
+fn seconds(count: u16) -> Duration {
+    Duration::from_secs(count.into())
+}
