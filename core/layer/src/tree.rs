@@ -371,11 +371,11 @@ impl Tree {
         };
         let opaque = self.xattrs[inode.xattrs as usize]
             .iter()
-            .filter(|(name, _)| build::is_overlayfs(name));
+            .filter(|(name, _)| build::is_reserved(name));
         let taken = attributes
             .xattrs
             .into_iter()
-            .filter(|(name, _)| !build::is_overlayfs(name));
+            .filter(|(name, _)| !build::is_reserved(name));
         let set = opaque.cloned().chain(taken).collect();
         let Some(xattrs) = build::intern(&mut self.xattrs, set) else {
             return;

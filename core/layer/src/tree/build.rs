@@ -243,9 +243,10 @@ const IMPLIED: Inode = Inode {
     implied: true,
 };
 
-/// Whether an extended attribute is one by which overlayfs is told what to do.
-pub(super) fn is_overlayfs(name: &[u8]) -> bool {
-    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
+/// Whether an extended attribute is one by which overlayfs is told what to do, or another one that containerd does not
+/// unpack either (`pkg/archive/tar_unix.go`).
+pub(super) fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.") || name.starts_with(b"user.overlay.")
 }
 
 /// Sorted by name; of attributes with the same name the last one.

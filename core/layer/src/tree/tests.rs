@@ -334,6 +334,7 @@ fn whiteouts_are_those_of_overlayfs() {
             (b"trusted.overlay.redirect".to_vec(), b"/".to_vec()),
             (b"user.overlay.opaque".to_vec(), b"y".to_vec()),
             (b"trusted.other".to_vec(), b"z".to_vec()),
+            (b"user.other".to_vec(), b"z".to_vec()),
         ],
         ..entry(EntryKind::Directory)
     };
@@ -347,7 +348,7 @@ fn whiteouts_are_those_of_overlayfs() {
     assert_eq!((gone.mode, gone.links), (0, 1));
     let opaque = [(b"user.overlay.opaque".to_vec(), b"y".to_vec())];
     assert_eq!(tree.node(tree.find(b"a").unwrap()).xattrs(), opaque);
-    let other = [(b"trusted.other".to_vec(), b"z".to_vec())];
+    let other = [(b"user.other".to_vec(), b"z".to_vec())];
     assert_eq!(tree.node(tree.find(b"e").unwrap()).xattrs(), other);
     assert_eq!(tree.opaque_xattr(), OpaqueXattr::User);
 }

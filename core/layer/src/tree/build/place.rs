@@ -168,7 +168,7 @@ impl TreeBuilder {
             return Err(refuse("is a device with a number that Linux does not have"));
         }
         let mut xattrs = entry.xattrs;
-        xattrs.retain(|(name, _)| !super::is_overlayfs(name));
+        xattrs.retain(|(name, _)| !super::is_reserved(name));
         let xattrs = self
             .intern(xattrs)
             .ok_or_else(|| refuse("has one set of extended attributes too many"))?;
