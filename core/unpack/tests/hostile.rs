@@ -412,7 +412,7 @@ fn entries() -> impl Strategy<Value = Vec<(String, u8, String)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("PONTOON_FULL").is_some() { 20_000 } else { 200 }))]
+    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("PONTOON_FULL").is_some() { 5_000 } else { 200 }))]
 
     #[test]
     fn no_archive_leaves_the_directory(entries in entries()) {

@@ -201,7 +201,7 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
             let mut value = vec![0; 65536];
             let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
             value.truncate(length);
-            (String::from_utf8(name.to_vec()).unwrap(), value)
+            (name.escape_ascii().to_string(), value)
         })
         .collect()
 }
