@@ -1,0 +1,241 @@
+//! Docker Engine with the plugin as its storage driver, lazily.
+
+use std::fs;
+
+use pontoon_integration::BUILTIN;
+use pontoon_rig::cluster::SNAPSHOTTER;
+use pontoon_rig::containerd::Version;
+use pontoon_rig::docker::Docker;
+use pontoon_rig::http::get_unix;
+use pontoon_rig::image::{self, Conversion, Layout, convert, lazy_fixture};
+use serde_json::Value;
+
+use crate::compose::parse;
+use crate::stage::{Setup, Stage};
+
+/// Docker keeps everything in this containerd namespace.
+const NAMESPACE: &str = "moby";
+
+struct Engine {
+    docker: Docker,
+    stage: Stage,
+}
+
+impl Engine {
+    fn start(setup: &Setup) -> Self {
+        let stage = Stage::start(setup);
+        let cluster = &stage.bench.cluster;
+        let docker = Docker::start(&cluster.sandbox, &cluster.containerd, stage.site.host());
+        Self {
+            docker: docker.unwrap(),
+            stage,
+        }
+    }
+
+    /// Runs `docker` with the words of `line`.
+    fn docker(&self, line: &str) -> String {
+        self.docker.docker(line.split_whitespace()).unwrap().stdout
+    }
+
+    /// Runs `docker` with the words of `line` and then a shell with `script`.
+    fn shell(&self, line: &str, script: &str) -> String {
+        let words = line.split_whitespace().chain(["sh", "-c", script]);
+        self.docker.docker(words).unwrap().stdout
+    }
+
+    fn ctr(&self, args: &[&str]) -> String {
+        let all = ["--namespace", NAMESPACE].into_iter();
+        let containerd = &self.stage.bench.cluster.containerd;
+        containerd
+            .ctr(all.chain(args.iter().copied()))
+            .unwrap()
+            .stdout
+    }
+
+    /// What all snapshots of an image take on a snapshotter, in bytes, as containerd is told.
+    fn usage(&self, snapshotter: &str, image: &Layout) -> u64 {
+        let chain = image.chain_ids().unwrap();
+        let list = ["snapshots", "--snapshotter", snapshotter, "usage", "-b"];
+        let mut args = list.to_vec();
+        args.extend(chain.iter().map(String::as_str));
+        let printed = self.ctr(&args);
+        let rows = printed.lines().skip(1);
+        rows.map(|row| {
+            let size = row.split_whitespace().nth(1).unwrap();
+            size.parse::<u64>().unwrap()
+        })
+        .sum()
+    }
+
+    /// What Docker's API says of the only image.
+    fn only_image(&self) -> Value {
+        let answer = get_unix(&self.docker.socket(), "/images/json").unwrap();
+        let images = parse(&answer.expect("listing images", 200).unwrap().body);
+        assert_eq!(images.as_array().unwrap().len(), 1, "{images}");
+        images[0].clone()
+    }
+
+    fn check_empties(&self) {
+        self.docker("buildx history rm --all");
+        self.docker("system prune --all --force --volumes");
+        self.docker("builder prune --all --force");
+        let mut last = String::new();
+        let limit = crate::stage::LIMIT;
+        let emptied = pontoon_rig::wait::until("an empty snapshotter", limit, || {
+            self.stage.bench.collect_garbage()?;
+            last = self.ctr(&["snapshots", "--snapshotter", SNAPSHOTTER, "ls"]);
+            let dirs = self.stage.bench.cluster.plugin.snapshot_dirs()?;
+            Ok((last.lines().count() == 1 && dirs.is_empty()).then_some(()))
+        });
+        assert!(emptied.is_ok(), "left behind: {last}");
+    }
+}
+
+#[test]
+fn docker_pulls_runs_builds_commits_and_pushes() {
+    let mut engine = Engine::start(&Setup::new(Version::V2_3));
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let reference = engine.stage.publish(&image, "lazy");
+    let size = image.image.size().unwrap();
+    engine.docker(&format!("pull --quiet {reference}"));
+    let pulled = engine.stage.blob_bytes();
+    assert!(pulled < size / 4, "pulled {pulled} of {size} bytes");
+    check_sizes(&engine, &image.image);
+    // Sizes are known without the bytes.
+    let asked = engine.stage.blob_bytes();
+    assert!(asked < size / 4, "{asked} of {size} bytes for sizes");
+
+    let run = format!("run --rm --network none {reference}");
+    assert_eq!(
+        engine.docker(&format!("{run} cat /odd/here/first")),
+        "linked"
+    );
+    assert_eq!(build(&engine, &reference), "built\nlinked\ncopied");
+    let script = "echo mine > /odd/mine; rm -r /twice";
+    engine.shell("run --name one --network none built", script);
+    assert_eq!(engine.docker("diff one").lines().count(), 3);
+    let name = format!("{}/lazy:committed", engine.stage.site.host());
+    engine.docker(&format!("commit one {name}"));
+    engine.docker(&format!("push --quiet {name}"));
+    engine.docker("rm --force one");
+
+    // The stopped container and its image survive everybody.
+    engine.shell("run --detach --name two --network none built", "sleep 3600");
+    engine.docker("kill two");
+    engine.docker.terminate().unwrap();
+    if !engine.stage.rival {
+        engine.stage.bench.cluster.plugin.kill().unwrap();
+        engine.stage.bench.cluster.plugin.resume().unwrap();
+        engine.stage.bench.cluster.wait_connected().unwrap();
+    }
+    engine.docker.resume().unwrap();
+    engine.docker("start two");
+    assert_eq!(engine.docker("exec two cat /built"), "built");
+    engine.docker("rm --force two");
+
+    // What was pushed is whole: containerd's own snapshotter takes it.
+    engine.stage.pull_plainly(&name);
+    let containerd = &engine.stage.bench.cluster.containerd;
+    let script = "cat /built /odd/mine; [ ! -e /twice ] && stat -c %s /sizes/5000001";
+    let program = ["/bin/sh", "-c", script];
+    let ran = containerd.run(BUILTIN, &[], &name, "plain", &program);
+    assert_eq!(ran.unwrap().stdout, "built\nmine\n5000001");
+    engine.stage.remove(&name);
+
+    engine.docker(&format!("image rm --force {name} built {reference}"));
+    if !engine.stage.rival {
+        engine.check_empties();
+    }
+    engine.docker.terminate().unwrap();
+}
+
+/// Builds an image with a `RUN` and a `COPY` on `base` and returns what it prints.
+fn build(engine: &Engine, base: &str) -> String {
+    let dir = engine
+        .stage
+        .bench
+        .cluster
+        .sandbox
+        .subdir("context")
+        .unwrap();
+    let dockerfile = format!(
+        "FROM {base}\nRUN --network=none echo built > /built && cat /odd/here/first >> /built-too\n\
+         COPY copied /copied\nCMD [\"/bin/sh\", \"-c\", \"cat /built /built-too /copied\"]\n"
+    );
+    fs::write(dir.join("Dockerfile"), dockerfile).unwrap();
+    fs::write(dir.join("copied"), "copied\n").unwrap();
+    engine.docker(&format!("build --quiet --tag built {}", dir.display()));
+    engine.docker("run --rm --network none built")
+}
+
+/// Docker shows what the image takes when it is unpacked, as it does on a driver that unpacks it.
+fn check_sizes(engine: &Engine, image: &Layout) {
+    if engine.stage.rival {
+        // It says that layers take nothing.
+        return;
+    }
+    let ours = engine.usage(SNAPSHOTTER, image);
+    let content = "noise, zeros and islands of lazy_fixture()";
+    assert!(ours > 20_000_000, "{ours} bytes for {content}");
+    let shown = engine.only_image()["Size"].as_u64().unwrap();
+    assert!(shown >= ours, "images: {shown} bytes, usage: {ours}");
+    let answer = get_unix(&engine.docker.socket(), "/system/df").unwrap();
+    let df = parse(&answer.expect("measuring", 200).unwrap().body);
+    let layers = df["LayersSize"].as_u64().unwrap();
+    assert!(layers >= ours, "system df: {df:#}");
+    let printed = engine.docker("images --format {{.Size}}");
+    assert!(printed.ends_with("MB"), "{printed}");
+
+    // On the driver that unpacks, every directory and every file takes whole blocks: nearly the same.
+    let host = engine.stage.site.host();
+    let plain = format!("{host}/lazy:1");
+    engine.stage.pull_plainly(&plain);
+    let containerd = &engine.stage.bench.cluster.containerd;
+    let chain = image.chain_ids().unwrap();
+    let list = ["snapshots", "--snapshotter", BUILTIN, "usage", "-b"];
+    let args = list.into_iter().chain(chain.iter().map(String::as_str));
+    let printed = containerd.ctr(args).unwrap().stdout;
+    let rows = printed.lines().skip(1);
+    let builtin: u64 = rows
+        .map(|row| {
+            row.split_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        })
+        .sum();
+    assert!(
+        ours.abs_diff(builtin) < builtin / 20,
+        "usage: {ours} bytes here, {builtin} unpacked"
+    );
+    engine.stage.remove(&plain);
+}
+
+/// An image that cannot be lazy is loaded as ever.
+#[test]
+fn docker_loads_and_saves_ordinary_images() {
+    let mut engine = Engine::start(&Setup::new(Version::V2_3));
+    let sandbox = &engine.stage.bench.cluster.sandbox;
+    let odd = image::odd(&sandbox.subdir("odd").unwrap()).unwrap();
+    let archive = sandbox.path("odd.tar");
+    odd.archive("loaded.invalid/odd:1", &archive).unwrap();
+    engine.docker(&format!("load --quiet --input {}", archive.display()));
+    let run = "run --rm --network none loaded.invalid/odd:1";
+    let found = engine.docker(&format!("{run} find /data"));
+    let mut found: Vec<&str> = found.lines().collect();
+    found.sort_unstable();
+    assert_eq!(found, image::odd_entries());
+    let saved = sandbox.path("saved.tar");
+    engine.docker(&format!(
+        "save --output {} loaded.invalid/odd:1",
+        saved.display()
+    ));
+    assert!(saved.metadata().unwrap().len() > odd.size().unwrap());
+    assert_eq!(engine.stage.site.gate.requests(), 0);
+    engine.docker("image rm --force loaded.invalid/odd:1");
+    if !engine.stage.rival {
+        engine.check_empties();
+    }
+    engine.docker.terminate().unwrap();
+}

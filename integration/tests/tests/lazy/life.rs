@@ -1,0 +1,288 @@
+//! A lazy image from its pull to the collection of its garbage, and over the daemon's end.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use pontoon_integration::full;
+use pontoon_rig::cluster::SNAPSHOTTER;
+use pontoon_rig::command::run;
+use pontoon_rig::containerd::Version;
+use pontoon_rig::digest::sha256;
+use pontoon_rig::gate::Request;
+use pontoon_rig::image::{Conversion, convert, lazy_fixture};
+use pontoon_rig::wait;
+
+use crate::compose::{Part, TAR, insert};
+use crate::stage::{LARGE, LIMIT, Setup, Stage};
+
+#[test]
+fn runs_is_committed_pushed_and_removed_on_containerd_2_3() {
+    lives(Version::V2_3, Conversion::Estargz);
+}
+
+#[test]
+fn runs_is_committed_pushed_and_removed_on_containerd_1_7() {
+    lives(Version::V1_7, Conversion::ZstdChunked);
+}
+
+fn lives(version: Version, conversion: Conversion) {
+    let mut stage = Stage::start(&Setup::new(version));
+    let image = convert(&lazy_fixture().unwrap(), conversion).unwrap();
+    let reference = stage.publish(&image, "lazy");
+    let held = stage.held_files();
+    stage.pull_lazily(&image.image, &reference);
+    let layers = image.image.chain_ids().unwrap().len();
+    assert_eq!(stage.bench.cluster.snapshots().unwrap().len(), layers);
+    stage.check_reads("reader", &reference);
+
+    stage.bench.start_container("author", &reference).unwrap();
+    let script = "cat /odd/here/first; echo mine > /odd/mine; rm -r /sizes/4096 /twice; \
+                  echo more >> /sizes/100000; chmod 600 /many/001; mv /odd/same /odd/moved";
+    assert_eq!(stage.bench.exec("author", script).unwrap(), "linked");
+    let seen = "cat /odd/mine; [ ! -e /sizes/4096 ] && stat -c %s /sizes/100000";
+    assert_eq!(stage.bench.exec("author", seen).unwrap(), "mine\n100005");
+    // Nobody else sees it.
+    let other = stage.run("other", &reference, &["/bin/ls", "/sizes/4096"]);
+    assert_eq!(other, "/sizes/4096");
+
+    let committed = commit(&stage, &image.image, "author");
+    let name = stage.site.push(&committed, "committed", "1").unwrap();
+    stage.pull_lazily(&committed, &name);
+    let script = format!("{seen}; cat /odd/mine; [ ! -e /twice ] && stat -c %a /many/001");
+    let printed = stage.run("committed", &name, &["/bin/sh", "-c", &script]);
+    assert_eq!(printed, "mine\n100005\nmine\n600");
+    push(&stage, &committed, &name);
+
+    stage.bench.remove_container("author").unwrap();
+    if !stage.rival {
+        stage.bench.check_settles().unwrap();
+        stage.bench.check_empties().unwrap();
+        stage.check_nothing_held(held);
+    }
+    stage.finish();
+}
+
+/// An image of what a container did on top of another one.
+fn commit(
+    stage: &Stage,
+    image: &pontoon_rig::image::Layout,
+    container: &str,
+) -> pontoon_rig::image::Layout {
+    let sandbox = &stage.bench.cluster.sandbox;
+    let path = sandbox.path("committed.tar");
+    let mut diff = stage.bench.cluster.containerd.ctr_command();
+    diff.args(["snapshots", "--snapshotter", SNAPSHOTTER, "diff"]);
+    diff.args(["--media-type", TAR, container]);
+    diff.stdin(Stdio::null())
+        .stdout(File::create(&path).unwrap());
+    assert!(diff.status().unwrap().success(), "no diff of {container}");
+    let blob = std::fs::read(&path).unwrap();
+    // What was not changed is not in it.
+    assert!(blob.len() < 400_000, "{} bytes", blob.len());
+    let part = Part {
+        diff_id: sha256(&blob),
+        blob,
+        media_type: TAR,
+    };
+    let below = image.chain_ids().unwrap().len();
+    insert(image, &sandbox.subdir("committed").unwrap(), below, &part)
+}
+
+/// Pushes an image whose layers are not in containerd's store, but in the registry already.
+fn push(stage: &Stage, image: &pontoon_rig::image::Layout, reference: &str) {
+    let containerd = &stage.bench.cluster.containerd;
+    let target = format!("{}/committed:pushed", stage.site.host());
+    let mut command: Command = containerd.ctr_command();
+    command.args(["images", "push", "--hosts-dir"]);
+    command
+        .arg(stage.site.hosts_dir())
+        .args([&target, reference]);
+    run(&mut command, LIMIT).unwrap();
+    let pushed = stage.site.store().manifest("committed", "pushed").unwrap();
+    assert_eq!(pushed, image.manifest().unwrap());
+}
+
+#[test]
+fn comes_back_without_a_registry_on_containerd_2_3() {
+    comes_back(Version::V2_3, Conversion::EstargzSmallChunks);
+    if full() {
+        for conversion in Conversion::ALL {
+            comes_back(Version::V1_7, conversion);
+        }
+    }
+}
+
+fn comes_back(version: Version, conversion: Conversion) {
+    let mut stage = Stage::start(&Setup::new(version));
+    if stage.rival {
+        // It forgets what it fetched.
+        return;
+    }
+    let image = convert(&lazy_fixture().unwrap(), conversion).unwrap();
+    let reference = stage.publish(&image, "lazy");
+    stage.pull_lazily(&image.image, &reference);
+    let durable = stage.durable_chunks();
+    stage.check_reads("before", &reference);
+    stage.bench.start_container("sleeper", &reference).unwrap();
+    let script = "echo mine > /odd/mine; cat /odd/here/first";
+    assert_eq!(stage.bench.exec("sleeper", script).unwrap(), "linked");
+    let containerd = &stage.bench.cluster.containerd;
+    containerd
+        .ctr(["tasks", "rm", "--force", "sleeper"])
+        .unwrap();
+    let keys = stage.bench.cluster.snapshots().unwrap();
+    let chunks = match conversion {
+        Conversion::EstargzSmallChunks => LARGE.1.div_ceil(64 << 10) as u32,
+        _ => 1,
+    };
+    let stored = || Ok((stage.durable_chunks() >= durable + chunks).then_some(()));
+    wait::until("what was read on the disk", LIMIT, stored).unwrap();
+
+    // Killed, with a container that is stopped.
+    stage.bench.cluster.plugin.kill().unwrap();
+    stage.bench.cluster.plugin.resume().unwrap();
+    check_back(&stage, &reference, "killed", &keys);
+    // Stopped, and the registry is gone.
+    assert!(stage.bench.cluster.plugin.terminate().unwrap().success());
+    let mounts = stage.bench.cluster.plugin.mounts().unwrap();
+    assert_eq!(mounts, Vec::<PathBuf>::new(), "mounts left behind");
+    stage.site.gate.down().unwrap();
+    stage.bench.cluster.plugin.resume().unwrap();
+    check_back(&stage, &reference, "stopped", &keys);
+    // containerd too.
+    stage.bench.cluster.containerd.restart().unwrap();
+    stage.bench.cluster.plugin.kill().unwrap();
+    stage.bench.cluster.plugin.resume().unwrap();
+    check_back(&stage, &reference, "both", &keys);
+
+    // What was not read comes when the registry does.
+    stage.site.gate.up().unwrap();
+    let printed = stage.run(
+        "rest",
+        &reference,
+        &["/bin/stat", "-c", "%s", "/zeros/large"],
+    );
+    assert_eq!(printed, (9 << 20).to_string());
+    let mark = stage.site.gate.mark();
+    stage.run(
+        "rest",
+        &reference,
+        &["/bin/sha256sum", "/zeros/islands", "/many/001"],
+    );
+    assert!(mark.requests() > 0, "nothing was left to be fetched");
+    stage.bench.remove_containers().unwrap();
+    stage.finish();
+}
+
+/// Everything that was there is there, and nothing of it is fetched again.
+fn check_back(stage: &Stage, reference: &str, id: &str, keys: &[String]) {
+    stage.bench.cluster.wait_connected().unwrap();
+    let mark = stage.site.gate.mark();
+    assert_eq!(stage.bench.cluster.snapshots().unwrap(), keys);
+    stage.check_reads(id, reference);
+    let containerd = &stage.bench.cluster.containerd;
+    containerd
+        .ctr(["tasks", "start", "--detach", "sleeper"])
+        .unwrap();
+    let script = "cat /odd/mine /odd/here/first";
+    assert_eq!(stage.bench.exec("sleeper", script).unwrap(), "mine\nlinked");
+    containerd
+        .ctr(["tasks", "rm", "--force", "sleeper"])
+        .unwrap();
+    let asked = mark.exchanges();
+    let asked = asked.iter().filter(|exchange| exchange.request.is_blob());
+    assert_eq!(asked.count(), 0, "{id}: fetched again");
+    assert_eq!(mark.bytes(), 0, "{id}");
+}
+
+/// What nobody has asked for comes by itself, and then the registry may go.
+#[test]
+fn the_rest_comes_in_the_background() {
+    let stage = Stage::start(&Setup {
+        background: true,
+        ..Setup::new(Version::V2_3)
+    });
+    let image = convert(&lazy_fixture().unwrap(), Conversion::EstargzMinChunk).unwrap();
+    let size = image.image.size().unwrap();
+    let reference = stage.publish(&image, "lazy");
+    stage.pull(&reference);
+    let ran = stage.run("first", &reference, &["/bin/cat", "/odd/here/first"]);
+    assert_eq!(ran, "linked");
+    let (_, layers) = image.image.parts().unwrap();
+    let largest = layers
+        .iter()
+        .map(|layer| image.image.blob(layer).unwrap().len());
+    let largest = largest.max().unwrap() as u64;
+    let come = || Ok((stage.blob_bytes() > largest).then_some(()));
+    wait::until("the layers", LIMIT, come).unwrap();
+    // Bytes have gone through the gate before they are inflated.
+    let quiet = || {
+        let mark = stage.site.gate.mark();
+        stage.run(
+            "probe",
+            &reference,
+            &["/bin/sh", "-c", "cat /sizes/* /zeros/* /many/* > /dev/null"],
+        );
+        Ok((mark.requests() == 0).then_some(()))
+    };
+    wait::until("the end of fetching", LIMIT, quiet).unwrap();
+    // Once, not twice.
+    let fetched = stage.site.gate.bytes_of(Request::is_blob);
+    assert!(fetched < size + size / 4, "{fetched} of {size} bytes");
+    stage.site.gate.down().unwrap();
+    stage.check_reads("alone", &reference);
+    stage.finish();
+}
+
+impl Stage {
+    /// Files of lazy layers that the daemon has open.
+    fn held_files(&mut self) -> Vec<String> {
+        let lazy = self.bench.cluster.plugin.root().join("lazy");
+        let lazy = lazy.to_string_lossy().into_owned();
+        let fds = self.bench.cluster.plugin.process().unwrap().open_fds();
+        let held = fds.unwrap().into_iter();
+        held.filter(|target| target.starts_with(&lazy)).collect()
+    }
+
+    /// Fails unless nothing of any layer is open, mounted or kept, but what was before.
+    fn check_nothing_held(&mut self, before: Vec<String>) {
+        let held = self.held_files();
+        let more: Vec<&String> = held.iter().filter(|file| !before.contains(file)).collect();
+        assert!(more.is_empty(), "still open: {more:#?}");
+        let lazy = self.bench.cluster.plugin.root().join("lazy");
+        let trees = files(&lazy.join("trees"));
+        assert_eq!(trees, Vec::<PathBuf>::new(), "trees without layers");
+        assert_eq!(files(&lazy.join("tmp")), Vec::<PathBuf>::new());
+    }
+
+    /// How many chunks are on the disk for good (crate cache, `ready.rs`: blocks of 512 bytes, the last 16 of which
+    /// are a check).
+    fn durable_chunks(&self) -> u32 {
+        let blobs = self.bench.cluster.plugin.root().join("lazy/blobs");
+        let ready = files(&blobs).into_iter();
+        let ready = ready.filter(|path| path.ends_with("ready"));
+        let bits = ready.map(|path| {
+            let bytes = std::fs::read(path).unwrap_or_default();
+            let blocks = bytes
+                .chunks(512)
+                .map(|block| &block[..block.len().min(496)]);
+            blocks.flatten().map(|byte| byte.count_ones()).sum::<u32>()
+        });
+        bits.sum()
+    }
+}
+
+/// Every file below `dir`.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}

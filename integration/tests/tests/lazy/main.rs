@@ -1,0 +1,18 @@
+//! Layers that come when they are read: the plugin `pontoon-stargz` under real containerd and Docker, with a registry
+//! that is watched and disturbed.
+//!
+//! `PONTOON_LAZY_PLUGIN=stargz` puts stargz-snapshotter in the plugin's place, which is how these tests themselves are
+//! tested, where it can do what they ask for. `PONTOON_FULL=1` runs the long forms.
+
+#![allow(clippy::unwrap_used, reason = "an unwrap is an assertion in a test")]
+
+mod compose;
+mod damage;
+mod docker;
+mod life;
+mod ordinary;
+mod registries;
+mod stage;
+mod stalls;
+mod suite;
+mod trees;

@@ -1,0 +1,38 @@
+//! containerd's own snapshotter suite on the plugin.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use pontoon_rig::command::attempt;
+use pontoon_rig::plugin::{Kind, Plugin, Setup};
+use pontoon_rig::sandbox::{Sandbox, mounts_below};
+use pontoon_rig::tools::Tool;
+
+/// How many cases the suite of 2.3 has.
+const CASES: usize = 21;
+
+#[test]
+fn containerd_2_3_suite_passes() {
+    let sandbox = Sandbox::new().unwrap();
+    let setup = Setup {
+        kind: Kind::lazy_from_env(),
+        ..Setup::default()
+    };
+    let mut plugin = Plugin::start(&sandbox, setup).unwrap();
+    let mut command = Command::new(Tool::Suites.dir().unwrap().join("suite.test"));
+    command.arg("-address").arg(plugin.socket());
+    command.args(["-test.root", "-test.v"]);
+    command.env("TMPDIR", sandbox.path("tmp"));
+    let output = attempt(&mut command, Duration::from_mins(3)).unwrap();
+    let results = output.stdout.lines().map(str::trim);
+    let results: Vec<&str> = results.filter(|line| line.starts_with("--- ")).collect();
+    let passed = results
+        .iter()
+        .filter(|line| line.starts_with("--- PASS: TestSnapshotter/"));
+    assert_eq!(passed.count(), CASES, "{results:#?}");
+    assert!(output.status.success(), "{results:#?}");
+    assert!(plugin.terminate().unwrap().success());
+    let left = mounts_below(sandbox.dir()).unwrap();
+    assert_eq!(left, Vec::<PathBuf>::new(), "mounts left behind");
+}
