@@ -16,16 +16,18 @@
 //! that may be lost, and what was not durable when the process or the machine died is fetched again.
 //!
 //! ## Quota
-//! `max_bytes` bounds the space that is really allocated. Above fifteen sixteenths of it, or with less than
-//! `free_bytes_min` free on the filesystem, the data of the layers that were not used for longest are evicted, whole
-//! layers, down to seven eighths (or until `free_bytes_min` and an eighth of it are free): the bits are cleared durably, then `data` is unlinked.
-//! Chunk table and meta stay, so that an evicted layer can still be mounted without its registry.
+//! `max_bytes` bounds the space that is really allocated. Above fifteen sixteenths of it the data of the layers that
+//! were not used for longest are evicted, whole layers, down to seven eighths; likewise when less than `free_bytes_min`
+//! of the filesystem is free, until an eighth more than that is. The bits are cleared durably, then `data` is unlinked:
+//! it is never punched, for the kernel may have it mapped long after an unmount. Chunk table and meta stay, so that an
+//! evicted layer can still be mounted without its registry. [`Cache::sweep`] removes what nobody wants any more,
+//! and goes before all eviction.
 //!
 //! A pinned layer ([`CachedLayer::pin`], held while a layer is mounted) is never evicted nor removed. **When what is
 //! pinned exceeds the quota, the cache goes over it**: a read that somebody waits for is still stored, for the same
-//! read would come again, but [`Cache::admits_background`] says no, so that nothing is fetched ahead. A warning and
-//! [`Stats::over_quota`] tell. With a disk that is full likewise; then [`CachedLayer::put`] answers
-//! [`Put::NotStored`], and the reader is answered from memory.
+//! read would come again, but [`Cache::admits_background`] says no, so that nothing is fetched ahead. A warning,
+//! [`Stats::over_quota`] and [`Stats::over_quota_times`] tell. Likewise on a disk that is full; there
+//! [`CachedLayer::put`] answers [`Put::NotStored`], and the reader is answered from memory.
 //!
 //! ## Keys
 //! A lazy layer's blob is never hashed as a whole: what vouches for its bytes is the digest of its table of contents.

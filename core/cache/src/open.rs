@@ -120,11 +120,9 @@ pub(crate) fn make_data(shared: &Shared, slot: &Slot) -> io::Result<File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         removed => removed?,
     }
-    // That the old file is gone must be durable before a bit of the new one can be: else the old one could come back
-    // under the new one's bits.
-    disk.sync_dir(&slot.dir)?;
     let file = disk.create(&path)?;
     disk.set_len(&file, file_bytes(slot.stored.data_size))?;
+    // Before a bit can be set: else the old file could come back under the new one's bits.
     disk.sync_dir(&slot.dir)?;
     Ok(file)
 }

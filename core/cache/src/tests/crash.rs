@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use super::disk::TestDisk;
-use super::fixture::{Sample, open, temporary};
-use super::image::{Event, Image, Loss, cuts, image_after, promised};
+use super::disk::{Call, TestDisk, names};
+use super::fixture::{Random, Sample, open, temporary, wait_until};
+use super::image::{Event, Image, Loss, cuts, image_after, layer_file, promised};
 use crate::{Cache, Config, Key};
 
 const LOSSES: [Loss; 7] = [
@@ -21,8 +21,10 @@ const LOSSES: [Loss; 7] = [
 
 type Promise = BTreeMap<Key, Vec<usize>>;
 
-fn samples() -> [Sample; 2] {
-    [Sample::new(1, 12, 3000), Sample::new(2, 9, 9000)]
+fn samples() -> &'static [Sample; 2] {
+    static SAMPLES: LazyLock<[Sample; 2]> =
+        LazyLock::new(|| [Sample::new(1, 12, 3000), Sample::new(2, 9, 9000)]);
+    &SAMPLES
 }
 
 /// Everything that writes, and what it promises.
@@ -189,6 +191,98 @@ fn a_crash_while_recovering_from_a_crash_leaves_no_bit_without_its_data_either()
 }
 
 #[test]
+fn a_crash_after_data_was_cut_off_leaves_no_bit_without_its_data_either() {
+    let [sample, _] = samples();
+    let dir = temporary();
+    sample.put_all(&sample.create(&open(dir.path())));
+    let data = layer_file(dir.path(), &sample.key, "data");
+    let data = fs::OpenOptions::new().write(true).open(data).unwrap();
+    data.set_len(20_000).unwrap();
+    let disk = TestDisk::new(dir.path());
+    let cache = cache_on(&disk, dir.path());
+    let layer = cache.layer(&sample.key).unwrap().unwrap();
+    assert!(layer.is_ready(1) && !layer.is_ready(8));
+    drop((layer, cache));
+    let (start, events) = disk.recording();
+    for events in cuts(&events) {
+        for loss in LOSSES {
+            let at = format!("cut after {} events, {loss:?}", events.len());
+            checked(&image_after(&start, events, loss), &Promise::new(), &at);
+        }
+    }
+}
+
+/// A chunk that is put between a sync and its bits is not among them.
+#[test]
+fn what_is_put_during_a_flush_waits_for_the_next_one() {
+    let dir = temporary();
+    let disk = TestDisk::new(dir.path());
+    let cache = cache_on(&disk, dir.path());
+    let layer = samples()[0].create(&cache);
+    let weak = Arc::downgrade(&layer);
+    let mut next = [2, 3, 4].into_iter();
+    disk.after(move |call, _| {
+        if matches!(call, Call::SyncData | Call::Open | Call::Write)
+            && let (Some(layer), Some(index)) = (weak.upgrade(), next.next())
+        {
+            samples()[0].put(&layer, index);
+        }
+    });
+    samples()[0].put(&layer, 0);
+    cache.flush().unwrap();
+    let (start, events) = disk.recording();
+    for events in cuts(&events) {
+        for loss in LOSSES {
+            let at = format!("cut after {} events, {loss:?}", events.len());
+            checked(&image_after(&start, events, loss), &Promise::new(), &at);
+        }
+    }
+    cache.flush().unwrap();
+    let (start, events) = disk.recording();
+    let promise = Promise::from([(layer.key().clone(), vec![0, 2, 3, 4])]);
+    checked(
+        &image_after(&start, &events, Loss::Everything),
+        &promise,
+        "flushed",
+    );
+}
+
+/// What is put while others are flushed.
+#[test]
+fn a_crash_while_many_threads_work_leaves_no_bit_without_its_data() {
+    let dir = temporary();
+    let disk = TestDisk::new(dir.path());
+    let cache = cache_on(&disk, dir.path());
+    let layers = samples().each_ref().map(|sample| sample.create(&cache));
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let (cache, layers, samples) = (&cache, &layers, samples());
+            scope.spawn(move || {
+                let mut random = Random::new(seed);
+                for _ in 0..60 {
+                    let which = random.below(samples.len());
+                    match random.below(12) {
+                        0 => drop(cache.shared.evict_layer(&layers[which].slot)),
+                        1..4 => drop(cache.flush()),
+                        _ => {
+                            let index = random.below(samples[which].len());
+                            samples[which].put(&layers[which], index);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    drop((layers, cache));
+    let (start, events) = disk.recording();
+    for (number, events) in cuts(&events).enumerate() {
+        let loss = [Loss::Everything, Loss::Some(7), Loss::Contents][number % 3];
+        let at = format!("cut after {} events, {loss:?}", events.len());
+        checked(&image_after(&start, events, loss), &Promise::new(), &at);
+    }
+}
+
+#[test]
 fn a_cache_goes_on_after_a_crash() {
     let (start, events) = record();
     for events in cuts(&events).step_by(5) {
@@ -205,7 +299,8 @@ fn a_cache_goes_on_after_a_crash() {
             assert!(layer.is_complete());
             assert_eq!(sample.ready(&layer).len(), sample.len());
         }
-        let left = super::disk::names(&dir.path().join("discard"));
-        assert!(left.is_empty(), "{left:?}");
+        wait_until("what was half made is gone", || {
+            names(&dir.path().join("discard")).is_empty()
+        });
     }
 }

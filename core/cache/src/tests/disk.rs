@@ -1,5 +1,6 @@
 //! A disk that remembers the order of everything, and that can be told to fail, to be full, and what time it is.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
@@ -29,9 +30,18 @@ pub(crate) enum Call {
 
 type Rule = Box<dyn FnMut(Call, &Path) -> Option<io::Error> + Send>;
 
+/// What is done after an operation.
+type After = Box<dyn FnMut(Call, &Path) + Send>;
+
 /// The disk.
 pub(crate) struct TestDisk {
     state: Mutex<State>,
+    after: Mutex<Option<After>>,
+}
+
+thread_local! {
+    /// What is done after an operation is not done after its own operations.
+    static AFTER: Cell<bool> = const { Cell::new(false) };
 }
 
 struct State {
@@ -76,6 +86,7 @@ impl TestDisk {
                 now: None,
                 record: true,
             }),
+            after: Mutex::default(),
         })
     }
 
@@ -92,6 +103,11 @@ impl TestDisk {
 
     pub(crate) fn fail(&self, rule: impl FnMut(Call, &Path) -> Option<io::Error> + Send + 'static) {
         self.state.lock().unwrap().rule = Some(Box::new(rule));
+    }
+
+    /// `after` is done after every operation.
+    pub(crate) fn after(&self, after: impl FnMut(Call, &Path) + Send + 'static) {
+        *self.after.lock().unwrap() = Some(Box::new(after));
     }
 
     pub(crate) fn work(&self) {
@@ -131,7 +147,15 @@ impl TestDisk {
         if let Some(error) = state.rule.as_mut().and_then(|rule| rule(call, path)) {
             return Err(error);
         }
-        run(&mut state)
+        let done = run(&mut state);
+        drop(state);
+        if !AFTER.replace(true) {
+            if let Some(after) = &mut *self.after.lock().unwrap() {
+                after(call, path);
+            }
+            AFTER.set(false);
+        }
+        done
     }
 
     fn run_on<T>(

@@ -1,7 +1,8 @@
 //! Disks that fail.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::disk::{Call, TestDisk, broken, full, names};
 use super::fixture::{Sample, open, temporary};
@@ -109,6 +110,43 @@ fn a_write_that_fails_does_not_fail_the_read() {
     assert_eq!(cache.stats().not_stored_chunks, 2);
     disk.work();
     assert_eq!(sample.put(&layer, 0), Put::Stored);
+}
+
+/// Orders that no crash would show, because opening a layer would make up for them.
+#[test]
+fn a_bit_comes_after_its_data_and_goes_before_it() {
+    let dir = temporary();
+    let (disk, cache, sample, layer) = cached(dir.path());
+    let early = Arc::downgrade(&layer);
+    let looked = Arc::new(AtomicUsize::new(0));
+    let looks = looked.clone();
+    disk.fail(move |call, path| {
+        if call == Call::Write && path.ends_with("data") {
+            assert!(!early.upgrade().unwrap().is_ready(3));
+            looks.fetch_add(1, Ordering::Relaxed);
+        }
+        None
+    });
+    sample.put(&layer, 3);
+    cache.flush().unwrap();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    disk.fail(move |call, path| {
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        seen.lock().unwrap().push((call, file));
+        None
+    });
+    cache.shared.evict_layer(&layer.slot).unwrap();
+    disk.work();
+    assert_eq!(looked.load(Ordering::Relaxed), 1);
+    let ready = |call| (call, "ready".to_owned());
+    let expected = [
+        ready(Call::Open),
+        ready(Call::SetLen),
+        ready(Call::SyncData),
+        (Call::RemoveFile, "data".to_owned()),
+    ];
+    assert_eq!(*calls.lock().unwrap(), expected);
 }
 
 /// A layer that cannot be made leaves nothing behind, wherever it failed.
