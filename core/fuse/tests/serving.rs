@@ -57,6 +57,24 @@ fn nothing_is_left_after_a_panic() {
     assert!(!is_mounted(&root));
 }
 
+/// The kernel opens directories by itself once a server has said that it need not hear of that, dead or alive.
+#[test]
+fn the_mount_of_a_server_that_died_at_work_is_taken_off() {
+    let mounted = Mounted::empty();
+    let directory = tempfile::tempdir().unwrap();
+    // It stays when the server has taken off its own.
+    rustix::mount::mount_bind(mounted.mountpoint(), directory.path()).unwrap();
+    assert_eq!(names(directory.path()), [""; 0]);
+    assert!(!is_disconnected(directory.path()));
+    drop(mounted);
+    assert!(is_disconnected(directory.path()));
+    let (layers, runtime) = (Arc::new(LayerTable::default()), runtime());
+    let server = start(directory.path(), &layers, &runtime).unwrap();
+    assert_eq!(names(directory.path()), [""; 0]);
+    drop(server);
+    assert!(!is_mounted(directory.path()));
+}
+
 #[test]
 fn the_mount_of_a_dead_server_is_taken_off() {
     let directory = tempfile::tempdir().unwrap();

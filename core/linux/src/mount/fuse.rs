@@ -75,10 +75,13 @@ fn take_off(target: &Path, flags: UnmountFlags) -> Result<bool> {
 
 /// Whether a mount is at `path` whose FUSE server is gone.
 pub fn is_disconnected(path: &Path) -> bool {
-    // Not stat: it may answer from what the kernel remembers of the root.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(path, flags, Mode::empty());
-    matches!(opened, Err(Errno::NOTCONN | Errno::CONNABORTED))
+    // Neither stat, which may answer from what the kernel remembers of the root, nor open: once a server has said that
+    // it need not hear of opens (fuse(4), ENOSYS), the kernel opens by itself, also when the server is gone.
+    let asked = rustix::fs::statfs(path);
+    matches!(
+        asked,
+        Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED)
+    )
 }
 
 /// Whether something is mounted at `path` itself. Linux 5.8.
