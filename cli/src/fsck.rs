@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use pontoon_overlay::{Finding, FsckReport};
 use serde_json::json;
 
+use crate::failure::chain;
+
 /// The exit codes, which are those of fsck(8).
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -123,12 +125,4 @@ fn json(report: &FsckReport) -> String {
     let findings: Vec<_> = report.findings.iter().map(finding).collect();
     let report = json!({ "snapshots": report.snapshots, "findings": findings });
     format!("{report}\n")
-}
-
-/// The error and what caused it, in one line.
-fn chain(error: &dyn Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", chain(cause)),
-        None => error.to_string(),
-    }
 }

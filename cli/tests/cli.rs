@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+mod scripted;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

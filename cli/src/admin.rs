@@ -1,0 +1,158 @@
+//! The admin endpoint of a running daemon: what `pontoon status` and `pontoon inspect` read.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::failure::{EXIT_UNAVAILABLE, Failure, chain};
+use crate::layers::Report;
+
+/// Where the lazy daemon has its endpoint if its file says nothing else: beside its socket.
+const DEFAULT: &str = "/run/pontoon/stargz-admin.sock";
+
+/// The largest answer that is read, in bytes: some hundred thousand layers.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// How long a daemon may take to answer.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Whom to ask.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Admin {
+    /// The admin endpoint of the daemon: a socket, or ADDRESS:PORT if its configuration says so
+    #[arg(long, value_name = "SOCKET", default_value = DEFAULT)]
+    admin: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(address) => Ok(Place::Tcp(address)),
+            Err(_) if text.is_empty() => Err("name a socket".to_owned()),
+            Err(_) => Ok(Place::Unix(text.into())),
+        }
+    }
+}
+
+impl Admin {
+    /// As it is written on the command line.
+    pub(crate) fn place(&self) -> String {
+        match &self.admin {
+            Place::Unix(path) => path.display().to_string(),
+            Place::Tcp(address) => address.to_string(),
+        }
+    }
+
+    /// What the daemon knows of its layers.
+    pub(crate) async fn report(&self) -> Result<Report, Failure> {
+        let (status, body) = self.get("/layers").await?;
+        match status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => {
+                return Err(self.broken(
+                    "this daemon has no lazy layers; ask that of pontoon-stargz with --admin",
+                ));
+            }
+            status => {
+                let said = String::from_utf8_lossy(&body);
+                return Err(self.broken(&format!("it answers {status}: {}", said.trim())));
+            }
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            self.broken(&format!(
+                "its answer makes no sense ({error}); is it a daemon of this version?"
+            ))
+        })
+    }
+
+    /// Why the daemon is not ready, if it is not.
+    pub(crate) async fn not_ready(&self) -> Result<Option<String>, Failure> {
+        let (status, body) = self.get("/ready").await?;
+        let said = String::from_utf8_lossy(&body).trim().to_owned();
+        Ok((status != StatusCode::OK).then_some(said))
+    }
+
+    /// What it counts, in the OpenMetrics text format.
+    pub(crate) async fn metrics(&self) -> Result<String, Failure> {
+        let (status, body) = self.get("/metrics").await?;
+        if status != StatusCode::OK {
+            return Err(self.broken(&format!("it answers {status} when asked for metrics")));
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+        let answer = async {
+            match &self.admin {
+                Place::Unix(socket) => {
+                    let stream = UnixStream::connect(socket).await;
+                    self.ask(stream.map_err(|error| self.absent(&error))?, path)
+                        .await
+                }
+                Place::Tcp(address) => {
+                    let stream = TcpStream::connect(address).await;
+                    self.ask(stream.map_err(|error| self.absent(&error))?, path)
+                        .await
+                }
+            }
+        };
+        let answer = tokio::time::timeout(DEADLINE, answer).await;
+        answer.unwrap_or_else(|_| Err(self.broken(&format!("no answer in {DEADLINE:?}"))))
+    }
+
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        path: &str,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let broken = |error: hyper::Error| self.broken(&chain(&error));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        // Its errors come out of the request as well.
+        tokio::spawn(async move { drop(connection.await) });
+        let request = Request::get(path)
+            .header(HOST, "localhost")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.broken(&error.to_string()))?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+        let body = body.collect().await;
+        let body = body.map_err(|error| self.broken(&chain(&*error)))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn absent(&self, error: &std::io::Error) -> Failure {
+        Failure::new(
+            EXIT_UNAVAILABLE,
+            format!(
+                "no daemon answers at {} ({error}); start it (systemctl start pontoon-stargz), or name the endpoint that `address` in [admin] of its configuration says with --admin",
+                self.place()
+            ),
+        )
+    }
+
+    fn broken(&self, reason: &str) -> Failure {
+        let message = format!("asking the daemon at {}: {reason}", self.place());
+        Failure::new(EXIT_UNAVAILABLE, message)
+    }
+}

@@ -1,0 +1,66 @@
+//! How far it is, for who watches.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::text;
+
+/// How often a terminal is told, and a log.
+const TERMINAL: Duration = Duration::from_millis(500);
+const LOG: Duration = Duration::from_secs(10);
+
+/// Bytes that are here, of several blobs.
+#[derive(Debug)]
+pub(super) struct Progress {
+    total: u64,
+    /// Of each blob.
+    here: Vec<AtomicU64>,
+}
+
+impl Progress {
+    /// Nothing of blobs of so many bytes.
+    pub(super) fn new(sizes: impl Iterator<Item = u64> + Clone) -> Self {
+        Progress {
+            total: sizes.clone().fold(0, u64::saturating_add),
+            here: sizes.map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// The blob `index` is here up to `offset`.
+    pub(super) fn reach(&self, index: usize, offset: u64) {
+        if let Some(here) = self.here.get(index) {
+            here.store(offset, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells on standard error, until this is dropped.
+    pub(super) async fn tell(&self) {
+        let is_terminal = stderr().is_terminal();
+        let interval = if is_terminal { TERMINAL } else { LOG };
+        loop {
+            tokio::time::sleep(interval).await;
+            let line = self.line();
+            // Whoever does not read it misses nothing.
+            let _ = match is_terminal {
+                true => write!(stderr(), "\r{line}\x1b[K"),
+                false => writeln!(stderr(), "{line}"),
+            };
+        }
+    }
+
+    /// Leaves the line of a terminal.
+    pub(super) fn end(&self) {
+        if stderr().is_terminal() {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+
+    fn line(&self) -> String {
+        let here = self.here.iter().map(|here| here.load(Ordering::Relaxed));
+        let here = here.fold(0, u64::saturating_add).min(self.total);
+        let percent = u128::from(here) * 100 / u128::from(self.total.max(1));
+        let (here, total) = (text::bytes(here), text::bytes(self.total));
+        format!("{here} of {total} ({percent} %)")
+    }
+}

@@ -1,0 +1,237 @@
+//! Status, inspect and hydrate with a real daemon, containerd and registry.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod stage;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use pontoon_rig::containerd::Version;
+use pontoon_rig::gate::{Fault, Link, Request};
+use pontoon_rig::image::{Conversion, convert, lazy_fixture, odd};
+use pontoon_rig::process::Process;
+use pontoon_rig::{digest, wait};
+
+use stage::{Stage, json};
+
+#[test]
+fn what_a_daemon_has_is_shown() {
+    let stage = Stage::start(Version::V2_3);
+    let (code, text) = stage.pontoon(&["status"], &[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("0 lazy"), "{text}");
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let reference = stage.pull("secret/lazy", &image);
+    let (_, layers) = image.image.parts().unwrap();
+
+    let (code, text) = stage.pontoon(&["status", "--json"], &[]);
+    assert_eq!(code, 0, "{text}");
+    let status = json(&text);
+    assert_eq!(status["ready"], true);
+    let known = status["layers"].as_array().unwrap();
+    assert_eq!(known.len(), layers.len(), "{text}");
+    assert!(known.iter().all(|layer| layer["state"] == "lazy"), "{text}");
+    assert!(status["registry"]["requests"].as_u64().unwrap() > 0);
+    assert_eq!(status["reads"]["failed"], 0);
+
+    stage.run(&reference, &["/bin/sha256sum", "/sizes/5000001"]);
+    let containerd = stage.containerd();
+    for more in [&[][..], &containerd] {
+        let (code, text) = stage.pontoon(&["inspect", &reference, "--json"], more);
+        assert_eq!(code, 0, "{text}");
+        let shown = json(&text);
+        assert_eq!(shown["image"], reference);
+        let shown = shown["layers"].as_array().unwrap();
+        let digests: Vec<&str> = shown
+            .iter()
+            .map(|layer| layer["digest"].as_str().unwrap())
+            .collect();
+        if more.is_empty() {
+            let sorted = |digests: &[&str]| digests.iter().map(|d| d.to_string()).collect();
+            let digests: BTreeSet<String> = sorted(&digests);
+            assert_eq!(digests, layers.iter().cloned().collect());
+        } else {
+            assert_eq!(digests, layers);
+        }
+        // The file is in the second layer.
+        let read = shown.iter().find(|layer| layer["digest"] == layers[1]);
+        let progress = &read.unwrap()["progress"];
+        assert!(progress["local_bytes"].as_u64().unwrap() >= 5_000_001);
+        assert!(progress["percent"].as_f64().unwrap() > 1.0);
+    }
+    let (code, text) = stage.pontoon(&["inspect", &reference], &containerd);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(text.lines().count(), 2 + layers.len(), "{text}");
+    assert!(text.contains("lazy"), "{text}");
+    let (_, text) = stage.pontoon(&["status"], &[]);
+    assert!(text.contains(&reference), "{text}");
+    assert!(text.contains("5 lazy"), "{text}");
+
+    let (code, text) = stage.pontoon(&["inspect", "localhost/none:1"], &[]);
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("knows no layer of localhost/none:1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn layers_that_are_not_lazy_say_why() {
+    let stage = Stage::start(Version::V2_3);
+    let directory = stage.cluster.sandbox.subdir("odd").unwrap();
+    let image = odd(&directory).unwrap();
+    let reference = stage.site.push(&image, "public/ordinary", "1").unwrap();
+    stage.pull_reference(&reference);
+    let (code, text) = stage.pontoon(&["inspect", &reference], &stage.containerd());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("containerd  all"), "{text}");
+    assert!(text.contains("no layer of the image can be lazy"), "{text}");
+    let (_, text) = stage.pontoon(&["status"], &[]);
+    assert!(
+        text.contains("left to containerd, since the start:"),
+        "{text}"
+    );
+    // It is whole already.
+    let mark = stage.site.gate.mark();
+    let (code, text) = stage.hydrate(&reference);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("0 blobs and 0 B written"), "{text}");
+    assert_eq!(mark.requests(), 0);
+}
+
+#[test]
+fn a_hydrated_image_can_be_exported_and_is_collected_with_its_name() {
+    for (version, conversion) in [
+        (Version::V1_7, Conversion::ExternalToc),
+        (Version::V2_3, Conversion::Estargz),
+    ] {
+        let stage = Stage::start(version);
+        let image = convert(&lazy_fixture().unwrap(), conversion).unwrap();
+        let reference = stage.pull("secret/lazy", &image);
+        let archive = stage.cluster.sandbox.path("image.tar");
+        let archive = archive.to_str().unwrap();
+        let containerd = &stage.cluster.containerd;
+        let export = ["images", "export", archive, &reference];
+        assert!(!containerd.try_ctr(export).unwrap().status.success());
+
+        let (code, text) = stage.hydrate(&reference);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("5 blobs and"), "{text}");
+        containerd.ctr(export).unwrap();
+        let (config, layers) = image.image.parts().unwrap();
+        for blob in layers.iter().chain([&config]) {
+            let path = stage.cluster.sandbox.path("blob");
+            let get = containerd
+                .ctr_command()
+                .args(["content", "get", blob])
+                .output();
+            fs::write(&path, get.unwrap().stdout).unwrap();
+            assert_eq!(digest::sha256(&fs::read(&path).unwrap()), *blob);
+        }
+
+        let mark = stage.site.gate.mark();
+        let (code, text) = stage.hydrate(&reference);
+        assert_eq!(code, 0, "{text}");
+        assert!(
+            text.contains("0 blobs and 0 B written, 6 blobs there"),
+            "{text}"
+        );
+        assert_eq!(mark.requests(), 0);
+
+        // Without the lease, what refers to it keeps it, and nothing else does.
+        assert_eq!(containerd.ctr(["leases", "ls", "-q"]).unwrap().stdout, "");
+        containerd
+            .ctr(["images", "tag", &reference, "localhost/kept:1"])
+            .unwrap();
+        containerd
+            .ctr(["images", "rm", "--sync", &reference])
+            .unwrap();
+        let kept = stage.content();
+        assert!(layers.iter().all(|layer| kept.contains(layer)), "{kept}");
+        // containerd has noted where it came from, but not the port there.
+        containerd.ctr(["content", "rm", &layers[1]]).unwrap();
+        let (code, text) = stage.hydrate_from("localhost/kept:1", &reference);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("1 blob and"), "{text}");
+        containerd
+            .ctr(["images", "rm", "--sync", "localhost/kept:1"])
+            .unwrap();
+        assert_eq!(stage.content(), "");
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_stopped() {
+    let stage = Stage::start(Version::V2_3);
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let size = image.image.size().unwrap();
+    let reference = stage.pull("secret/lazy", &image);
+    stage.site.gate.link(Link::new(16, 1));
+    let mark = stage.site.gate.mark();
+    let log = stage.cluster.sandbox.path("hydrate.log");
+    let mut process =
+        Process::start("hydrate", &mut stage.hydrate_command(&reference), &log).unwrap();
+    wait::until("half of the image", Duration::from_secs(30), || {
+        Ok((mark.bytes() > size / 2).then_some(()))
+    })
+    .unwrap();
+    let status = process.terminate(Duration::from_secs(10)).unwrap();
+    assert_eq!(
+        status.code(),
+        Some(75),
+        "{}",
+        fs::read_to_string(&log).unwrap()
+    );
+
+    stage.site.gate.link(Link::default());
+    let mark = stage.site.gate.mark();
+    let (code, text) = stage.hydrate(&reference);
+    assert_eq!(code, 0, "{text}");
+    let again = mark.bytes();
+    assert!(again < size * 3 / 4, "{again} of {size} bytes came again");
+}
+
+#[test]
+fn what_cannot_be_had_ends_it_with_what_to_do() {
+    let stage = Stage::start(Version::V2_3);
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let reference = stage.pull("secret/lazy", &image);
+    let (_, layers) = image.image.parts().unwrap();
+
+    let wrong = stage
+        .site
+        .gate
+        .inject(|request| request.is_blob(), Fault::CorruptByte(5000));
+    let (code, text) = stage.hydrate(&reference);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("is not what its descriptor says"), "{text}");
+    let content = stage.content();
+    let large = layers
+        .iter()
+        .filter(|layer| image.image.blob(layer).unwrap().len() > 5000);
+    for layer in large {
+        assert!(!content.contains(layer), "{layer} was taken\n{content}");
+    }
+    drop(wrong);
+
+    stage.site.gate.down().unwrap();
+    let (code, text) = stage.hydrate(&reference);
+    assert_eq!(code, 75, "{text}");
+    stage.site.gate.up().unwrap();
+    assert!(stage.site.gate.count(Request::is_blob) > 0);
+    stage.site.tokens.as_ref().unwrap().set_password("barge");
+    let (code, text) = stage.hydrate(&reference);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("does not let us read"), "{text}");
+    stage.site.tokens.as_ref().unwrap().set_password("ferry");
+    let (code, text) = stage.hydrate(&reference);
+    assert_eq!(code, 0, "{text}");
+
+    let (code, text) = stage.hydrate("localhost/none:1");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("right name and namespace"), "{text}");
+    let (code, text) = stage.pontoon_alone(&["hydrate", "x", "--containerd", "/none.sock"]);
+    assert_eq!(code, 69, "{text}");
+}
