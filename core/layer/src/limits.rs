@@ -25,6 +25,9 @@ pub struct Limits {
     pub xattrs_max: usize,
     /// Bytes of the extended attributes of one file, names included: Linux' own limit for one of them.
     pub xattr_bytes_max: usize,
+    /// Bytes of all names, targets of symbolic links and different extended attributes of a layer: what its tree keeps
+    /// in memory. As many for the paths of all directories that it does not list.
+    pub text_bytes_max: u64,
     /// Decompressed bytes of one chunk: it is inflated into memory as a whole.
     pub chunk_bytes_max: u32,
     /// Compressed bytes of what has to be fetched for one chunk.
@@ -48,6 +51,7 @@ impl Default for Limits {
             depth_max: 1024,
             xattrs_max: 256,
             xattr_bytes_max: 64 << 10,
+            text_bytes_max: 256 << 20,
             chunk_bytes_max: 64 << 20,
             member_bytes_max: 128 << 20,
             member_inflated_bytes_max: 256 << 20,

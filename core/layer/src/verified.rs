@@ -6,7 +6,10 @@ use crate::digest::{Digest, Hasher};
 
 /// Bytes that have the digest that they should have. There is no other way to make one than to check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified<B>(B);
+pub struct Verified<B> {
+    bytes: B,
+    digest: Digest,
+}
 
 /// Data is not what its digest says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,14 +35,22 @@ impl<B: AsRef<[u8]>> Verified<B> {
                 actual,
             });
         }
-        Ok(Verified(bytes))
+        Ok(Verified {
+            bytes,
+            digest: actual,
+        })
     }
 }
 
 impl<B> Verified<B> {
     /// The bytes alone: from here on nothing says that they were checked.
     pub fn into_inner(self) -> B {
-        self.0
+        self.bytes
+    }
+
+    /// What they were checked against: whoever stores them under a digest can see that it is this one.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
     }
 }
 
@@ -47,13 +58,13 @@ impl<B: AsRef<[u8]>> Deref for Verified<B> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.as_ref()
+        self.bytes.as_ref()
     }
 }
 
 impl<B: AsRef<[u8]>> AsRef<[u8]> for Verified<B> {
     fn as_ref(&self) -> &[u8] {
-        self.0.as_ref()
+        self.bytes.as_ref()
     }
 }
 
@@ -66,6 +77,7 @@ mod tests {
         let digest = Digest::of(b"data");
         let verified = Verified::check(b"data".to_vec(), &digest).unwrap();
         assert_eq!(&*verified, b"data");
+        assert_eq!(*verified.digest(), digest);
         assert_eq!(verified.into_inner(), b"data");
         let mismatch = Verified::check(b"date", &digest).unwrap_err();
         assert_eq!(mismatch.expected, digest);

@@ -65,6 +65,7 @@ impl<'l> Assembler<'l> {
         if entry.kind == "chunk" {
             return self.data.chunk(&entry);
         }
+        check_names(&entry)?;
         self.data.end_file()?;
         if self.is_special(&entry) {
             return self.data.ignore(&entry);
@@ -142,8 +143,13 @@ impl<'l> Assembler<'l> {
         entry: &mut TocEntry,
     ) -> Result<Entry<'a>, FormatError> {
         let owner = |id: u64, what: &str| {
-            u32::try_from(id).map_err(|_| {
-                FormatError::entry(name, format!("has the {what} {id}, beyond 32 bits"))
+            // The last one means "nobody" to the kernel.
+            let known = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+            known.ok_or_else(|| {
+                FormatError::entry(
+                    name,
+                    format!("has the {what} {id}, which is none of Linux'"),
+                )
             })
         };
         let xattrs = entry.xattrs.take().unwrap_or_default().0;
@@ -203,5 +209,17 @@ impl<'l> Assembler<'l> {
             landmark,
             entries: self.entries,
         })
+    }
+}
+
+/// Refuses an entry whose names are not those in the archive. JSON holds only UTF-8, and Go's encoder writes U+FFFD in
+/// place of every other byte: which one is lost, and two files may have become one.
+fn check_names(entry: &TocEntry) -> Result<(), FormatError> {
+    match entry.name.contains('\u{fffd}') || entry.link_name.contains('\u{fffd}') {
+        true => Err(FormatError::entry(
+            &entry.name,
+            "has a name or a target that is not UTF-8, which a table of contents cannot hold",
+        )),
+        false => Ok(()),
     }
 }

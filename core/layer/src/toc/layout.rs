@@ -86,9 +86,26 @@ impl Data<'_> {
         Ok(())
     }
 
+    /// A member that comes again after another would be fetched and inflated again, once for each of its chunks.
+    fn check_order(&self) -> Result<(), FormatError> {
+        let mut starts: Vec<u64> = runs(&self.chunks).collect();
+        starts.sort_unstable();
+        match starts.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(FormatError::malformed(
+                WHAT,
+                format!(
+                    "chunks from {} of the blob do not follow each other",
+                    pair[0]
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Chunks that come out of the same bytes must come one after another, so that one inflation yields them all and
     /// never more than it may.
     fn check_members(&self) -> Result<(), FormatError> {
+        self.check_order()?;
         for pair in self.chunks.windows(2) {
             let [one, other] = pair else { continue };
             if overlap(one, other) {
@@ -103,6 +120,15 @@ impl Data<'_> {
         }
         Ok(())
     }
+}
+
+/// Where each run of chunks of one member begins in the blob, zeros between them aside.
+fn runs(chunks: &[Chunk]) -> impl Iterator<Item = u64> + '_ {
+    let mut last = None;
+    let fetched = chunks.iter().filter(|chunk| !chunk.is_zeros());
+    fetched
+        .map(|chunk| chunk.blob_offset)
+        .filter(move |offset| last.replace(*offset) != Some(*offset))
 }
 
 fn overlap(one: &Chunk, other: &Chunk) -> bool {

@@ -285,6 +285,27 @@ fn what_cannot_be_verified_is_refused() {
 }
 
 #[test]
+fn what_would_come_out_wrong_is_refused() {
+    let reg = |name: &str, offset: u64, inner: u64| {
+        json!({"name": name, "type": "reg", "size": 10, "offset": offset, "innerOffset": inner,
+            "digest": SHA})
+    };
+    let kept = json!([reg("a", 100, 0), reg("b", 100, 10), reg("c", 200, 0)]);
+    assert!(layer_with(kept).is_ok());
+    // Two members in turn: each would be inflated again for each chunk.
+    let turns = json!([reg("a", 100, 0), reg("b", 200, 0), reg("c", 100, 10)]);
+    assert!(layer_with(turns).is_err());
+    // chown takes it for "as it is".
+    let nobody = json!([{"name": "a", "type": "dir", "uid": u32::MAX}]);
+    assert!(layer_with(nobody).is_err());
+    // What Go's encoder makes of Latin-1.
+    assert!(layer_with(json!([reg("caf\u{e9}", 100, 0)])).is_ok());
+    assert!(layer_with(json!([reg("caf\u{fffd}", 100, 0)])).is_err());
+    let link = json!([{"name": "a", "type": "symlink", "linkName": "caf\u{fffd}"}]);
+    assert!(layer_with(link).is_err());
+}
+
+#[test]
 fn entries_that_lie_are_refused() {
     let max = u64::MAX;
     let reg = |more: Value| {

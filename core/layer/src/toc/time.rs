@@ -2,9 +2,18 @@
 
 use crate::tree::Time;
 
-/// The moment that `text` is (RFC 3339). Nothing, and what is no time, is 1970, as other readers have it.
+/// The last second that containerd sets (`pkg/archive/time.go`): 2262, where 64 bits of nanoseconds end.
+const SECONDS_MAX: i64 = i64::MAX / 1_000_000_000;
+
+/// The moment that `text` is (RFC 3339). Nothing, and what is no time, is 1970, as other readers have it; so is what
+/// containerd sets to 1970 when it unpacks.
 pub(super) fn parse(text: &str) -> Time {
-    parse_strictly(text).unwrap_or_default()
+    let time = parse_strictly(text).unwrap_or_default();
+    if (0..SECONDS_MAX).contains(&time.seconds) {
+        time
+    } else {
+        Time::default()
+    }
 }
 
 fn parse_strictly(text: &str) -> Option<Time> {
@@ -112,6 +121,19 @@ mod tests {
                 nanoseconds,
             };
             assert_eq!(parse_strictly(text), Some(time), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_containerd_cannot_set_is_1970() {
+        assert_eq!(parse("1970-01-01T00:00:01Z").seconds, 1);
+        for text in [
+            "1969-12-31T23:59:59.5Z",
+            "0001-01-01T00:00:00Z",
+            "2262-04-12T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+        ] {
+            assert_eq!(parse(text), Time::default(), "{text}");
         }
     }
 

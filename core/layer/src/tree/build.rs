@@ -3,7 +3,6 @@
 mod finish;
 mod place;
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
@@ -51,7 +50,9 @@ pub struct Entry<'a> {
 /// - the last entry of a name wins, but a directory stays when it is listed again;
 /// - parents that are not listed are made, and marked as [`super::Node::implied`];
 /// - a hard link may come before its target; it never names a directory;
-/// - `.wh.x` becomes a whiteout `x`, unless `x` is listed too; `.wh..wh..opq` makes its directory opaque.
+/// - `.wh.x` becomes a whiteout `x`, unless `x` is listed too: a directory `x` is opaque then, in either order;
+/// - `.wh..wh..opq` makes its directory opaque;
+/// - what is said of the root directory is left out, as containerd leaves it out: its attributes are not the layer's.
 #[derive(Debug)]
 pub struct TreeBuilder {
     limits: Limits,
@@ -64,11 +65,14 @@ pub struct TreeBuilder {
     text: Vec<u8>,
     targets: Vec<Box<[u8]>>,
     xattrs: Vec<XattrSet>,
-    known_xattrs: HashMap<XattrSet, u32>,
+    /// Finds the number of a set of extended attributes.
+    known_xattrs: HashTable<u32>,
     opaque_directories: Vec<NodeId>,
     pending: Vec<PendingLink>,
-    /// Names looked up so far: a layer may not cost more than so many.
+    /// Names gone through so far: a layer may not cost more than so many.
     steps: u64,
+    /// Bytes of what strangers wrote and the tree keeps.
+    kept: u64,
     /// The parent of the last entry as it was written, and which directory it was.
     recent: Option<(Vec<u8>, NodeId)>,
 }
@@ -111,10 +115,11 @@ impl TreeBuilder {
             text: Vec::new(),
             targets: Vec::new(),
             xattrs: vec![XattrSet::default()],
-            known_xattrs: HashMap::new(),
+            known_xattrs: HashTable::new(),
             opaque_directories: Vec::new(),
             pending: Vec::new(),
             steps: 0,
+            kept: 0,
             recent: None,
         }
     }
@@ -130,14 +135,29 @@ impl TreeBuilder {
             .unwrap_or_default()
     }
 
-    /// The slot of `name` in `parent`, whether or not anything is in it yet.
-    fn slot(&mut self, parent: NodeId, name: &[u8]) -> Result<Option<u32>, FormatError> {
+    /// Pays for one more name of a path, whatever it is.
+    fn step(&mut self) -> Result<(), FormatError> {
         self.steps += 1;
         FormatError::check_limit(
             "the number of names to look up for the layer's paths",
             self.steps,
             STEPS_PER_ENTRY * u64::from(self.limits.entries_max),
-        )?;
+        )
+    }
+
+    /// Pays for `bytes` more that are kept.
+    fn keep(&mut self, bytes: usize) -> Result<(), FormatError> {
+        self.kept = self.kept.saturating_add(bytes as u64);
+        FormatError::check_limit(
+            "the bytes of all names, link targets and extended attributes",
+            self.kept,
+            self.limits.text_bytes_max,
+        )
+    }
+
+    /// The slot of `name` in `parent`, whether or not anything is in it yet.
+    fn slot(&mut self, parent: NodeId, name: &[u8]) -> Result<Option<u32>, FormatError> {
+        self.step()?;
         let found = self.index.find(self.hash(parent.0, name), |slot| {
             let slot = &self.slots[*slot as usize];
             slot.parent == parent.0 && self.name(slot) == name
@@ -166,6 +186,7 @@ impl TreeBuilder {
         let start = u32::try_from(self.text.len()).map_err(|_| too_large())?;
         let length = u8::try_from(name.len()).map_err(|_| too_large())?;
         let number = u32::try_from(self.slots.len()).map_err(|_| too_large())?;
+        self.keep(name.len())?;
         self.text.extend_from_slice(name);
         let What::Directory { first, count } = &mut self.nodes[parent.index()].what else {
             return Err(FormatError::entry(
@@ -209,18 +230,29 @@ impl TreeBuilder {
     }
 
     /// The number of a set of extended attributes.
-    fn intern(&mut self, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Option<u32> {
-        if xattrs.is_empty() {
-            return Some(0);
-        }
+    fn intern(&mut self, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Result<u32, FormatError> {
         let set = sorted(xattrs);
-        if let Some(number) = self.known_xattrs.get(&set) {
-            return Some(*number);
+        if set.is_empty() {
+            return Ok(0);
         }
-        let number = u32::try_from(self.xattrs.len()).ok()?;
-        self.known_xattrs.insert(set.clone(), number);
+        let hash = self.hasher.hash_one(&set);
+        let same = |number: &u32| self.xattrs[*number as usize] == set;
+        if let Some(number) = self.known_xattrs.find(hash, same) {
+            return Ok(*number);
+        }
+        let bytes = set.iter().map(|(name, value)| name.len() + value.len());
+        self.keep(bytes.sum())?;
+        let number = u32::try_from(self.xattrs.len()).map_err(|_| FormatError::TooLarge {
+            what: "the number of sets of extended attributes".to_owned(),
+            size: self.xattrs.len() as u64,
+            limit: u64::from(u32::MAX),
+        })?;
         self.xattrs.push(set);
-        Some(number)
+        let (xattrs, hasher) = (&self.xattrs, &self.hasher);
+        self.known_xattrs.insert_unique(hash, number, |number| {
+            hasher.hash_one(&xattrs[*number as usize])
+        });
+        Ok(number)
     }
 }
 

@@ -78,7 +78,7 @@ fn a_tree_has_what_was_added() {
     assert_eq!(
         listed(&tree),
         [
-            "/",
+            "/?",
             "dir/",
             "dir/block",
             "dir/fifo",
@@ -129,7 +129,7 @@ fn no_path_leads_out() {
     ]);
     assert_eq!(
         listed(&tree.unwrap()),
-        ["/", "b", "c/?", "c/d/?", "c/d/e", "etc/?", "etc/passwd"]
+        ["/?", "b", "c/?", "c/d/?", "c/d/e", "etc/?", "etc/passwd"]
     );
 }
 
@@ -329,6 +329,8 @@ fn whiteouts_are_those_of_overlayfs() {
     builder.link(b".wh.d", b"c").unwrap();
     builder.add(b".wh..wh.plnk", entry(FILE)).unwrap();
     builder.add(b".wh..wh.aufs", entry(FILE)).unwrap();
+    builder.add(b".wh..wh.plnk/1.2", entry(FILE)).unwrap();
+    builder.link(b".wh..wh.orph/l", b"c").unwrap();
     let cheat = Entry {
         xattrs: vec![
             (b"trusted.overlay.redirect".to_vec(), b"/".to_vec()),
@@ -351,6 +353,64 @@ fn whiteouts_are_those_of_overlayfs() {
     let other = [(b"user.other".to_vec(), b"z".to_vec())];
     assert_eq!(tree.node(tree.find(b"e").unwrap()).xattrs(), other);
     assert_eq!(tree.opaque_xattr(), OpaqueXattr::User);
+}
+
+#[test]
+fn a_whiteout_of_a_directory_of_the_same_layer_hides_what_is_below_it() {
+    let mut builder = builder();
+    builder.add(b".wh.new", entry(FILE)).unwrap();
+    builder.add(b"new", entry(EntryKind::Directory)).unwrap();
+    builder.add(b"new/f", entry(FILE)).unwrap();
+    builder.add(b"old", entry(EntryKind::Directory)).unwrap();
+    builder.add(b"old/f", entry(FILE)).unwrap();
+    builder.add(b".wh.old", entry(FILE)).unwrap();
+    builder.add(b"plain", entry(EntryKind::Directory)).unwrap();
+    let tree = builder.finish().unwrap();
+    assert_eq!(
+        listed(&tree),
+        ["/?", "new/", "new/f", "old/", "old/f", "plain/"]
+    );
+    let opaque = [(b"trusted.overlay.opaque".to_vec(), b"y".to_vec())];
+    for (path, xattrs) in [("new", &opaque[..]), ("old", &opaque), ("plain", &[])] {
+        let node = tree.node(tree.find(path.as_bytes()).unwrap());
+        assert_eq!(node.xattrs(), xattrs, "{path}");
+    }
+}
+
+#[test]
+fn a_replaced_symbolic_link_leads_nowhere_any_more() {
+    for (replacement, wanted) in [
+        (EntryKind::Directory, "l/g"),
+        (EntryKind::Symlink(b"b"), "b/g"),
+    ] {
+        let mut builder = builder();
+        builder.add(b"a", entry(EntryKind::Directory)).unwrap();
+        builder.add(b"b", entry(EntryKind::Directory)).unwrap();
+        builder.add(b"l", entry(EntryKind::Symlink(b"a"))).unwrap();
+        builder.add(b"l/f", entry(FILE)).unwrap();
+        builder.add(b"l", entry(replacement)).unwrap();
+        builder.add(b"l/g", entry(FILE)).unwrap();
+        let tree = builder.finish().unwrap();
+        assert!(tree.find(b"a/f").is_some() && tree.find(b"a/g").is_none());
+        assert!(tree.find(wanted.as_bytes()).is_some(), "{wanted}");
+    }
+}
+
+#[test]
+fn some_attributes_are_not_the_layers_to_say() {
+    let mut builder = builder();
+    let cheat = Entry {
+        mode: 0o700,
+        xattrs: vec![(b"user.a".to_vec(), b"1".to_vec())],
+        ..entry(EntryKind::Directory)
+    };
+    builder.add(b"./", cheat).unwrap();
+    builder.add(b"l", entry(EntryKind::Symlink(b"a"))).unwrap();
+    let tree = builder.finish().unwrap();
+    let root = tree.node(NodeId::ROOT);
+    assert_eq!((root.mode, root.uid, root.implied), (0o755, 0, true));
+    assert!(root.xattrs().is_empty());
+    assert_eq!(tree.node(tree.find(b"l").unwrap()).mode, 0o777);
 }
 
 #[test]
@@ -442,6 +502,58 @@ fn a_layer_costs_no_more_than_it_may() {
     }
     let added = (0..2000).try_for_each(|_| twisted.link(b"l", b"0/x"));
     is_too_large(added);
+    // Names that mean nothing cost something, too.
+    let mut idle = builder();
+    let target = [&b"/".repeat(4000)[..], b"d"].concat();
+    idle.add(b"d", entry(EntryKind::Directory)).unwrap();
+    idle.add(b"s", entry(EntryKind::Symlink(&target))).unwrap();
+    is_too_large(
+        idle.link(b"l", b"s/x")
+            .and_then(|()| idle.link(b"l", b"s/y")),
+    );
+}
+
+#[test]
+fn what_a_layer_makes_us_keep_is_bounded() {
+    let limits = Limits {
+        text_bytes_max: 10_000,
+        ..Limits::default()
+    };
+    let builder = || TreeBuilder::new(OpaqueXattr::Trusted, &limits);
+    let is_too_large = |result: Result<(), FormatError>| {
+        assert!(
+            matches!(result, Err(FormatError::TooLarge { .. })),
+            "{result:?}"
+        );
+    };
+    let attributed = |value: u8| Entry {
+        xattrs: vec![(b"user.a".to_vec(), vec![value; 1000])],
+        ..entry(FILE)
+    };
+    // The same ones are kept once.
+    let mut same = builder();
+    let added = (0..100).try_for_each(|_| same.add(b"f", attributed(1)).map(drop));
+    added.unwrap();
+    let mut different = builder();
+    is_too_large((0..10).try_for_each(|value| different.add(b"f", attributed(value)).map(drop)));
+    let mut linked = builder();
+    let target = [b't'; 1000];
+    is_too_large((0..11).try_for_each(|_| {
+        let link = entry(EntryKind::Symlink(&target));
+        linked.add(b"l", link).map(drop)
+    }));
+    // Short names in a deep directory make long paths for whoever looks them up.
+    let mut deep = builder();
+    let far = "d".repeat(200);
+    deep.add(far.as_bytes(), entry(EntryKind::Directory))
+        .unwrap();
+    deep.add(b"s", entry(EntryKind::Symlink(far.as_bytes())))
+        .unwrap();
+    for number in 0..60 {
+        let path = format!("s/{number}/f");
+        deep.add(path.as_bytes(), entry(FILE)).unwrap();
+    }
+    is_too_large(deep.finish().map(drop));
 }
 
 /// A file system of the simplest kind, to compare with.

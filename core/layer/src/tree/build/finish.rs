@@ -21,7 +21,7 @@ impl TreeBuilder {
     ) -> Result<(Tree, Vec<Option<NodeId>>), FormatError> {
         self.settle()?;
         self.index = HashTable::new();
-        self.known_xattrs = HashMap::new();
+        self.known_xattrs = HashTable::new();
         self.mark_opaque()?;
         let numbers = self.count();
         let names = self.sort(&numbers);
@@ -37,6 +37,7 @@ impl TreeBuilder {
             xattrs: self.xattrs,
             opaque: self.opaque,
         };
+        check_implied(&tree, self.limits.text_bytes_max)?;
         Ok((tree, numbers))
     }
 
@@ -94,12 +95,7 @@ impl TreeBuilder {
             let set = self.nodes[id.index()].xattrs;
             let mut xattrs = self.xattrs[set as usize].to_vec();
             xattrs.push((self.opaque.name().into(), b"y".to_vec()));
-            self.nodes[id.index()].xattrs =
-                self.intern(xattrs).ok_or_else(|| FormatError::TooLarge {
-                    what: "the number of sets of extended attributes".to_owned(),
-                    size: self.xattrs.len() as u64,
-                    limit: u64::from(u32::MAX),
-                })?;
+            self.nodes[id.index()].xattrs = self.intern(xattrs)?;
         }
         Ok(())
     }
@@ -181,6 +177,23 @@ impl TreeBuilder {
         self.slots = Vec::new();
         names
     }
+}
+
+/// Whoever looks for unlisted directories in the layers below needs all their paths: short names in a deep directory
+/// make long ones.
+fn check_implied(tree: &Tree, limit: u64) -> Result<(), FormatError> {
+    let mut bytes: u64 = 0;
+    tree.walk(|path, id| {
+        if tree.node(id).implied {
+            bytes = bytes.saturating_add(path.len() as u64);
+        }
+        bytes <= limit
+    });
+    FormatError::check_limit(
+        "the bytes of the paths of all directories that the layer does not list",
+        bytes,
+        limit,
+    )
 }
 
 /// What is needed of a slot while nodes are changed.

@@ -23,14 +23,25 @@ const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The whiteout of everything that is below a directory.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// Whether that is a directory of AUFS' own, which every unpacker skips with all that is in it.
+fn is_aufs(parents: &[&[u8]]) -> bool {
+    parents.first().is_some_and(|name| {
+        let removed = name.strip_prefix(WHITEOUT_PREFIX);
+        removed.is_some_and(|removed| removed.starts_with(WHITEOUT_PREFIX))
+    })
+}
+
 impl TreeBuilder {
     /// Adds a file. Answers which one it became; none if it was a whiteout. The answer is good until
     /// [`TreeBuilder::finish`].
     pub fn add(&mut self, path: &[u8], entry: Entry<'_>) -> Result<Option<NodeId>, FormatError> {
         let names = components(path, &self.limits)?;
         let Some((name, parents)) = names.split_last() else {
-            return self.add_root(path, entry).map(Some);
+            return TreeBuilder::add_root(path, &entry).map(Some);
         };
+        if is_aufs(parents) {
+            return Ok(None);
+        }
         if name.starts_with(WHITEOUT_PREFIX) {
             return self.add_whiteout(path, parents, name).map(|()| None);
         }
@@ -43,9 +54,14 @@ impl TreeBuilder {
             self.nodes[id.index()] = Inode { what, ..inode };
             return Ok(Some(id));
         }
+        let hides = entry.kind == EntryKind::Directory && self.is_whiteout(parent, name)?;
         let inode = self.inode(path, entry)?;
         let id = self.push(inode)?;
         self.replace(parent, name, id.0)?;
+        if hides {
+            // It hides what is below, and is a directory itself.
+            self.opaque_directories.push(id);
+        }
         Ok(Some(id))
     }
 
@@ -64,6 +80,9 @@ impl TreeBuilder {
         let Some((name, parents)) = names.split_last() else {
             return refuse("in place of the root directory");
         };
+        if is_aufs(parents) {
+            return Ok(());
+        }
         if name.starts_with(WHITEOUT_PREFIX) {
             return self.add_whiteout(path, parents, name);
         }
@@ -88,16 +107,14 @@ impl TreeBuilder {
         Ok(())
     }
 
-    fn add_root(&mut self, path: &[u8], entry: Entry<'_>) -> Result<NodeId, FormatError> {
+    fn add_root(path: &[u8], entry: &Entry<'_>) -> Result<NodeId, FormatError> {
         if entry.kind != EntryKind::Directory {
             return Err(FormatError::entry(
                 &String::from_utf8_lossy(path),
                 "is in place of the root directory and is none",
             ));
         }
-        let inode = self.inode(path, entry)?;
-        let what = self.nodes[0].what;
-        self.nodes[0] = Inode { what, ..inode };
+        // containerd ignores it (`pkg/archive/tar.go`, "resolved to root"): the root is what its snapshotter makes.
         Ok(NodeId::ROOT)
     }
 
@@ -127,14 +144,31 @@ impl TreeBuilder {
         if self.slot(parent, removed)?.is_none() {
             let whiteout = self.push(WHITEOUT)?;
             self.replace(parent, removed, whiteout.0)?;
+        } else if let Some(id) = self.child(parent, removed)?
+            && matches!(self.nodes[id.index()].what, What::Directory { .. })
+        {
+            // What the layer has of that name stays, and what is below does not show through.
+            self.opaque_directories.push(id);
         }
         Ok(())
     }
 
+    fn is_whiteout(&mut self, parent: NodeId, name: &[u8]) -> Result<bool, FormatError> {
+        let id = self.child(parent, name)?;
+        Ok(id.is_some_and(|id| {
+            let what = self.nodes[id.index()].what;
+            matches!(what, What::CharDevice { major: 0, minor: 0 })
+        }))
+    }
+
     fn replace(&mut self, parent: NodeId, name: &[u8], node: u32) -> Result<u32, FormatError> {
         if let Some(id) = self.child(parent, name)?
-            && matches!(self.nodes[id.index()].what, What::Directory { .. })
+            && matches!(
+                self.nodes[id.index()].what,
+                What::Directory { .. } | What::Symlink { .. }
+            )
         {
+            // What was below that name is somewhere else now, or nowhere.
             self.recent = None;
         }
         self.set(parent, name, node)
@@ -154,6 +188,7 @@ impl TreeBuilder {
                 }
                 let number = u32::try_from(self.targets.len())
                     .map_err(|_| refuse("is one symbolic link too many"))?;
+                self.keep(target.len())?;
                 self.targets.push(target.into());
                 (What::Symlink { target: number }, target.len() as u64)
             }
@@ -169,9 +204,7 @@ impl TreeBuilder {
         }
         let mut xattrs = entry.xattrs;
         xattrs.retain(|(name, _)| !super::is_reserved(name));
-        let xattrs = self
-            .intern(xattrs)
-            .ok_or_else(|| refuse("has one set of extended attributes too many"))?;
+        let xattrs = self.intern(xattrs)?;
         Ok(Inode {
             what,
             size,
@@ -180,7 +213,11 @@ impl TreeBuilder {
             gid: entry.gid,
             links: 0,
             xattrs,
-            mode: entry.mode & 0o7777,
+            mode: match what {
+                // Linux' own: no call changes it, so whatever an archive says is lost.
+                What::Symlink { .. } => 0o777,
+                _ => entry.mode & 0o7777,
+            },
             implied: false,
         })
     }
@@ -234,6 +271,7 @@ impl TreeBuilder {
         let mut way = vec![NodeId::ROOT];
         let mut followed = 0;
         while let Some(name) = todo.pop() {
+            self.step()?;
             let here = way.last().copied().unwrap_or(NodeId::ROOT);
             match &*name {
                 b"" | b"." => continue,
