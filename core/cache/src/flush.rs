@@ -220,8 +220,7 @@ impl Shared {
             return Ok(());
         }
         if let Err(error) = self.sync(&data) {
-            // The kernel forgets what it failed to write: what can be read now may not be what was put.
-            layer.forget(&set);
+            layer.forget(set);
             return Err(Error::io("syncing", &slot.path(DATA), error));
         }
         layer.measure(&data);

@@ -1,10 +1,10 @@
 //! How a layer is opened, whatever became of its files.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::Arc;
 
-use pontoon_layer::Digest;
+use pontoon_layer::{Algorithm, Digest, Hasher};
 use pontoon_linux::Map;
 
 use crate::build::file_bytes;
@@ -38,12 +38,17 @@ pub(crate) fn open_layer(
 
 fn open_table(slot: &Slot) -> Result<Result<Table, String>> {
     let path = slot.path(CHUNKS);
-    let map = match open_file(&path).and_then(|file| Map::of(&file).map_err(|error| error.source)) {
-        Ok(map) => map,
+    let opened = open_file(&path).and_then(|file| {
+        // Read before it is mapped: a bad sector is an error here, and a signal there.
+        let digest = digest_of(&file)?;
+        Ok((Map::of(&file).map_err(|error| error.source)?, digest))
+    });
+    let (map, digest) = match opened {
+        Ok(opened) => opened,
         Err(error) if is_damage(&error) => return Ok(Err(error.to_string())),
         Err(error) => return Err(Error::io("opening", &path, error)),
     };
-    if Digest::of(&map) != slot.stored.table {
+    if digest != slot.stored.table {
         return Ok(Err("it has another digest than its meta says".to_owned()));
     }
     Ok(Table::new(map).and_then(|table| {
@@ -52,6 +57,19 @@ fn open_table(slot: &Slot) -> Result<Result<Table, String>> {
         same.then_some(table)
             .ok_or_else(|| "it is not the one that its meta describes".to_owned())
     }))
+}
+
+fn digest_of(mut file: &File) -> io::Result<Digest> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut step = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut step) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(length) => hasher.update(step.get(..length).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The data file. None if it was evicted; it is made when it is needed.

@@ -30,10 +30,13 @@ impl CachedLayer {
         }
     }
 
-    /// Synced data was lost after all: these chunks, which were pending, cannot be trusted.
-    pub(crate) fn forget(&self, chunks: &[usize]) {
-        for index in chunks {
-            if self.unset(*index) {
+    /// A sync failed: neither `chunks`, which it was for, nor any other chunk that is not durable can be trusted. The
+    /// kernel forgets what it failed to write, whenever that was put, and says so once: the next sync succeeds.
+    pub(crate) fn forget(&self, chunks: Vec<usize>) {
+        let _alone = self.alone();
+        let later = std::mem::take(&mut lock(&self.pending).set);
+        for index in chunks.into_iter().chain(later) {
+            if self.unset(index) {
                 self.shared.counters.distrusted_chunks.add(1);
             }
         }

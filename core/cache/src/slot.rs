@@ -111,8 +111,9 @@ impl Slot {
     }
 
     pub(crate) fn touch(&self, now: u64) {
-        // Most reads only look: a counter that every read changes would go from processor to processor.
-        if self.accessed() + ACCESS_STEP <= now {
+        // Most reads only look: a counter that every read changes would go from processor to processor. An access in the
+        // future was before the clock was set back: it must not keep the layer longer than others.
+        if self.accessed().abs_diff(now) >= ACCESS_STEP {
             self.accessed.store(now, Ordering::Relaxed);
         }
     }

@@ -144,10 +144,8 @@ impl TestDisk {
         run: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut state = self.state.lock().unwrap();
-        if let Some(error) = state.rule.as_mut().and_then(|rule| rule(call, path)) {
-            return Err(error);
-        }
-        let done = run(&mut state);
+        let failure = state.rule.as_mut().and_then(|rule| rule(call, path));
+        let done = failure.map_or_else(|| run(&mut state), Err);
         drop(state);
         if !AFTER.replace(true) {
             if let Some(after) = &mut *self.after.lock().unwrap() {

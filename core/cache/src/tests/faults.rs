@@ -39,6 +39,37 @@ fn what_could_not_be_synced_is_not_trusted_any_more() {
     assert_eq!(sample.ready(&layer), [0, 1, 6]);
 }
 
+/// The kernel may have lost what was put while it synced, and says so only once.
+#[test]
+fn what_was_put_during_a_sync_that_failed_is_not_trusted_either() {
+    let dir = temporary();
+    let (disk, cache, sample, layer) = cached(dir.path());
+    let weak = Arc::downgrade(&layer);
+    let failed = Arc::new(AtomicUsize::new(0));
+    let fails = failed.clone();
+    disk.fail(move |call, path| {
+        let fatal = call == Call::SyncData && path.ends_with("data");
+        (fatal && fails.fetch_add(1, Ordering::Relaxed) == 0).then(broken)
+    });
+    disk.after(move |call, path| {
+        if call == Call::SyncData
+            && path.ends_with("data")
+            && failed.load(Ordering::Relaxed) == 1
+            && let Some(layer) = weak.upgrade()
+        {
+            Sample::new(1, 10, 5000).put(&layer, 2);
+        }
+    });
+    sample.put(&layer, 1);
+    let flushed = cache.flush();
+    assert!(flushed.is_err() || cache.stats().failed_syncs > 0);
+    cache.flush().unwrap();
+    drop((layer, cache));
+    let cache = open(dir.path());
+    let layer = cache.layer(&sample.key).unwrap().unwrap();
+    assert_eq!(sample.ready(&layer), [6]);
+}
+
 #[test]
 fn bits_that_could_not_be_written_are_written_later() {
     for failing in [Call::Open, Call::Write, Call::SyncData] {
