@@ -24,6 +24,12 @@ const WHITEOUT: &[u8] = b".wh.";
 /// The name that makes its directory opaque.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// What AUFS notes in the root of a layer begins with. containerd leaves it out (`pkg/archive/tar.go`).
+const AUFS: &[u8] = b".wh..wh.";
+
+/// Files of AUFS' in the root that hard links may lead to.
+const AUFS_LINKS: &[u8] = b".wh..wh.plnk/";
+
 /// Nobody but us needs anything while a layer is unpacked; what it says comes at the end.
 const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
 const PRIVATE_DIR: Mode = Mode::from_raw_mode(0o700);
@@ -71,6 +77,15 @@ impl<'a> Applier<'a> {
         if path.is_empty() {
             // The root is the caller's.
             return Ok(());
+        }
+        if path.starts_with(AUFS) && path != OPAQUE {
+            return match entry.kind {
+                Kind::File if path.starts_with(AUFS_LINKS) => Err(Error::Unsupported {
+                    path: String::from_utf8_lossy(&path).into_owned().into(),
+                    what: "a file of AUFS' own".to_owned(),
+                }),
+                _ => Ok(()),
+            };
         }
         let (parent, name) = path::split(&path);
         let dir = self.parent(parent)?;

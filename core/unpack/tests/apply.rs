@@ -182,6 +182,20 @@ fn a_whiteout_hides_only_what_is_below() {
 }
 
 #[test]
+fn what_aufs_notes_in_the_root_is_left_out() {
+    let fresh = Archive::new()
+        .file(".wh..wh.aufs", b"")
+        .dir(".wh..wh.orph", 0o700)
+        .dir(".wh..wh.plnk", 0o700)
+        .file("f", b"")
+        .unpack();
+    assert_eq!(fresh.unpacked.inodes, 1);
+    let links = Archive::new().file(".wh..wh.plnk/1.2", b"data");
+    let refused = links.unpack_with(&Options::new()).unwrap_err();
+    assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
+}
+
+#[test]
 fn the_last_entry_of_a_name_wins() {
     let fresh = Archive::new()
         .file("f", b"first")
