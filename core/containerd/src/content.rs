@@ -77,6 +77,10 @@ impl ContentStore {
         digest: &Digest,
         labels: &BTreeMap<String, String>,
     ) -> Result<()> {
+        if labels.is_empty() {
+            // Without a path, containerd would replace all labels: what they refer to would be collected.
+            return Ok(());
+        }
         let request = v1::UpdateRequest {
             info: Some(v1::Info {
                 digest: digest.to_string(),
@@ -171,7 +175,7 @@ impl ContentStore {
         Verified::check(whole.freeze(), digest).map_err(|mismatch| Error::mismatch(&mismatch))
     }
 
-    /// Writes the blob that `descriptor` describes, with `labels`. `open` gives its bytes from an offset on; it is
+    /// Writes the blob that `descriptor` describes, with `labels`, which one that is there gets too. `open` gives its bytes from an offset on; it is
     /// called with 0 unless some of the blob is there from an earlier attempt, ours or a pull's.
     ///
     /// containerd computes the digest and commits nothing else. What nothing refers to is collected soon, so use a
@@ -191,7 +195,11 @@ impl ContentStore {
         S: Stream<Item = Result<Bytes, E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        ingest::ingest(self, descriptor, labels, open).await
+        let ingested = ingest::ingest(self, descriptor, labels, open).await?;
+        if ingested == Ingested::Present {
+            self.set_labels(&descriptor.digest, labels).await?;
+        }
+        Ok(ingested)
     }
 
     /// Forgets what was written of a reference.

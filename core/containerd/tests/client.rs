@@ -67,8 +67,11 @@ async fn blobs_are_written_and_read() {
     let info = store.info(&descriptor.digest).await.unwrap().unwrap();
     assert_eq!((info.size, &info.labels), (10_000_000, &labels));
 
-    let again = store.ingest(&descriptor, &labels, |offset| pieces(&data, offset));
+    let more = BTreeMap::from([("e".to_owned(), "f".to_owned())]);
+    let again = store.ingest(&descriptor, &more, |offset| pieces(&data, offset));
     assert_eq!(again.await.unwrap(), Ingested::Present);
+    let none = BTreeMap::new();
+    store.set_labels(&descriptor.digest, &none).await.unwrap();
     let whole = store.blob(&descriptor, 1 << 30).await.unwrap();
     assert_eq!(&whole[..], &data[..]);
     let part = store.read(&descriptor.digest, 5_000_000, 1_000_000).await;
@@ -83,7 +86,9 @@ async fn blobs_are_written_and_read() {
     let info = store.info(&descriptor.digest).await.unwrap().unwrap();
     assert_eq!(
         info.labels,
-        BTreeMap::from([("c".to_owned(), "d".to_owned())])
+        BTreeMap::from(
+            [("c", "d"), ("e", "f")].map(|(key, value)| (key.to_owned(), value.to_owned()))
+        )
     );
 
     lease.add_content(&descriptor.digest).await.unwrap();

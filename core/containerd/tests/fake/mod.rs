@@ -144,7 +144,12 @@ impl Content for Fake {
         let mut state = self.state();
         let blob = state.blobs.get_mut(&info.digest);
         let (_, labels) = blob.ok_or(Status::not_found("content"))?;
-        for path in request.update_mask.unwrap().paths {
+        let paths = request.update_mask.unwrap().paths;
+        if paths.is_empty() {
+            // As containerd: everything that can be changed is.
+            labels.clone_from(&info.labels);
+        }
+        for path in paths {
             let key = path.strip_prefix("labels.").unwrap();
             match info.labels.get(key).filter(|value| !value.is_empty()) {
                 Some(value) => labels.insert(key.to_owned(), value.clone()),
