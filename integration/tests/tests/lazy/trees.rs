@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use pontoon_integration::full;
 use pontoon_rig::containerd::Version;
-use pontoon_rig::image::{Conversion, UNLISTED, convert, lazy_fixture};
+use pontoon_rig::image::{self, Conversion, Program, UNLISTED, convert, lazy_fixture};
 
 use crate::stage::{Setup, Stage, shown};
 
@@ -50,6 +50,35 @@ fn formats_are_what_containerd_1_7_unpacks() {
     let some = [Conversion::EstargzMinChunk, Conversion::PodmanZstdChunked];
     let all = Conversion::ALL;
     check(Version::V1_7, if full() { &all } else { &some });
+}
+
+/// Root file systems of Debian packages, with whiteouts and opaque directories on top: each runs lazily, and then equals
+/// what containerd unpacks.
+#[test]
+fn real_programs_run_lazily() {
+    if !full() {
+        return;
+    }
+    let stage = Stage::start(&Setup::new(Version::V2_3));
+    for program in Program::ALL {
+        let layout = image::program(program).unwrap();
+        for conversion in [Conversion::Estargz, Conversion::PodmanZstdChunked] {
+            let image = convert(&layout, conversion).unwrap();
+            let name = format!("{}-{}", program.name(), conversion.name());
+            let reference = stage.publish(&image, &name);
+            let before = stage.blob_bytes();
+            stage.pull_lazily(&image.image, &reference);
+            let printed = stage.run(&name, &reference, &[]);
+            assert_eq!(printed.lines().last(), Some(program.expected()), "{name}");
+            let (read, size) = (stage.blob_bytes() - before, image.image.size().unwrap());
+            println!("{name}: ran with {read} of {size} bytes");
+            assert!(read < size, "{name}: {read} of {size} bytes");
+            stage.pull_plainly(&reference);
+            stage.check_parity(&reference);
+            stage.remove(&reference);
+        }
+    }
+    stage.finish();
 }
 
 fn check(version: Version, conversions: &[Conversion]) {
