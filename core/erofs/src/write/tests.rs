@@ -74,7 +74,7 @@ fn images_stay_the_same_from_version_to_version() {
     .unwrap();
     assert_eq!(
         Digest::of(&image).to_string(),
-        "sha256:af9a9d66b6dc8fe872bf9dd93b4ea990de1202e6cfa218684afe2238963b5800"
+        "sha256:bbe02c0a1574b58d76f95f35d29ea9a550e401b099df0407d2f00c7fe954055e"
     );
 }
 
