@@ -68,7 +68,7 @@ impl Hydrate {
         let client = Client::new(&self.containerd, &self.namespace).map_err(failure)?;
         let image = plan::find(&client, &self.image).await?;
         let plan = Plan::of(&image, &client.content()).await?;
-        let missing = missing(&client.content(), &plan.blobs).await?;
+        let missing = absent(&client.content(), &plan.blobs).await?;
         tell_what_is_left_out(&plan);
         let there = plan.blobs.len() - missing.len();
         let lease = client.leases().create("hydrate", LEASE).await;
@@ -99,6 +99,7 @@ impl Hydrate {
             lease.delete().await.map_err(failure)?;
         }
         let outcome = ended?;
+        check_complete(&image.name, &absent(&client.content(), &plan.blobs).await?)?;
         crate::show(&format!(
             "{}: {} and {} written, {} there already\n",
             image.name,
@@ -139,7 +140,7 @@ pub(crate) fn failure(error: Error) -> Failure {
 }
 
 /// Those of `blobs` that are not in the content store.
-async fn missing(store: &ContentStore, blobs: &[Descriptor]) -> Result<Vec<Descriptor>, Failure> {
+async fn absent(store: &ContentStore, blobs: &[Descriptor]) -> Result<Vec<Descriptor>, Failure> {
     let mut missing = Vec::new();
     for blob in blobs {
         if !store.has(&blob.digest).await.map_err(failure)? {
@@ -147,6 +148,19 @@ async fn missing(store: &ContentStore, blobs: &[Descriptor]) -> Result<Vec<Descr
         }
     }
     Ok(missing)
+}
+
+/// A clock that jumps can end a lease, and somebody can delete the image meanwhile.
+fn check_complete(image: &str, lost: &[Descriptor]) -> Result<(), Failure> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let lost: Vec<String> = lost.iter().map(|blob| blob.digest.to_string()).collect();
+    let lost = lost.join(", ");
+    let message = format!(
+        "{image}: {lost} came and was collected again: was the image deleted meanwhile, or the clock set? Run it again"
+    );
+    Err(Failure::new(EXIT_LATER, message))
 }
 
 fn tell_what_is_left_out(plan: &Plan) {

@@ -1,7 +1,10 @@
-//! `cargo xtask demo [--image REF [COMMAND...]]`: a container on Pontoon, shown step by step.
+//! `cargo xtask demo [--image REF [COMMAND...]]`: a container on Pontoon, shown step by step; then, without `--image`,
+//! a lazily pulled image beside the same image pulled as a whole.
 //!
-//! Everything private: a sandbox below `target/rig` with its own plugin, containerd and registry. It is gone at the
-//! end, also after a failure and after Ctrl-C.
+//! Everything private: sandboxes below `target/rig` with their own plugins, containerds and registries. They are gone at
+//! the end, also after a failure and after Ctrl-C.
+
+mod lazy;
 
 use std::error::Error;
 use std::path::Path;
@@ -17,6 +20,8 @@ use pontoon_rig::{Result as RigResult, image, wait};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 const PLUGIN: &str = "pontoon-overlayfs";
+const LAZY_PLUGIN: &str = "pontoon-stargz";
+const COMMAND: &str = "pontoon";
 
 /// Numbers the steps and times them.
 struct Show {
@@ -60,9 +65,14 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
         steps: 0,
     };
     prepare(root, &mut show, image.is_none())?;
-    let plugin = root.join("target/release").join(PLUGIN);
-    let ended = present(&mut show, &plugin, image, command);
-    // The sandbox is gone here: every value that held a part of it was dropped.
+    let target = root.join("target/release");
+    let ended =
+        present(&mut show, &target.join(PLUGIN), image, command).and_then(|()| match image {
+            None => lazy::present(&mut show, &target),
+            // Nobody says that it can be pulled lazily.
+            Some(_) => Ok(()),
+        });
+    // The sandboxes are gone here: every value that held a part of them was dropped.
     println!("\nCleaned up: no process, mount or file of the demo is left.");
     ended.map_err(|error| format!("{error:?}"))?;
     println!(
@@ -73,8 +83,16 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
 }
 
 fn prepare(root: &Path, show: &mut Show, own_image: bool) -> Result<(), Box<dyn Error>> {
-    let installed = show.step("Install containerd 2.3, runc and a registry", || {
-        tools::install(&[Tool::Debian12, Tool::Containerd23], || {
+    let mut wanted = vec![Tool::Debian12, Tool::Containerd23];
+    let mut what = "Install containerd 2.3, runc and a registry";
+    let mut programs = vec![PLUGIN];
+    if own_image {
+        wanted.push(Tool::Images);
+        what = "Install containerd 2.3, runc, a registry and a converter of images";
+        programs.extend([LAZY_PLUGIN, COMMAND]);
+    }
+    let installed = show.step(what, || {
+        tools::install(&wanted, || {
             if own_image {
                 image::debian().map(drop)
             } else {
@@ -83,10 +101,11 @@ fn prepare(root: &Path, show: &mut Show, own_image: bool) -> Result<(), Box<dyn 
         })
     });
     installed.map_err(|error| format!("{error:?}"))?;
-    println!("\nBuild {PLUGIN} (release)");
-    let build = ["build", "--release", "--package", PLUGIN];
+    println!("\nBuild {} (release)", programs.join(", "));
+    let packages = programs.iter().flat_map(|name| ["--package", name]);
     let built = Command::new(env!("CARGO"))
-        .args(build)
+        .args(["build", "--release"])
+        .args(packages)
         .current_dir(root)
         .status()?;
     if built.success() {
