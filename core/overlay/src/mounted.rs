@@ -36,9 +36,9 @@ fn of_mount(line: &str, snapshots: &str) -> Vec<SnapshotId> {
     for option in options.split(',').filter(|_| may_be_ours) {
         let lower = option.strip_prefix("lowerdir=").unwrap_or_default();
         let relative = lower.split(':').filter_map(|path| path.strip_suffix("/fs"));
-        // With the directory above if lazy layers are among them.
-        let numbers = relative.filter_map(|path| path.rsplit('/').next());
-        ids.extend(numbers.filter_map(|id| id.parse::<SnapshotId>().ok()));
+        // Relative to the root if lazy layers are among them.
+        let relative = relative.map(|path| path.strip_prefix("snapshots/").unwrap_or(path));
+        ids.extend(relative.filter_map(|id| id.parse::<SnapshotId>().ok()));
     }
     ids
 }
@@ -91,6 +91,11 @@ mod tests {
                 vec!["3", "2", "1"],
             ),
             (format!("{overlay}lowerdir=2/fs:1/fs"), vec!["2", "1"]),
+            // With a lazy layer among them.
+            (
+                format!("{overlay}lowerdir=snapshots/2/fs:lazy/mnt/1"),
+                vec!["2"],
+            ),
             (
                 format!("{overlay}lowerdir=2/fs:1/fs,upperdir=/other/snapshots/3/fs"),
                 vec![],

@@ -20,6 +20,10 @@ use crate::toc;
 /// The largest image configuration, in bytes: what containerd takes.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
 
+/// Tables of contents are fetched for so many layers ahead of the one that is asked for: all that most images have, and
+/// not more than memory has room for.
+const AHEAD: usize = 16;
+
 /// An image that the caller may read: its manifest was fetched with its credentials.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -59,16 +63,17 @@ struct RootFilesystem {
 }
 
 impl Image {
-    /// The image of `manifest`. Whatever its layers will need is on its way when this returns, side by side.
+    /// The image of `manifest`. Whatever its layers will need is on its way when this returns, side by side: of `first`
+    /// and those above it, since containerd asks for the lowest one that it does not have.
     pub(crate) fn begin(
         shared: &Arc<Shared>,
         reference: Reference,
         manifest: Manifest,
-    ) -> Result<Arc<Self>, Refusal> {
-        let mut layers = Vec::with_capacity(manifest.layers.len());
-        for (index, descriptor) in manifest.layers.iter().enumerate() {
-            layers.push(Part::new(shared, index, descriptor.clone())?);
-        }
+        first: &Digest,
+    ) -> Arc<Self> {
+        let layers = manifest.layers.iter().enumerate();
+        let layers = layers.map(|(index, descriptor)| Part::new(shared, index, descriptor.clone()));
+        let layers = layers.collect();
         let image = Arc::new(Image {
             reference,
             layers,
@@ -76,14 +81,14 @@ impl Image {
             manifest,
         });
         let lazy = image.can_be_lazy();
-        for part in &image.layers {
-            if part.is_candidate() {
-                image.expect_lazy(shared, part);
-            } else if lazy || shared.config.unpack.everything {
+        let first = image.part(first).map_or(0, |part| part.index);
+        image.expect(shared, first);
+        for part in image.layers.iter().skip(first) {
+            if !part.is_candidate() && (lazy || shared.config.unpack.everything) {
                 let _ = part.download(shared, &image);
             }
         }
-        Ok(image)
+        image
     }
 
     pub(crate) fn part(&self, layer: &Digest) -> Option<&Part> {
@@ -104,13 +109,17 @@ impl Image {
         failed.unwrap_or_else(|| Refusal::new(reason::ORDINARY))
     }
 
-    /// Fetches the table of contents, unless the layer is known and likely needs none.
-    fn expect_lazy(self: &Arc<Self>, shared: &Arc<Shared>, part: &Part) {
-        let known = part
-            .key()
-            .is_some_and(|key| shared.stock.notes(&key).is_some());
-        if !known {
-            let _ = part.toc(shared, &self.reference);
+    /// Fetches the tables of contents of the layers from `index` on, but for those that are known and likely need none.
+    pub(crate) fn expect(&self, shared: &Arc<Shared>, index: usize) {
+        let ahead = self.layers.iter().skip(index).take(AHEAD);
+        for part in ahead.filter(|part| part.is_candidate()) {
+            let known = || {
+                let key = part.key();
+                key.is_some_and(|key| shared.stock.notes(&key).is_some())
+            };
+            if lock(&part.toc).is_none() && !known() {
+                let _ = part.toc(shared, &self.reference);
+            }
         }
     }
 
@@ -137,7 +146,7 @@ impl Image {
 }
 
 impl Part {
-    fn new(shared: &Shared, index: usize, descriptor: Descriptor) -> Result<Self, Refusal> {
+    fn new(shared: &Shared, index: usize, descriptor: Descriptor) -> Self {
         let part = Part {
             index,
             descriptor,
@@ -148,7 +157,7 @@ impl Part {
             download: Mutex::default(),
         };
         part.learn(shared, &part.descriptor.annotations);
-        Ok(part)
+        part
     }
 
     /// Takes note of what annotations, or the labels that containerd makes of them, say.

@@ -13,7 +13,7 @@ use pontoon_overlay::{Chain, LayerProvider, LayerRequest, Link, Offer, Recorded,
 use pontoon_snapshot::{Result, Usage};
 use pontoon_source::{Registry, Remembered};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::Config;
 use crate::decisions::Decisions;
@@ -25,8 +25,8 @@ use crate::parents::Parents;
 use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
-use crate::stock::Stock;
-use crate::toc::Reading;
+use crate::stock::{Opened, Stock};
+use crate::toc::{self, Reading};
 use crate::{Error, credentials, unpack};
 
 /// Threads that talk to registries; inflating and disks have their own.
@@ -88,7 +88,7 @@ impl Remote {
             Remembered::open(&directory.join("credentials.json")).map_err(Error::Credentials)?;
         let sources = credentials::chain(&config.credentials, &remembered);
         let registry = Registry::new(config.registry.clone(), sources);
-        let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache.clone())?);
+        let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache)?);
         let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
         let stock = Stock::open(&directory, cache, Arc::clone(&engine), registry.clone());
         let stock = stock.map_err(|source| Error::Io {
@@ -105,6 +105,7 @@ impl Remote {
                 registry: registry.clone(),
                 limits: config.limits.clone(),
                 opaque: config.opaque,
+                places: Arc::new(Semaphore::new(toc::PARSED_AT_ONCE)),
             },
             space: Space::new(config.unpack.temporary_bytes_max),
             front: Front::new(
@@ -144,6 +145,7 @@ impl Remote {
         part.learn(shared, &wanted.annotations);
         let parents = Parents::of(&request.chain, shared.stock.trees());
         let parents = parents.map_err(|error| Refusal::store(&error))?;
+        image.expect(shared, part.index);
         if part.is_candidate() {
             match self.lazy(&image, part, &parents, deadline, request.id) {
                 Ok(record) => return Ok(Brought::Lazy(record)),
@@ -155,6 +157,7 @@ impl Remote {
             }
         }
         if !image.can_be_lazy() && !everything {
+            image.layers.iter().for_each(Part::stop_download);
             return Err(image.ordinary());
         }
         let failed = part.failed.get().cloned();
@@ -167,14 +170,14 @@ impl Remote {
 
     fn image(&self, wanted: &Wanted, deadline: Option<Instant>) -> Result<Arc<Image>, Refusal> {
         let shared = &self.shared;
-        let session = shared.sessions.of(shared, &wanted.image);
+        let session = shared.sessions.of(shared, wanted);
         let image = session.image(shared, deadline)?;
         // Without a digest it is the tag that was resolved, and that may have moved since.
         if image.part(&wanted.layer).is_some() || wanted.image.manifest.is_some() {
             return Ok(image);
         }
         shared.sessions.forget(&wanted.image);
-        let session = shared.sessions.of(shared, &wanted.image);
+        let session = shared.sessions.of(shared, wanted);
         session.image(shared, deadline)
     }
 
@@ -199,7 +202,12 @@ impl Remote {
     /// Opens a layer that was just pulled, so that what its start needs is on its way.
     fn prefetch(&self, record: &Record, bytes: Option<u64>) {
         match self.shared.stock.open_layer(record) {
-            Ok((item, layer)) => item.prefetch_first(&layer, bytes),
+            Ok(opened) => {
+                if opened.is_new {
+                    self.shared.front.changed(opened.item.record.number);
+                }
+                opened.item.prefetch_first(&opened.layer, bytes);
+            }
             // Mounting it says so to somebody who can do something about it.
             Err(error) => {
                 tracing::warn!(
@@ -219,10 +227,18 @@ impl Remote {
         let record = Record::decode(record)?;
         let shared = &self.shared;
         let server = shared.front.server()?;
-        let (item, layer) = shared.stock.open_layer(&record)?;
+        let Opened {
+            item,
+            layer,
+            is_new,
+        } = shared.stock.open_layer(&record)?;
+        if is_new {
+            // Somebody may have looked for it in vain.
+            server.changed(item.record.number);
+        }
         item.prefetch_first(&layer, None);
         item.prefetch_everything(&layer);
-        Ok(server.path(record.number))
+        Ok(server.path(item.record.number))
     }
 }
 
@@ -277,6 +293,15 @@ impl LayerProvider for Remote {
 
     fn reconcile(&self, layers: &[Recorded]) {
         self.shared.stock.reconcile(layers);
+        // Takes off what a daemon that died has left mounted. Without layers there is nothing.
+        if !layers.is_empty()
+            && let Err(error) = self.shared.front.server()
+        {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "lazy layers are not served; mounting one tries again"
+            );
+        }
     }
 
     fn close(&self) {

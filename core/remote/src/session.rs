@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::image::Image;
-use crate::labels;
+use crate::labels::{self, Wanted};
 use crate::promise::Promise;
 use crate::reason::{self, Refusal};
 use crate::remote::Shared;
@@ -31,11 +31,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn begin(shared: &Arc<Shared>, wanted: &labels::Image) -> Arc<Self> {
+    fn begin(shared: &Arc<Shared>, wanted: &Wanted) -> Arc<Self> {
+        let first = wanted.layer.clone();
         let labels::Image {
             reference,
             manifest,
-        } = wanted.clone();
+        } = wanted.image.clone();
         let worker = Arc::clone(shared);
         let image = Promise::of(&shared.runtime, async move {
             let registry = &worker.registry;
@@ -45,9 +46,10 @@ impl Session {
             };
             let manifest = registry.manifest(&reference, &digest).await?;
             // It looks at disks.
-            let begun =
-                tokio::task::spawn_blocking(move || Image::begin(&worker, reference, manifest));
-            begun.await.map_err(|_| Refusal::new(reason::BUG))?
+            let begun = tokio::task::spawn_blocking(move || {
+                Image::begin(&worker, reference, manifest, &first)
+            });
+            begun.await.map_err(|_| Refusal::new(reason::BUG))
         });
         let now = Instant::now();
         Arc::new(Session {
@@ -95,8 +97,9 @@ impl Session {
 pub(crate) struct Sessions(Mutex<HashMap<labels::Image, Arc<Session>>>);
 
 impl Sessions {
-    /// The session of an image; begun if there is none.
-    pub(crate) fn of(&self, shared: &Arc<Shared>, image: &labels::Image) -> Arc<Session> {
+    /// The session of the image of `wanted`; begun if there is none.
+    pub(crate) fn of(&self, shared: &Arc<Shared>, wanted: &Wanted) -> Arc<Session> {
+        let image = &wanted.image;
         let now = Instant::now();
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = sessions.get(image)
@@ -106,7 +109,7 @@ impl Sessions {
             *session.used.lock().unwrap_or_else(PoisonError::into_inner) = now;
             return Arc::clone(session);
         }
-        let session = Session::begin(shared, image);
+        let session = Session::begin(shared, wanted);
         let replaced = sessions.insert(image.clone(), Arc::clone(&session));
         drop(sessions);
         drop(replaced);

@@ -67,6 +67,15 @@ struct Asked {
     everything: bool,
 }
 
+/// A layer that is open.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) item: Arc<Item>,
+    pub(crate) layer: Arc<LazyLayer>,
+    /// Whether it was not before.
+    pub(crate) is_new: bool,
+}
+
 /// Keeps a tree that no snapshot refers to yet.
 #[derive(Debug)]
 pub(crate) struct Hold {
@@ -237,34 +246,42 @@ impl Stock {
     }
 
     /// The layer of a record, opened if it is not. Asks no registry.
-    pub(crate) fn open_layer(&self, record: &Record) -> Result<(Arc<Item>, Arc<LazyLayer>)> {
+    pub(crate) fn open_layer(&self, record: &Record) -> Result<Opened> {
         let item = {
             let mut items = lock(&self.items);
             self.item_of(&mut items, record.key()?, record.clone())
         };
         item.where_from.add(&record.image);
         let mut opened = lock(&item.layer);
-        if let Some(layer) = &*opened {
-            let layer = Arc::clone(layer);
-            drop(opened);
-            return Ok((item, layer));
-        }
+        let is_new = opened.is_none();
+        let layer = match &*opened {
+            Some(layer) => Arc::clone(layer),
+            None => {
+                let layer = self.read_layer(&item)?;
+                self.table.insert(item.record.number, Arc::clone(&layer));
+                Arc::clone(opened.insert(layer))
+            }
+        };
+        drop(opened);
+        Ok(Opened {
+            item,
+            layer,
+            is_new,
+        })
+    }
+
+    fn read_layer(&self, item: &Item) -> Result<Arc<LazyLayer>> {
         let lost = |reason: String| Error::Corrupt {
-            what: format!("lazy layer {}", record.blob()),
+            what: format!("lazy layer {}", item.record.blob()),
             reason: format!("{reason}; remove the image and pull it again"),
         };
-        let tree = Map::open(&self.trees.join(&record.tree))
+        let tree = Map::open(&self.trees.join(&item.record.tree))
             .map_err(|error| lost(format!("its tree cannot be opened: {}", error.source)))?;
         let cached = self.cache.layer(&item.key);
         let cached = cached.map_err(|error| lost(error.to_string()))?;
         let cached = cached.ok_or_else(|| lost("its chunk table is missing".to_owned()))?;
         let connect = Arc::clone(&item.where_from);
-        let layer = LazyLayer::open(&self.engine, tree, &cached, connect)
-            .map_err(|error| lost(error.whole()))?;
-        self.table.insert(record.number, Arc::clone(&layer));
-        *opened = Some(Arc::clone(&layer));
-        drop(opened);
-        Ok((item, layer))
+        LazyLayer::open(&self.engine, tree, &cached, connect).map_err(|error| lost(error.whole()))
     }
 
     /// Notes that the snapshot `id` has `item`, pulled with `image`, and answers its record.

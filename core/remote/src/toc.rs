@@ -1,11 +1,15 @@
 //! Fetches the table of contents of a layer.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use pontoon_layer::{
     Annotated, Digest, Limits, OpaqueXattr, TAIL_BYTES, TocDigest, TocKind, TocPlace, parse_tail,
     parse_toc,
 };
 use pontoon_source::{Blob, Descriptor, Reference, Registry, Urgency};
+
+use tokio::sync::Semaphore;
 
 use crate::reason::{self, Refusal};
 
@@ -25,7 +29,12 @@ pub(crate) struct Reading {
     pub(crate) registry: Registry,
     pub(crate) limits: Limits,
     pub(crate) opaque: OpaqueXattr,
+    /// A large table takes memory while it is parsed.
+    pub(crate) places: Arc<Semaphore>,
 }
+
+/// Tables that are parsed at the same time.
+pub(crate) const PARSED_AT_ONCE: usize = 2;
 
 /// A table of contents as it came, and what it is.
 struct Raw {
@@ -45,6 +54,8 @@ impl Reading {
         let unverifiable = || Refusal::new(reason::UNVERIFIABLE);
         let expected = annotated.digest.clone().ok_or_else(unverifiable)?;
         let raw = self.fetch(reference, descriptor, annotated).await?;
+        // Never closed.
+        let _place = self.places.acquire().await;
         let (opaque, limits) = (self.opaque, self.limits.clone());
         let parsed = tokio::task::spawn_blocking(move || {
             let Raw {

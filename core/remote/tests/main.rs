@@ -1,1 +1,12 @@
-fn main() {}
+//! The provider in a real engine, with a registry in this process and real mounts.
+
+#![allow(clippy::unwrap_used, reason = "an unwrap is an assertion in a test")]
+
+mod crash;
+mod deadline;
+mod image;
+mod ordinary;
+mod pull;
+mod registry;
+mod site;
+mod space;

@@ -25,9 +25,9 @@ section! {
 section! {
     /// How registries are asked. A registry on loopback is plain http unless its hosts.toml says otherwise.
     pub struct RegistrySection {
-        /// Directories with a `hosts.toml` for each registry, of the form of containerd's `config_path`: mirrors, CAs,
-        /// client certificates, headers. The first one that knows a registry wins; those that do not exist are skipped.
-        pub config_path: Vec<String> = vec!["/etc/containerd/certs.d".to_owned(), "/etc/docker/certs.d".to_owned()],
+        /// Directories with a `hosts.toml` for each registry, separated by colons, as containerd's `config_path`: mirrors,
+        /// CAs, client certificates, headers. The first one that knows a registry wins; what does not exist is skipped.
+        pub config_path: String = "/etc/containerd/certs.d:/etc/docker/certs.d".to_owned(),
         /// Seconds that a program waits for bytes of a registry that does not answer, before its read fails.
         pub patience_seconds: Count<1, 3600> = Count(60),
         /// Seconds that connecting may take, TLS included.
@@ -181,11 +181,8 @@ impl StargzSections {
         };
         Config {
             registry: pontoon_source::Config {
-                hosts_directories: self
-                    .registry
-                    .config_path
-                    .iter()
-                    .map(PathBuf::from)
+                hosts_directories: std::env::split_paths(&self.registry.config_path)
+                    .filter(|path| path.is_absolute())
                     .collect(),
                 connect_timeout: seconds(self.registry.connect_seconds.0),
                 stall_timeout: seconds(self.registry.stall_seconds.0),

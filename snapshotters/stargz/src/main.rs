@@ -2,6 +2,7 @@
 
 mod config;
 mod engine;
+mod numbers;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -98,6 +98,7 @@ impl StorageBackend for Disk {
 #[derive(Debug)]
 struct Offering {
     disk: Disk,
+    released: Mutex<Vec<SnapshotId>>,
 }
 
 impl LayerProvider for Offering {
@@ -114,13 +115,15 @@ impl LayerProvider for Offering {
         Ok(Usage::default())
     }
 
-    fn release(&self, id: SnapshotId, _: &[u8]) -> Result<()> {
-        panic!("layer {id} is released, but may have a record");
+    fn release(&self, id: SnapshotId, record: &[u8]) -> Result<()> {
+        assert_eq!(record, b"layer");
+        self.released.lock().unwrap().push(id);
+        Ok(())
     }
 }
 
 #[test]
-fn a_layer_whose_record_is_uncertain_is_not_released() {
+fn a_layer_whose_record_is_uncertain_is_released_once_it_is_certain_that_there_is_none() {
     for writes_fail in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk {
@@ -129,13 +132,18 @@ fn a_layer_whose_record_is_uncertain_is_not_released() {
             failing: Arc::default(),
         };
         let opener = disk.clone();
+        let provider = Arc::new(Offering {
+            disk: disk.clone(),
+            released: Mutex::default(),
+        });
+        let released = || provider.released.lock().unwrap().len();
         let core = Arc::new(Core {
             root: Root::open(directory.path()).unwrap(),
             store: Store::with_backend(move || Ok(opener.clone())).unwrap(),
             features: Features::probe(&directory.path().join("probe")).unwrap(),
             overlay_options: Vec::new(),
             options: Options::default(),
-            provider: Arc::new(Offering { disk: disk.clone() }),
+            provider: Arc::clone(&provider) as _,
             lost: Lost::default(),
             declined: Declined::default(),
             reaper: Reaper::new(Vec::new(), false),
@@ -148,11 +156,13 @@ fn a_layer_whose_record_is_uncertain_is_not_released() {
         let error = snapshots.prepare(&key, None, labels).unwrap_err();
         assert!(matches!(error, Error::Uncertain { .. }), "{error}");
         assert_eq!(core.root.list().unwrap().len(), 1, "nobody knows");
+        assert_eq!(released(), 0, "nobody knows");
 
         disk.failing.store(false, Ordering::Relaxed);
         core.reaper.sweep(&core).unwrap();
         let recorded = core.store.names().unwrap().len();
         assert_eq!(recorded, usize::from(!writes_fail));
         assert_eq!(core.root.list().unwrap().len(), recorded);
+        assert_eq!(released(), 1 - recorded);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pontoon_linux::IdMap;
 use pontoon_metastore::{Link, SnapshotId};
-use pontoon_overlay::{Chain, LayerProvider, LayerRequest, NoLayers, Offer, Options};
+use pontoon_overlay::{Chain, LayerProvider, LayerRequest, NoLayers, Offer, Options, Recorded};
 use pontoon_snapshot::{
     Class, Error, Filter, Info, Key, LABEL_SNAPSHOT_REF, Labels, Result, Snapshotter, Usage,
 };
@@ -36,6 +36,9 @@ struct Shelf {
     held: Mutex<Option<(Sender<()>, Receiver<()>)>>,
     /// Lets several offers be made before any is answered.
     together: Mutex<Option<Arc<Barrier>>>,
+    /// What the engine knew when it was opened.
+    reconciled: Mutex<Vec<Recorded>>,
+    closed: Mutex<u32>,
 }
 
 struct Removal(Arc<dyn Snapshotter>, Key);
@@ -69,6 +72,8 @@ impl Shelf {
             broken: Mutex::default(),
             held: Mutex::default(),
             together: Mutex::default(),
+            reconciled: Mutex::default(),
+            closed: Mutex::default(),
         })
     }
 
@@ -145,6 +150,14 @@ impl LayerProvider for Shelf {
         }
         self.released.lock().unwrap().push(id);
         Ok(())
+    }
+
+    fn reconcile(&self, layers: &[Recorded]) {
+        *self.reconciled.lock().unwrap() = layers.to_vec();
+    }
+
+    fn close(&self) {
+        *self.closed.lock().unwrap() += 1;
     }
 }
 
@@ -324,6 +337,32 @@ fn a_layer_is_released_when_its_snapshot_is_deleted() {
     snapshots.cleanup().unwrap();
     assert_eq!(site.directories(), [""; 0]);
     assert_eq!(shelf.released().len(), 1);
+}
+
+#[test]
+fn a_provider_is_told_at_the_start_what_is_recorded() {
+    let shelf = Shelf::new(&["lazy-1", "lazy-2", "unpack-3"]);
+    let mut site = Site::with(Options::default(), Arc::clone(&shelf) as _);
+    assert_eq!(*shelf.reconciled.lock().unwrap(), []);
+    let snapshots = site.snapshots();
+    provided(&*snapshots, "lazy-1", "default/1/x", None);
+    let removed = provided(&*snapshots, "lazy-2", "default/2/x", None);
+    provided(&*snapshots, "unpack-3", "default/3/x", None);
+    // It is not released yet.
+    *shelf.in_use.lock().unwrap() = true;
+    snapshots.remove(&removed).unwrap();
+    drop(snapshots);
+    site.reopen(|_| {});
+    assert_eq!(*shelf.closed.lock().unwrap(), 1);
+    let mut told: Vec<Vec<u8>> = shelf
+        .reconciled
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|layer| layer.record.clone())
+        .collect();
+    told.sort();
+    assert_eq!(told, [b"lazy-1", b"lazy-2"]);
 }
 
 #[test]

@@ -1,0 +1,152 @@
+//! What the provider counts, as metrics.
+
+use std::collections::BTreeMap;
+
+use pontoon_daemon::Number;
+use pontoon_remote::Totals;
+
+/// All of it. No series is of one layer or image: those come and go.
+pub(crate) fn of(totals: &Totals) -> Vec<Number> {
+    let mut numbers = layers(totals);
+    numbers.extend(fetched(totals));
+    numbers.extend(kept(totals));
+    numbers
+}
+
+fn layers(totals: &Totals) -> Vec<Number> {
+    let sum = |counts: &BTreeMap<&str, u64>| counts.values().sum();
+    let decisions = &totals.decisions;
+    let unpacked = decisions.unpacked.iter();
+    vec![
+        Number::new(
+            "lazy_layers",
+            "Lazy layers that snapshots refer to",
+            false,
+            totals.lazy_layers,
+        ),
+        by(
+            "layers_asked",
+            "Layers that were asked for, by what became of them",
+            "state",
+            vec![
+                ("lazy", decisions.lazy),
+                ("unpacked", sum(&decisions.unpacked)),
+                ("declined", sum(&decisions.declined)),
+            ],
+        ),
+        by(
+            "layers_unpacked",
+            "Ordinary layers that were unpacked here, by why they are not lazy",
+            "reason",
+            unpacked.map(|(reason, count)| (*reason, *count)).collect(),
+        ),
+    ]
+}
+
+fn fetched(totals: &Totals) -> Vec<Number> {
+    let counted = totals.fetched;
+    vec![
+        by(
+            "lazy_reads",
+            "Reads of lazy layers that reached the daemon, by whether their bytes were here",
+            "result",
+            vec![
+                ("ready", counted.ready_reads),
+                ("waited", counted.waited_reads),
+                ("failed", counted.failed_reads),
+            ],
+        ),
+        by(
+            "lazy_requests",
+            "Requests for bytes of lazy layers, by whether somebody waited for them",
+            "urgency",
+            vec![
+                ("demand", counted.demand_requests),
+                ("background", counted.background_requests),
+            ],
+        ),
+        counter(
+            "lazy_fetched_bytes",
+            "Compressed bytes of lazy layers that came",
+            counted.fetched_bytes,
+        ),
+        counter(
+            "lazy_inflated_members",
+            "Compressed members of lazy layers that were inflated",
+            counted.inflated_members,
+        ),
+        counter(
+            "lazy_wrong_members",
+            "Members of lazy layers that had wrong bytes, each time",
+            counted.wrong_members,
+        ),
+        counter(
+            "registry_requests",
+            "Requests to registries and their token servers",
+            totals.traffic.requests,
+        ),
+        counter(
+            "registry_retries",
+            "Requests that followed one that failed",
+            totals.traffic.retries,
+        ),
+        counter(
+            "registry_blob_bytes",
+            "Bytes of blobs that registries sent, unwanted ones included",
+            totals.traffic.blob_bytes,
+        ),
+    ]
+}
+
+fn kept(totals: &Totals) -> Vec<Number> {
+    let cache = &totals.cache;
+    vec![
+        counter(
+            "cache_stored_chunks",
+            "Chunks that were verified and stored",
+            cache.stored_chunks,
+        ),
+        Number::new(
+            "cache_bytes",
+            "Decompressed data on disk",
+            false,
+            cache.bytes,
+        ),
+        Number::new(
+            "cache_pinned_bytes",
+            "Decompressed data of layers that are open, which is never evicted",
+            false,
+            cache.pinned_bytes,
+        ),
+        counter(
+            "cache_evicted_bytes",
+            "Decompressed data that was evicted to make room",
+            cache.evicted_bytes,
+        ),
+        counter(
+            "cache_syncs",
+            "Times that fetched data was made durable",
+            cache.syncs,
+        ),
+    ]
+}
+
+fn counter(name: &'static str, help: &'static str, value: u64) -> Number {
+    Number::new(name, help, true, value)
+}
+
+fn by(
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    samples: Vec<(&str, u64)>,
+) -> Number {
+    let owned = |(value, count): (&str, u64)| (value.to_owned(), count);
+    Number {
+        name,
+        help,
+        grows: true,
+        label: Some(label),
+        samples: samples.into_iter().map(owned).collect(),
+    }
+}
