@@ -9,9 +9,12 @@ use std::fs;
 use std::time::Duration;
 
 use pontoon_rig::containerd::Version;
+use pontoon_rig::docker::Docker;
 use pontoon_rig::gate::{Fault, Link, Request};
 use pontoon_rig::image::{Conversion, convert, lazy_fixture, odd};
 use pontoon_rig::process::Process;
+use pontoon_rig::registry::Registry;
+use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::{digest, wait};
 
 use stage::{Stage, json};
@@ -160,6 +163,44 @@ fn a_hydrated_image_can_be_exported_and_is_collected_with_its_name() {
             .unwrap();
         assert_eq!(stage.content(), "");
     }
+}
+
+#[test]
+fn docker_saves_and_pushes_elsewhere_what_was_hydrated() {
+    let stage = Stage::start(Version::V2_3);
+    let apart = Sandbox::new().unwrap();
+    let elsewhere = Registry::start(&apart).unwrap();
+    let (cluster, site) = (&stage.cluster, &stage.site);
+    let docker = Docker::start(&cluster.sandbox, &cluster.containerd, site.host());
+    let mut docker = docker.unwrap();
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let reference = site.push_converted(&image, "public/lazy", "1").unwrap();
+    docker.docker(["pull", "--quiet", &reference]).unwrap();
+    let other = format!("{}/copy:1", elsewhere.host());
+    docker.docker(["tag", &reference, &other]).unwrap();
+    let archive = cluster.sandbox.path("image.tar");
+    let save = ["save", "--output", archive.to_str().unwrap(), &reference];
+    let push = ["push", "--quiet", &other];
+    // Without a word, and without the layers.
+    docker.docker(save).unwrap();
+    assert!(fs::metadata(&archive).unwrap().len() < image.image.size().unwrap() / 4);
+    assert!(
+        docker.docker(push).is_err(),
+        "Docker pushes what is not here"
+    );
+
+    // Named as Docker's users name it.
+    let (code, text) = stage.hydrate_in("moby", &reference);
+    assert_eq!(code, 0, "{text}");
+    docker.docker(save).unwrap();
+    let (_, layers) = image.image.parts().unwrap();
+    assert!(fs::metadata(&archive).unwrap().len() > image.image.size().unwrap());
+    docker.docker(push).unwrap();
+    for layer in &layers {
+        let pushed = elsewhere.blob("copy", layer).unwrap();
+        assert_eq!(digest::sha256(&pushed), *layer);
+    }
+    docker.terminate().unwrap();
 }
 
 #[test]

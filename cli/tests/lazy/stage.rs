@@ -112,6 +112,16 @@ impl Stage {
         ended(self.hydrate_command(image).args(["--from", from]))
     }
 
+    /// The same for an image in another namespace.
+    pub(crate) fn hydrate_in(&self, namespace: &str, reference: &str) -> (i32, String) {
+        let mut hydrate = command(&["hydrate", reference, "--namespace", namespace]);
+        hydrate
+            .arg("--config")
+            .arg(self.cluster.sandbox.path("plugin.toml"));
+        let socket = self.cluster.containerd.socket();
+        ended(hydrate.arg("--containerd").arg(socket))
+    }
+
     pub(crate) fn hydrate_command(&self, reference: &str) -> Command {
         let mut command = command(&["hydrate", reference]);
         command.args(self.containerd()).arg("--config");
