@@ -283,6 +283,8 @@ fn a_declined_layer_is_counted_and_unpacked_by_containerd() {
         site.engine().declined(),
         BTreeMap::from([("no digests".to_owned(), 2)])
     );
+    // What it left is deleted when nobody waits.
+    snapshots.cleanup().unwrap();
     assert_eq!(site.directories().len(), 2);
 }
 
