@@ -9,13 +9,15 @@ use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::command::run;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::digest::sha256;
-use pontoon_rig::gate::Request;
+use pontoon_rig::gate::{Mark, Request};
 use pontoon_rig::http::get_unix;
-use pontoon_rig::image::{Conversion, convert, lazy_fixture};
+use pontoon_rig::image::{
+    Conversion, Layout, busybox, convert, convert_with_prefetch, lazy_fixture,
+};
 use pontoon_rig::wait;
 
-use crate::compose::{Part, TAR, insert};
-use crate::stage::{LIMIT, Setup, Stage};
+use crate::compose::{Part, TAR, insert, parse};
+use crate::stage::{LARGE, LIMIT, Setup, Stage, large_digest};
 
 #[test]
 fn runs_is_committed_pushed_and_removed_on_containerd_2_3() {
@@ -68,11 +70,7 @@ fn lives(version: Version, conversion: Conversion) {
 }
 
 /// An image of what a container did on top of another one.
-fn commit(
-    stage: &Stage,
-    image: &pontoon_rig::image::Layout,
-    container: &str,
-) -> pontoon_rig::image::Layout {
+fn commit(stage: &Stage, image: &Layout, container: &str) -> Layout {
     let sandbox = &stage.bench.cluster.sandbox;
     let path = sandbox.path("committed.tar");
     let mut diff = stage.bench.cluster.containerd.ctr_command();
@@ -94,7 +92,7 @@ fn commit(
 }
 
 /// Pushes an image whose layers are not in containerd's store, but in the registry already.
-fn push(stage: &Stage, image: &pontoon_rig::image::Layout, reference: &str) {
+fn push(stage: &Stage, image: &Layout, reference: &str) {
     let containerd = &stage.bench.cluster.containerd;
     let target = format!("{}/committed:pushed", stage.site.host());
     let mut command: Command = containerd.ctr_command();
@@ -231,6 +229,112 @@ fn the_rest_comes_in_the_background() {
     assert!(fetched < size + size / 4, "{fetched} of {size} bytes");
     stage.site.gate.down().unwrap();
     stage.check_reads("alone", &reference);
+    stage.finish();
+}
+
+/// What one image has fetched is there for every other that has the same layers: another tag, another repository, another
+/// containerd namespace.
+#[test]
+fn names_share_what_was_fetched() {
+    let stage = Stage::start(&Setup::new(Version::V2_3));
+    if stage.rival {
+        // It keeps what it fetched for each repository.
+        return;
+    }
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let reference = stage.publish(&image, "lazy");
+    stage.pull_lazily(&image.image, &reference);
+    stage.check_reads("first", &reference);
+    let containerd = &stage.bench.cluster.containerd;
+    for (name, tag) in [("lazy", "2"), ("other", "1")] {
+        let other = stage.site.push_converted(&image, name, tag).unwrap();
+        // Only then does containerd ask the plugin.
+        stage.remove(&reference);
+        let mark = stage.site.gate.mark();
+        stage.pull(&other);
+        stage.check_reads(tag, &other);
+        assert_eq!(got(&mark), 0, "{other}");
+        stage.pull(&reference);
+        stage.remove(&other);
+    }
+    let mark = stage.site.gate.mark();
+    let pull = [
+        "--namespace",
+        "elsewhere",
+        "images",
+        "pull",
+        "--snapshotter",
+    ];
+    let hosts = stage.site.hosts_dir().to_str().unwrap();
+    let rest = [SNAPSHOTTER, "--hosts-dir", hosts, &reference];
+    containerd.ctr(pull.iter().chain(&rest)).unwrap();
+    let view = stage.view_of("elsewhere", &reference);
+    assert_eq!(
+        sha256(&view.read(LARGE.0).unwrap())["sha256:".len()..],
+        large_digest()
+    );
+    assert_eq!(got(&mark), 0, "elsewhere");
+    drop(view);
+    containerd
+        .ctr([
+            "--namespace",
+            "elsewhere",
+            "images",
+            "rm",
+            "--sync",
+            &reference,
+        ])
+        .unwrap();
+    stage.finish();
+}
+
+/// How many bytes of blobs have come since, but for the configuration, which containerd fetches.
+fn got(mark: &Mark<'_>) -> u64 {
+    let exchanges = mark.exchanges();
+    let blobs = exchanges
+        .iter()
+        .filter(|exchange| exchange.request.is_blob());
+    blobs
+        .map(|exchange| exchange.bytes)
+        .filter(|bytes| *bytes > 1000)
+        .sum()
+}
+
+/// What an image names as needed at its start comes before anybody asks, also when nothing else does; and a container
+/// can read how much of it is here, as with stargz-snapshotter.
+#[test]
+fn what_an_image_needs_at_its_start_comes_at_once() {
+    let stage = Stage::start(&Setup::new(Version::V2_3));
+    if stage.rival {
+        // It is told not to.
+        return;
+    }
+    let fixture = lazy_fixture().unwrap();
+    let image = convert_with_prefetch(&fixture, &["bin/busybox", LARGE.0]).unwrap();
+    let reference = stage.publish(&image, "lazy");
+    stage.pull(&reference);
+    let arrived = || Ok((stage.blob_bytes() > LARGE.1 as u64).then_some(()));
+    // It begins when somebody mounts the image.
+    let view = stage.view(&reference);
+    wait::until("what is named", LIMIT, arrived).unwrap();
+    let (_, layers) = image.image.parts().unwrap();
+    let path = format!(".stargz-snapshotter/{}.json", layers[1]);
+    let whole = || {
+        let state = parse(&view.read(&path).unwrap());
+        assert_eq!(state["digest"], layers[1].as_str());
+        Ok(state["fetchedPercent"]
+            .as_f64()
+            .filter(|percent| *percent > 20.0))
+    };
+    wait::until("a good part of a layer", LIMIT, whole).unwrap();
+    stage.site.gate.down().unwrap();
+    let content = view.read(LARGE.0).unwrap();
+    assert_eq!(sha256(&content)["sha256:".len()..], large_digest());
+    assert!(
+        view.read("bin/busybox").unwrap() == busybox().unwrap(),
+        "wrong bytes"
+    );
+    drop(view);
     stage.finish();
 }
 

@@ -136,3 +136,26 @@ fn ordinary_layer() -> Part {
         media_type: GZIP,
     }
 }
+
+/// Where the operator wants it, wholly ordinary images are unpacked here.
+#[test]
+fn an_ordinary_image_is_unpacked_here_where_that_is_wanted() {
+    let stage = Stage::start(&Setup {
+        config: "[unpack]\nself = true\n".into(),
+        ..Setup::new(Version::V2_3)
+    });
+    if stage.rival {
+        return;
+    }
+    let dir = stage.bench.cluster.sandbox.subdir("odd").unwrap();
+    let odd = image::odd(&dir).unwrap();
+    let reference = stage.site.push(&odd, "odd", "1").unwrap();
+    stage.pull(&reference);
+    assert_eq!(has_layers(&stage, &odd), [false; 3]);
+    let (fetched, size) = (stage.blob_bytes(), odd.size().unwrap());
+    // Both ask for the configuration.
+    assert!(fetched < size + 10_000, "{fetched} of {size} bytes");
+    stage.pull_plainly(&reference);
+    stage.bench.check_parity(&reference).unwrap();
+    stage.finish();
+}

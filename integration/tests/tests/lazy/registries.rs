@@ -3,6 +3,7 @@
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::time::Duration;
 
+use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::command::run;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::{Fault, Request};
@@ -222,5 +223,38 @@ fn a_changed_password_ends_reading() {
     let content = wait::until("reading again", LIMIT, again).unwrap();
     assert!(content == noise(LARGE.1 as u64, LARGE.1), "wrong bytes");
     drop(view);
+    stage.finish();
+}
+
+/// What is here already is for who may read it: an image that names another one's layers, in a repository that does not
+/// have them, does not get them.
+#[test]
+fn naming_a_layer_is_no_proof_that_it_may_be_read() {
+    let stage = Stage::start(&Setup::new(Version::V2_3));
+    if stage.rival {
+        return;
+    }
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let reference = stage.publish(&image, "victim/lazy");
+    stage.pull_lazily(&image.image, &reference);
+    stage.check_reads("victim", &reference);
+    // Its snapshots go, so that containerd asks for the layers again; what was fetched stays.
+    stage.remove(&reference);
+    let thief = stage.publish(&image, "thief/lazy");
+    let (_, layers) = image.image.parts().unwrap();
+    let missing = stage.site.gate.inject(
+        move |request| {
+            let layer = layers.iter().any(|layer| request.names(layer));
+            layer && request.path.starts_with("/v2/thief/")
+        },
+        Fault::status(404),
+    );
+    let pull = stage.request(SNAPSHOTTER, &thief);
+    let pulled = stage.bench.cluster.containerd.pull(&pull);
+    assert!(missing.hits() > 0, "nobody asked for the layers");
+    assert!(
+        pulled.is_err(),
+        "the layers of another image were given away"
+    );
     stage.finish();
 }
