@@ -36,6 +36,17 @@ impl Anywhere {
         }
     }
 
+    /// Whether it was pulled from the repository of `reference` before.
+    pub(crate) fn is_in(&self, reference: &Reference) -> bool {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |image: &Reference| {
+            image.host() == reference.host() && image.repository() == reference.repository()
+        };
+        images
+            .iter()
+            .any(|image| Reference::parse(image).is_ok_and(|image| same(&image)))
+    }
+
     /// The image that is asked now.
     pub(crate) fn image(&self) -> String {
         let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);

@@ -109,13 +109,14 @@ impl Image {
         failed.unwrap_or_else(|| Refusal::new(reason::ORDINARY))
     }
 
-    /// Fetches the tables of contents of the layers from `index` on, but for those that are known and likely need none.
+    /// Fetches the tables of contents of the layers from `index` on, but for those that were fetched from this repository
+    /// before and likely need none.
     pub(crate) fn expect(&self, shared: &Arc<Shared>, index: usize) {
         let ahead = self.layers.iter().skip(index).take(AHEAD);
         for part in ahead.filter(|part| part.is_candidate()) {
             let known = || {
                 let key = part.key();
-                key.is_some_and(|key| shared.stock.notes(&key).is_some())
+                key.is_some_and(|key| shared.stock.is_proven(&key, &self.reference))
             };
             if lock(&part.toc).is_none() && !known() {
                 let _ = part.toc(shared, &self.reference);
@@ -225,7 +226,13 @@ impl Part {
         if let Some(promise) = usable {
             return promise.clone();
         }
-        let found = build::find(&shared.stock, key, shared.config.opaque, parents);
+        let find = |shared: &Arc<Shared>, key: &Key, parents: &Parents| {
+            build::find(&shared.stock, key, shared.config.opaque, parents)
+        };
+        let found = match shared.stock.is_proven(key, reference) {
+            true => find(shared, key, parents),
+            false => None,
+        };
         let promise = match found {
             Some(hold) => Promise::of(&shared.runtime, async { Ok(Arc::new(hold)) }),
             None => {
@@ -238,7 +245,11 @@ impl Part {
                     // Somebody else was quicker; the next try fetches it again.
                     let layer = layer.ok_or_else(|| Refusal::for_now(reason::SLOW_TOC))?;
                     let made = tokio::task::spawn_blocking(move || {
-                        build::build(&shared.stock, &key, size, layer, &parents)
+                        match find(&shared, &key, &parents) {
+                            // Another image has it, and this one has now shown that it may.
+                            Some(hold) => Ok(hold),
+                            None => build::build(&shared.stock, &key, size, layer, &parents),
+                        }
                     });
                     let made = made.await.map_err(|_| Refusal::new(reason::BUG))?;
                     Ok(Arc::new(made?))

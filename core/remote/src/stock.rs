@@ -18,7 +18,7 @@ use pontoon_lazyfs::{LazyLayer, Prefetch};
 use pontoon_linux::Map;
 use pontoon_overlay::{Recorded, SnapshotId};
 use pontoon_snapshot::{Error, Result};
-use pontoon_source::Registry;
+use pontoon_source::{Reference, Registry};
 
 use crate::anywhere::Anywhere;
 use crate::durable;
@@ -196,6 +196,16 @@ impl Stock {
     pub(crate) fn notes(&self, key: &Key) -> Option<Meta> {
         let cached = self.cache.layer(key).ok().flatten()?;
         Some(cached.meta().clone())
+    }
+
+    /// Whether the layer `key` is here and was read from the repository of `reference`.
+    ///
+    /// From another one it has to be read first, at least its table of contents: a manifest may name any layer, and an
+    /// attacker's registry claims to have any. Who has the table has the layer.
+    pub(crate) fn is_proven(&self, key: &Key, reference: &Reference) -> bool {
+        let items = lock(&self.items);
+        let mut same = items.values().filter(|item| item.key == *key);
+        same.any(|item| item.where_from.is_in(reference)) && self.notes(key).is_some()
     }
 
     /// Keeps the tree `tree`, if it is here with its data.

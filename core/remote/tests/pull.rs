@@ -97,7 +97,7 @@ fn other_namespaces_and_images_share_what_they_may_read() {
     let names = site.pull("default", &one, &first);
     let again = site.pull("other", &one, &first);
     let shared = site.pull("default", &two, &second);
-    // The same layer at the same place is one snapshot; in another namespace it is another one of the same tree.
+    // The same layer at the same place is one snapshot, for which nobody is asked; in another namespace it is another one of the same tree.
     assert_eq!(shared[0], names[0]);
     assert_ne!(again[0], names[0]);
     assert_eq!(registry.count("/blobs/"), 2);
@@ -110,21 +110,39 @@ fn other_namespaces_and_images_share_what_they_may_read() {
 }
 
 #[test]
-fn what_is_here_is_used_only_by_who_may_read_the_image() {
+fn what_is_here_is_used_only_by_who_may_read_it() {
     let registry = Registry::start();
     let site = Site::new();
     let image = Image::new(&[&base()]);
     let mine = registry.push(&image, "mine");
+    let names = site.pull("default", &image, &mine);
+    site.inside(&names[0], |root| {
+        fs::read(root.join("etc/name")).unwrap();
+    });
+    let blobs = registry.count("/blobs/");
+    // Who may read the layer proves it by its table of contents, and needs nothing else.
+    let ours = registry.push(&image, "ours");
+    let names = site.pull("other", &image, &ours);
+    assert_eq!(registry.count("/ours/blobs/"), 1);
+    site.inside(&names[0], |root| {
+        fs::read(root.join("etc/name")).unwrap();
+    });
+    assert_eq!(registry.count("/blobs/"), blobs + 1);
+    // From then on the manifest is enough.
+    site.pull("third", &image, &ours);
+    assert_eq!(registry.count("/blobs/"), blobs + 1);
+    // That a manifest names it is not enough, nor that it is known where else it is.
     let theirs = registry.push(&image, "theirs");
-    registry.close("theirs");
-    site.pull("default", &image, &mine);
-    site.prepare("other", &image, &theirs, 0, None).declined();
-    let reasons = site.engine().declined();
-    assert_eq!(
-        reasons.keys().next().unwrap(),
-        "the registry wants other credentials"
-    );
-    site.prepare("other", &image, &mine, 0, None).exists();
+    for closed in ["theirs/blobs", "theirs"] {
+        let site = Site::new();
+        registry.close(closed);
+        site.pull("default", &image, &mine);
+        site.prepare("other", &image, &theirs, 0, None).declined();
+        let reasons = site.engine().declined();
+        let reason = reasons.keys().next().unwrap();
+        assert_eq!(reason, "the registry wants other credentials");
+        site.prepare("other", &image, &mine, 0, None).exists();
+    }
 }
 
 #[test]
