@@ -243,14 +243,17 @@ fn names_share_what_was_fetched() {
     stage.pull_lazily(&image.image, &reference);
     stage.check_reads("first", &reference);
     let containerd = &stage.bench.cluster.containerd;
-    for (name, tag) in [("lazy", "2"), ("other", "1")] {
+    // Another repository has to deliver the tables of contents first: anybody can name a layer.
+    let tables = 256 * 1024 * image.image.chain_ids().unwrap().len() as u64;
+    for (name, tag, most) in [("lazy", "2", 0), ("other", "1", tables)] {
         let other = stage.site.push_converted(&image, name, tag).unwrap();
         // Only then does containerd ask the plugin.
         stage.remove(&reference);
         let mark = stage.site.gate.mark();
         stage.pull(&other);
         stage.check_reads(tag, &other);
-        assert_eq!(got(&mark), 0, "{other}");
+        let got = got(&mark);
+        assert!(got <= most, "{other}: {got} bytes");
         stage.pull(&reference);
         stage.remove(&other);
     }
