@@ -1,4 +1,4 @@
-//! `cargo xtask bench NAME`: builds what is measured in release form and measures it.
+//! `cargo xtask bench NAME`: builds what is measured as it is packaged and measures it.
 
 use std::error::Error;
 use std::path::Path;
@@ -9,7 +9,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
     let built = Command::new(env!("CARGO"))
         .args([
             "build",
-            "--release",
+            "--profile",
+            "dist",
             "--package",
             "pontoon-overlayfs",
             "--package",
@@ -24,7 +25,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
         .args([
             "run",
             "--quiet",
-            "--release",
+            "--profile",
+            "dist",
             "--package",
             "pontoon-bench",
             "--",
