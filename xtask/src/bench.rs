@@ -14,7 +14,7 @@ image=$1 place=$2; shift 2
 trap 'rm -f "$image"' EXIT
 mkdir -p "$place" "${image%/*}"
 fallocate --length 14G "$image"
-mkfs.ext4 -q -F "$image"
+mkfs.ext4 -q -F -E nodiscard "$image"
 mount -o loop "$image" "$place"
 "$@"
 "#;
