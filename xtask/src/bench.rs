@@ -1,40 +1,59 @@
-//! `cargo xtask bench NAME`: builds what is measured in release form and measures it.
+//! `cargo xtask bench NAME`: builds what is measured as it is packaged and measures it.
 
 use std::error::Error;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
+
+/// What this program takes from the arguments; the benchmark gets the rest.
+const FRESH_FILESYSTEM: &str = "--fresh-filesystem";
+
+/// Makes an ext4 as mkfs makes it, with a journal, in the file `$1`, mounts it on `$2` and runs the rest of the arguments.
+/// In a mount namespace of its own: mount and loop device end with it.
+const ON_FRESH_FILESYSTEM: &str = r#"
+image=$1 place=$2; shift 2
+trap 'rm -f "$image"' EXIT
+mkdir -p "$place" "${image%/*}"
+fallocate --length 14G "$image"
+mkfs.ext4 -q -F -E nodiscard "$image"
+mount -o loop "$image" "$place"
+"$@"
+"#;
 
 /// Builds the daemons and runs the benchmark that `arguments` name, with the rest of them as its own.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let built = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "pontoon-overlayfs",
-            "--package",
-            "pontoon-bench",
-        ])
+        .args(["build", "--profile", "dist"])
+        .args(["--package", "pontoon-overlayfs"])
+        .args(["--package", "pontoon-bench"])
         .current_dir(root)
         .status()?;
     if !built.success() {
         return Err("building the daemons failed; see above".into());
     }
-    let measured = Command::new(env!("CARGO"))
-        .args([
-            "run",
-            "--quiet",
-            "--release",
-            "--package",
-            "pontoon-bench",
-            "--",
-        ])
-        .args(arguments)
-        .current_dir(root)
-        .status()?;
-    if measured.success() {
+    if measure(root, arguments)?.success() {
         Ok(())
     } else {
         Err("the benchmark failed; see above".into())
     }
+}
+
+fn measure(root: &Path, arguments: &[String]) -> Result<ExitStatus, Box<dyn Error>> {
+    let target = root.join("target");
+    let program = target.join("dist/pontoon-bench");
+    let (ours, theirs): (Vec<_>, Vec<_>) = arguments
+        .iter()
+        .partition(|argument| *argument == FRESH_FILESYSTEM);
+    let mut command = if ours.is_empty() {
+        Command::new(program)
+    } else {
+        let mut namespace = Command::new("unshare");
+        namespace
+            .args(["--mount", "--propagation", "private", "--"])
+            .args(["bash", "-euc", ON_FRESH_FILESYSTEM, "bench"])
+            .arg(target.join("bench/filesystem.img"))
+            .arg(target.join("rig/run"))
+            .arg(program);
+        namespace
+    };
+    Ok(command.args(theirs).current_dir(root).status()?)
 }

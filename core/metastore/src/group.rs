@@ -6,6 +6,7 @@
 
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 /// One caller's part of a batch. Dropping it unanswered tells the caller so.
 pub(crate) trait Job: Send {
@@ -95,6 +96,8 @@ impl<J: Job> Group<J> {
     fn lead(&self, run: &impl Fn(Vec<J>)) {
         // Appoints the next leader even when the batch panics: the others must not wait for ever.
         let _leave = Leave(self);
+        // Callers that are about to queue come along, where there are more of them than processors.
+        thread::yield_now();
         let batch = mem::take(&mut lock(&self.queue).waiting);
         run(batch);
     }
@@ -154,7 +157,7 @@ mod tests {
         let group = Group::new();
         let running = AtomicUsize::new(0);
         let seen = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for caller in 0..8 {
                 let (group, running, seen) = (&group, &running, &seen);
                 scope.spawn(move || {
@@ -185,7 +188,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_batch_releases_its_callers_and_the_next_batch() {
         let group = Group::new();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for number in 0..8 {
                 let group = &group;
                 scope.spawn(move || {

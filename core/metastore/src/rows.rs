@@ -11,7 +11,7 @@ use crate::schema::{
     INDEX_BATCH, INDEX_CHILD, INDEX_ID, INDEX_REMOVED, IndexKey, end_row_key, first_row_key,
     row_key, split_row_key,
 };
-use crate::stored::{Row, decode_removed};
+use crate::stored::{Place, Row, decode_removed};
 use crate::{Link, Record, Removed, SnapshotId};
 
 type Result<T> = std::result::Result<T, Fault>;
@@ -29,6 +29,14 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Snapshots<T> {
         }
     }
 
+    /// Where `key` stands.
+    pub(crate) fn place(&self, name: &SnapshotterName, key: &Key) -> Result<Option<Place>> {
+        match self.0.get(row_key(name, key).as_slice())? {
+            Some(bytes) => Ok(Some(Place::decode(name, key, bytes.value())?)),
+            None => Ok(None),
+        }
+    }
+
     /// The row of `key`, which must be there.
     pub(crate) fn present(&self, name: &SnapshotterName, key: &Key) -> Result<Row> {
         let row = self.row(name, key)?;
@@ -41,7 +49,7 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Snapshots<T> {
         let mut next = parent.cloned();
         while let Some(key) = next {
             let damaged = |reason: &str| damaged_snapshot(name, &key, reason.to_owned());
-            let Some(Row { record, .. }) = self.row(name, &key)? else {
+            let Some(place) = self.place(name, &key)? else {
                 return Err(damaged("it is missing, but a snapshot is built on it").into());
             };
             // Only a damaged file has a chain that does not end.
@@ -49,11 +57,11 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Snapshots<T> {
                 return Err(damaged("it is among its own ancestors").into());
             }
             chain.push(Link {
-                id: record.id,
+                id: place.id,
                 name: key,
-                layer: record.layer,
+                layer: place.layer,
             });
-            next = record.info.parent;
+            next = place.parent;
         }
         Ok(chain)
     }
@@ -65,7 +73,7 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Snapshots<T> {
         key: &Key,
         parent: &Key,
     ) -> Result<Vec<Link>> {
-        let kind = self.row(name, parent)?.map(|row| row.record.info.kind);
+        let kind = self.place(name, parent)?.map(|place| place.kind);
         rules::parent(key, Parent { key: parent, kind })?;
         self.chain(name, Some(parent))
     }

@@ -36,6 +36,19 @@ struct StoredSnapshot {
     layer: Option<Vec<u8>>,
 }
 
+/// The part of a [`StoredSnapshot`] that says where it stands. Labels, which are most of a row, are skipped.
+#[derive(Clone, PartialEq, Message)]
+struct StoredPlace {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+    #[prost(enumeration = "StoredKind", tag = "2")]
+    kind: i32,
+    #[prost(string, tag = "3")]
+    parent: String,
+    #[prost(bytes = "vec", optional, tag = "9")]
+    layer: Option<Vec<u8>>,
+}
+
 #[derive(Clone, Copy, PartialEq, Message)]
 struct StoredUsage {
     #[prost(uint64, tag = "1")]
@@ -105,19 +118,11 @@ impl Row {
     pub(crate) fn decode(name: &SnapshotterName, key: &Key, bytes: &[u8]) -> Result<Self> {
         let damaged = |reason: String| damaged_snapshot(name, key, reason);
         let stored = StoredSnapshot::decode(bytes).map_err(|error| damaged(error.to_string()))?;
-        let kind = match StoredKind::try_from(stored.kind) {
-            Ok(StoredKind::View) => Kind::View,
-            Ok(StoredKind::Active) => Kind::Active,
-            Ok(StoredKind::Committed) => Kind::Committed,
-            _ => return Err(damaged(format!("its kind is {}", stored.kind))),
-        };
+        let kind = kind(stored.kind).map_err(damaged)?;
         if stored.id == 0 || (stored.parent_id == 0) != stored.parent.is_empty() {
-            return Err(damaged("its id or its parent's id is missing".to_owned()));
+            return Err(damaged(NO_ID.to_owned()));
         }
-        let parent = match stored.parent {
-            text if text.is_empty() => None,
-            text => Some(Key::new(text).map_err(|error| damaged(error.to_string()))?),
-        };
+        let parent = parent(stored.parent).map_err(damaged)?;
         let labels = Labels::new(stored.labels).map_err(|error| damaged(error.to_string()))?;
         Ok(Row {
             record: Record {
@@ -138,6 +143,50 @@ impl Row {
             },
             parent_id: (stored.parent_id != 0).then_some(SnapshotId::new(stored.parent_id)),
         })
+    }
+}
+
+/// Where a snapshot stands: what a chain and the rules about parents and names need of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) id: SnapshotId,
+    pub(crate) kind: Kind,
+    pub(crate) parent: Option<Key>,
+    pub(crate) layer: Option<Vec<u8>>,
+}
+
+impl Place {
+    /// Reads the place of `key` under `name` from its row.
+    pub(crate) fn decode(name: &SnapshotterName, key: &Key, bytes: &[u8]) -> Result<Self> {
+        let damaged = |reason: String| damaged_snapshot(name, key, reason);
+        let stored = StoredPlace::decode(bytes).map_err(|error| damaged(error.to_string()))?;
+        if stored.id == 0 {
+            return Err(damaged(NO_ID.to_owned()));
+        }
+        Ok(Place {
+            id: SnapshotId::new(stored.id),
+            kind: kind(stored.kind).map_err(damaged)?,
+            parent: parent(stored.parent).map_err(damaged)?,
+            layer: stored.layer,
+        })
+    }
+}
+
+const NO_ID: &str = "its id or its parent's id is missing";
+
+fn kind(stored: i32) -> Result<Kind, String> {
+    match StoredKind::try_from(stored) {
+        Ok(StoredKind::View) => Ok(Kind::View),
+        Ok(StoredKind::Active) => Ok(Kind::Active),
+        Ok(StoredKind::Committed) => Ok(Kind::Committed),
+        _ => Err(format!("its kind is {stored}")),
+    }
+}
+
+fn parent(stored: String) -> Result<Option<Key>, String> {
+    match stored {
+        text if text.is_empty() => Ok(None),
+        text => Key::new(text).map(Some).map_err(|error| error.to_string()),
     }
 }
 

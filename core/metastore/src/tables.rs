@@ -209,10 +209,7 @@ impl<'t> Tables<'t> {
     }
 
     fn kind(&self, name: &SnapshotterName, key: &Key) -> Result<Option<Kind>> {
-        Ok(self
-            .snapshots
-            .row(name, key)?
-            .map(|row| row.record.info.kind))
+        Ok(self.snapshots.place(name, key)?.map(|place| place.kind))
     }
 
     /// What stands under the key of a parent that a request names, and its id.
@@ -224,9 +221,9 @@ impl<'t> Tables<'t> {
         let Some(key) = parent else {
             return Ok(None);
         };
-        let record = self.snapshots.row(name, key)?.map(|row| row.record);
-        let kind = record.as_ref().map(|record| record.info.kind);
-        Ok(Some((Parent { key, kind }, record.map(|record| record.id))))
+        let place = self.snapshots.place(name, key)?;
+        let kind = place.as_ref().map(|place| place.kind);
+        Ok(Some((Parent { key, kind }, place.map(|place| place.id))))
     }
 
     /// Writes a row and everything that leads to it.

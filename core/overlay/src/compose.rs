@@ -4,6 +4,11 @@ use pontoon_snapshot::{Kind, Mount};
 
 use crate::request::IdMapping;
 
+/// Whether a snapshot has a directory of its own. A view on a parent mounts what is below it and nothing else.
+pub(crate) fn uses_directory(kind: Kind, has_parent: bool) -> bool {
+    kind != Kind::View || !has_parent
+}
+
 /// Everything that the mounts of an active or view snapshot depend on.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {

@@ -282,6 +282,15 @@ impl Core {
         })
     }
 
+    /// For a snapshot that needs none: only its id.
+    pub(crate) fn no_directory(&self) -> NewDirectory<'_> {
+        NewDirectory {
+            id: self.store.allocate_id(),
+            core: self,
+            kept: false,
+        }
+    }
+
     /// The directories below a snapshot, nearest first.
     pub(crate) fn lower(
         &self,

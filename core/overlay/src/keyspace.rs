@@ -9,6 +9,7 @@ use pontoon_snapshot::{
     SnapshotterName, Usage, Visit,
 };
 
+use crate::compose;
 use crate::engine::{Core, NewDirectory, recorded_usage};
 use crate::layers::{self, Extraction};
 use crate::request::{self, IdMapping};
@@ -64,6 +65,7 @@ impl Keyspace {
         })?;
         let directory = match directory {
             Some(made) if owner == Owner::ROOT => made,
+            _ if !compose::uses_directory(kind, parent.is_some()) => core.no_directory(),
             _ => core.new_directory(kind, owner)?,
         };
         let id = directory.id;
@@ -103,7 +105,9 @@ impl Keyspace {
 
     fn answer(&self, record: Record) -> Info {
         let mut info = record.info;
-        if self.core.options.upperdir_label {
+        if self.core.options.upperdir_label
+            && compose::uses_directory(info.kind, info.parent.is_some())
+        {
             let upper = self.core.root.upper(record.id);
             info.labels = info.labels.with(LABEL_UPPERDIR, upper);
         }

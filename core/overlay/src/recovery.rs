@@ -6,6 +6,7 @@ use std::path::Path;
 use pontoon_metastore::{Link, Record, SnapshotId, Store};
 use pontoon_snapshot::{Error, Info, Kind, Result, SnapshotterName};
 
+use crate::compose::uses_directory;
 use crate::engine::visit_all;
 use crate::provider::Recorded;
 use crate::root::{Owner, Parts, Root};
@@ -131,7 +132,8 @@ fn deletable(root: &Root, orphans: BTreeSet<SnapshotId>) -> Vec<SnapshotId> {
 
 /// Whether a directory that the snapshot needs is missing. A layer with a provider's record needs none here.
 pub(crate) fn lacks(root: &Root, record: &Record) -> Result<bool> {
-    if record.layer.is_some() {
+    let info = &record.info;
+    if record.layer.is_some() || !uses_directory(info.kind, info.parent.is_some()) {
         return Ok(false);
     }
     let Parts { upper, work } = parts(root, record.id)?;

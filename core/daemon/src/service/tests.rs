@@ -134,7 +134,7 @@ async fn nothing_is_worked_on(gate: &Semaphore) {
     drop(all.expect("a place is still taken").unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_is_an_internal_error_and_gives_its_place_back() {
     let (service, gate) = service(false);
     for _ in 0..2 * PLACES {
@@ -294,7 +294,7 @@ fn waiting() -> (Service, Arc<Semaphore>, Sender<()>) {
     (service, gate, go_on)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_takes_long_leaves_places_to_a_commit() {
     let (service, _gate, go_on) = waiting();
     let mut slow = JoinSet::new();
@@ -308,9 +308,14 @@ async fn what_takes_long_leaves_places_to_a_commit() {
             cleanups.cleanup(Request::new(request)).await.map(drop)
         });
     }
-    // As many as may be are at it now, and the rest waits: all of them were polled before this goes on.
-    tokio::task::yield_now().await;
-    assert_eq!(service.slow.available_permits(), 0);
+    // As many as may be are at it then, and the rest waits.
+    let all_at_it = async {
+        while service.slow.available_permits() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let all_at_it = tokio::time::timeout(PATIENCE, all_at_it).await;
+    all_at_it.expect("Usages do not begin");
     let commit = v1::CommitSnapshotRequest {
         snapshotter: "test".to_owned(),
         name: "n".to_owned(),
@@ -329,21 +334,22 @@ async fn what_takes_long_leaves_places_to_a_commit() {
     }
 }
 
-#[tokio::test]
+/// Each request is a task, as in the server. One of them waits on the only thread of its runtime, whose other tasks
+/// must go on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn mounts_that_may_wait_do_not_hold_up_a_socket() {
     let (service, _gate, go_on) = waiting();
+    let (mounts_service, stat_service) = (service.clone(), service);
     let mounts = v1::MountsRequest {
         snapshotter: "test".to_owned(),
         key: "k".to_owned(),
     };
-    // On this test's one thread, so that a Mounts on it would keep the Stat from being looked at.
-    let (mounts, stat) = tokio::join!(service.mounts(Request::new(mounts)), async {
-        let stat = service.stat(stat_request()).await;
-        drop(go_on);
-        stat
-    });
-    mounts.unwrap();
-    stat.unwrap();
+    let mounts = tokio::spawn(async move { mounts_service.mounts(Request::new(mounts)).await });
+    let stat = tokio::spawn(async move { stat_service.stat(stat_request()).await });
+    let stat = tokio::time::timeout(PATIENCE, stat).await;
+    stat.expect("a Stat waits for Mounts").unwrap().unwrap();
+    drop(go_on);
+    mounts.await.unwrap().unwrap();
 }
 
 #[test]

@@ -336,3 +336,32 @@ fn a_filesystem_that_does_not_tell_types_is_refused() {
         "{told}"
     );
 }
+
+/// It mounts what is below it, so it needs none, and nobody misses it at the next start.
+#[test]
+fn a_view_on_a_parent_has_no_directory() {
+    let mut site = Site::with_options(Options {
+        upperdir_label: true,
+        ..Options::default()
+    });
+    site.layer("base", None, |target| {
+        fs::write(target.join("file"), "of base").unwrap();
+    });
+    let mounts = site
+        .snapshots()
+        .view(&key("view"), Some(&key("base")), Labels::default())
+        .unwrap();
+    assert_eq!(site.directories(), ["1"]);
+    let labels_of = |name: &str| site.snapshots().stat(&key(name)).unwrap().labels;
+    assert!(!labels_of("base").clone().into_map().is_empty());
+    assert!(labels_of("view").into_map().is_empty());
+    site.reopen(|_| {});
+    assert_eq!(site.directories(), ["1"]);
+    assert_eq!(site.snapshots().mounts(&key("view")).unwrap(), mounts);
+    site.inside(&mounts, |target| {
+        assert_eq!(fs::read(target.join("file")).unwrap(), b"of base");
+    });
+    site.snapshots().remove(&key("view")).unwrap();
+    site.snapshots().cleanup().unwrap();
+    assert_eq!(site.directories(), ["1"]);
+}

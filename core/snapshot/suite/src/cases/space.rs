@@ -109,7 +109,7 @@ pub fn usage_of_views(stage: &Stage) {
     }
 }
 
-/// After Cleanup there is one directory for each snapshot, and none else.
+/// After Cleanup there is one directory for each snapshot, and none else. A view on a parent may do without.
 pub fn cleanup(stage: &Stage) {
     for round in 0..3 {
         stage.layer("base", "", |at| fill(at.join("file"), 10_000));
@@ -120,7 +120,7 @@ pub fn cleanup(stage: &Stage) {
         });
         stage.prepare("active", "layer");
         stage.view("view", "layer");
-        assert_eq!(stage.directories(), 4, "round {round}");
+        assert_directories(stage, 3, 1);
         stage.remove("view");
         stage.remove("active");
         assert_eq!(stage.directories(), 2, "round {round}");
@@ -129,6 +129,13 @@ pub fn cleanup(stage: &Stage) {
         assert_eq!(stage.directories(), 0, "round {round}");
     }
     stage.sn().cleanup().unwrap();
+}
+
+/// Panics unless there is a directory for each of so many snapshots, and perhaps for the views.
+fn assert_directories(stage: &Stage, snapshots: usize, views: usize) {
+    let found = stage.directories();
+    let expected = snapshots..=snapshots + views;
+    assert!(expected.contains(&found), "{found} not in {expected:?}");
 }
 
 /// Cleanup leaves alone what is there: mounted, committed, or just prepared.
@@ -140,14 +147,14 @@ pub fn cleanup_spares_the_living(stage: &Stage) {
     let view = stage.mount(&stage.view("view", "base"));
     stage.prepare("removed", "base");
     stage.remove("removed");
-    assert_eq!(stage.directories(), 3);
+    assert_directories(stage, 2, 1);
     for (at, file) in [(&mounted, "base"), (&mounted, "mine"), (&view, "base")] {
         assert_eq!(fs::read_to_string(at.path().join(file)).unwrap(), file);
     }
     tree::file(mounted.path().join("more"), "more", 0o644);
     drop(mounted);
     stage.commit("top", "active");
-    assert_eq!(stage.directories(), 3);
+    assert_directories(stage, 2, 1);
     let top = stage.mount(&stage.view("top-view", "top"));
     assert_eq!(fs::read_to_string(top.path().join("more")).unwrap(), "more");
 }
