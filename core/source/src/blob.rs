@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
+use std::time::Instant;
 
 use bytes::Bytes;
 use pontoon_layer::Digest;
@@ -41,9 +42,16 @@ pub trait Blob: Send + Sync + fmt::Debug {
     fn stream(&self, range: Range<u64>, urgency: Urgency) -> Box<dyn ByteStream>;
 
     /// What came of `range` did not have its digest. Whoever delivered it is not asked again for this blob for a
-    /// while, if there is somebody else.
-    fn report_damage(&self, range: Range<u64>) {
+    /// while, if there is somebody else, which is the answer: then it is worth while to read it again.
+    fn report_damage(&self, range: Range<u64>) -> bool {
         let _ = range;
+        false
+    }
+
+    /// When those who may be asked for this blob last gave anything to anybody. Who has waited for longer than he
+    /// likes, and knows that others are served, stands in a queue and may wait on.
+    fn last_progress(&self) -> Option<Instant> {
+        None
     }
 }
 

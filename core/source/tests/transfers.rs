@@ -57,6 +57,45 @@ async fn an_image_is_read_over_one_connection() {
 }
 
 #[tokio::test]
+async fn a_registry_that_is_down_is_not_besieged() {
+    const READERS: usize = 40;
+    let (bytes, digest) = blob(100_000);
+    let content = Content::default().blob(&bytes);
+    let is_down = Arc::new(AtomicBool::new(true));
+    let down = Arc::clone(&is_down);
+    let server = Server::start(move |seen| match down.load(Ordering::SeqCst) {
+        true => Reply::new(503),
+        false => content.answer(seen),
+    })
+    .await;
+    let config = Config {
+        attempts: 1_000_000,
+        patience: Duration::from_secs(60),
+        backoff: Duration::from_millis(1),
+        backoff_max: Duration::from_secs(1),
+        ..quick()
+    };
+    let registry = Registry::new(config, Arc::new(Anonymous));
+    let image = reference(&server, "team/app");
+    let app = registry.blob(&image, digest, 100_000);
+    let began = std::time::Instant::now();
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..READERS {
+        let app = Arc::clone(&app);
+        readers.spawn(async move { app.read(0..1000, Urgency::Demand).await });
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Each once or twice before it is known, then two a second, whoever it is.
+    let most = 2 * READERS + began.elapsed().as_secs() as usize * 2 + 2;
+    let asked = server.seen().len();
+    assert!(asked <= most, "{asked} requests");
+    is_down.store(false, Ordering::SeqCst);
+    while let Some(read) = readers.join_next().await {
+        assert_eq!(read.unwrap().unwrap(), bytes[..1000]);
+    }
+}
+
+#[tokio::test]
 async fn limits_hold_before_anything_is_read() {
     let (bytes, digest) = blob(1000);
     let content = Content::default()

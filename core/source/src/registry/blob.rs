@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use pontoon_layer::Digest;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Response, StatusCode, Url};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::body::{self, Body};
@@ -149,8 +150,14 @@ impl Blob for RegistryBlob {
         Box::new(self.transfer(range, urgency))
     }
 
-    fn report_damage(&self, range: Range<u64>) {
-        self.distrust(&range);
+    fn report_damage(&self, range: Range<u64>) -> bool {
+        self.distrust(&range)
+    }
+
+    fn last_progress(&self) -> Option<Instant> {
+        let endpoints = self.shared.book.endpoints(self.reference.host()).ok()?;
+        let given = endpoints.iter().map(|endpoint| endpoint.last_progress());
+        given.max().flatten()
     }
 }
 
@@ -206,14 +213,13 @@ impl Source {
         Ok(tour.without(|endpoint| self.is_absent(endpoint)))
     }
 
-    /// Begins to read `range` at `endpoint`.
+    /// Begins to read `range` at `endpoint`, where `permit` is a place.
     pub(super) async fn open(
         &self,
         endpoint: &Arc<Endpoint>,
         range: Range<u64>,
-        urgency: Urgency,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Open> {
-        let permit = endpoint.place(urgency).await;
         let is_whole_only = self.route(endpoint, |route| route.is_whole_only);
         if is_whole_only && range.start > PASSED_OVER_MAX {
             return Err(self.range_unsupported(&endpoint.settings.host));

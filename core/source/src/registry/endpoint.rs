@@ -20,6 +20,11 @@ const AVOIDED_MAX: Duration = Duration::from_secs(30);
 /// The longest `Retry-After` that is believed.
 const HELD_MAX: Duration = Duration::from_secs(300);
 
+/// Failures in a row, of whomever, from which on a host counts as down, and how often anybody of us tries it then:
+/// hundreds of readers on each of thousands of nodes would keep it down.
+const DOWN: u32 = 8;
+const TRIAL: Duration = Duration::from_millis(500);
+
 pub(crate) struct Endpoint {
     pub(crate) settings: Settings,
     pub(crate) client: Client,
@@ -56,6 +61,11 @@ struct Health {
     avoided_until: Option<Instant>,
     /// It said itself that it wants no request before.
     held_until: Option<Instant>,
+    /// When it gave anybody something last.
+    gave: Option<Instant>,
+    /// Failures since it was heard of last, and when it is tried next if they are many.
+    lost: u32,
+    trial: Option<Instant>,
 }
 
 /// Whom to ask first.
@@ -104,11 +114,24 @@ impl Endpoint {
 
     pub(crate) fn standing(&self, now: Instant) -> Standing {
         let health = self.health();
-        match (health.held_until, health.avoided_until) {
+        match (health.held_until.max(health.trial), health.avoided_until) {
             (Some(until), _) if until > now => Standing::Held(until),
             (_, Some(until)) if until > now => Standing::Avoided,
             _ => Standing::Good,
         }
+    }
+
+    /// Whether it may be asked now. One that is down is asked by one of us at a time.
+    pub(crate) fn may_be_asked(&self, now: Instant) -> bool {
+        let mut health = self.health();
+        if health.lost < DOWN {
+            return true;
+        }
+        let is_due = health.trial.is_none_or(|until| until <= now);
+        if is_due {
+            health.trial = Some(now + TRIAL);
+        }
+        is_due
     }
 
     pub(crate) fn failed(&self, retry_after: Option<Duration>) {
@@ -116,6 +139,7 @@ impl Endpoint {
         let mut health = self.health();
         let wait = AVOIDED * 2_u32.saturating_pow(health.failures.min(16));
         health.failures += 1;
+        health.lost += 1;
         health.avoided_until = Some(now + wait.min(AVOIDED_MAX));
         if let Some(wait) = retry_after {
             health.held_until = Some(now + wait.min(HELD_MAX));
@@ -126,6 +150,22 @@ impl Endpoint {
         let mut health = self.health();
         health.failures = 0;
         health.avoided_until = None;
+    }
+
+    /// It gave somebody something.
+    pub(crate) fn gave(&self) {
+        self.health().gave = Some(Instant::now());
+        self.heard();
+    }
+
+    /// It is not down.
+    pub(crate) fn heard(&self) {
+        let mut health = self.health();
+        (health.lost, health.trial) = (0, None);
+    }
+
+    pub(crate) fn last_progress(&self) -> Option<Instant> {
+        self.health().gave
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {

@@ -59,6 +59,9 @@ impl Endpoint {
                 .follow(shared, ask, url.clone(), pass.as_deref())
                 .await?;
             let status = answer.response.status();
+            if answer.elsewhere.is_none() && !failure::is_passing(status) {
+                self.heard();
+            }
             let is_refused = status == StatusCode::UNAUTHORIZED
                 // Said by some whose token server gives everybody a token, good for nothing.
                 || status == StatusCode::FORBIDDEN && pass.is_some();

@@ -156,15 +156,13 @@ pub(crate) fn status(
             object,
             reason: format!("it answers {} ({reason})", status.as_u16()),
         },
-        status if status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429) => {
-            Error::Unavailable {
-                host,
-                object,
-                reason: format!("it answers {} ({reason})", status.as_u16()),
-                retry_after: retry_after(headers, SystemTime::now()),
-                source: None,
-            }
-        }
+        status if is_passing(status) => Error::Unavailable {
+            host,
+            object,
+            reason: format!("it answers {} ({reason})", status.as_u16()),
+            retry_after: retry_after(headers, SystemTime::now()),
+            source: None,
+        },
         status => Error::Refused {
             host,
             object,
@@ -172,6 +170,11 @@ pub(crate) fn status(
             reason,
         },
     }
+}
+
+/// Whether the same request may succeed later.
+pub(crate) fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
 }
 
 /// `Retry-After` in either of its forms, RFC 9110 section 10.2.3.

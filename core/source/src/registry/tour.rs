@@ -101,6 +101,10 @@ impl Tour {
                 !self.places[*at].is_tried && !matches!(standing, Standing::Held(_))
             });
             if let Some((_, at)) = ready {
+                if !self.endpoints[*at].may_be_asked(now) {
+                    // Somebody else does just now.
+                    continue;
+                }
                 self.places[*at].is_tried = true;
                 if self.has_failed {
                     self.shared.counters.retries.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +116,8 @@ impl Tour {
                 Some((Standing::Held(until), _)) => Some(*until - now),
                 Some(_) => None,
             };
-            self.round += 1;
+            // Waiting for others is no round.
+            self.round += u32::from(self.places.iter().any(|place| place.is_tried));
             let wait = pause(&self.shared.config, self.round).max(held.unwrap_or_default());
             let config = &self.shared.config;
             let is_patient = now + wait < self.since + config.patience
@@ -149,6 +154,11 @@ impl Tour {
         self.since = Instant::now();
     }
 
+    /// So long we stood in a queue of our own, which is not held against the hosts either.
+    pub(crate) fn queued(&mut self, time: Duration) {
+        self.since += time;
+    }
+
     /// The host at `place` delivered so many bytes.
     pub(crate) fn progressed(&mut self, place: usize, bytes: usize) {
         self.progress += bytes as u64;
@@ -182,7 +192,8 @@ impl Tour {
             Some(_) => Error::Unavailable {
                 host: self.host.clone(),
                 object: self.object.clone(),
-                reason: "it asked for a pause that is not over".to_owned(),
+                reason: "it asked for a pause that is not over, or fails again and again"
+                    .to_owned(),
                 retry_after: held,
                 source: None,
             },

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::OwnedSemaphorePermit;
@@ -97,9 +98,10 @@ impl Transfer {
                 Some(open) => open,
                 none => {
                     let (place, endpoint) = tour.next().await?;
-                    let opened = self
-                        .source
-                        .open(&endpoint, self.range.clone(), self.urgency);
+                    let queued = Instant::now();
+                    let permit = endpoint.place(self.urgency).await;
+                    tour.queued(queued.elapsed());
+                    let opened = self.source.open(&endpoint, self.range.clone(), permit);
                     match opened.await {
                         Ok(open) => none.insert((place, open)),
                         Err(error) => {
@@ -119,6 +121,7 @@ impl Transfer {
                     self.source.delivered(self.range.start..end, &open.endpoint);
                     self.range.start = end;
                     self.has_begun = true;
+                    open.endpoint.gave();
                     tour.progressed(place, piece.len());
                     if self.range.is_empty() {
                         self.open = None;
