@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use pontoon_cache::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::BackgroundConfig;
 use crate::engine::quiet;
+use crate::fetch::Fetch;
 use crate::status::BackgroundState;
 use crate::{LazyLayer, Prefetch};
 
@@ -202,15 +204,41 @@ impl Background {
         requests.under_way.fetch_add(1, Ordering::Relaxed);
         // The other workers and the other layers go on meanwhile.
         self.put(job);
+        if !self.run(fetches).await {
+            requests.failed.store(true, Ordering::Relaxed);
+        }
+        requests.under_way.fetch_sub(1, Ordering::Release);
+    }
+
+    /// One after the other; but one that somebody has come to wait for does not wait for its turn. Whether all went
+    /// well.
+    async fn run(&self, fetches: Vec<Fetch>) -> bool {
+        let mut running = JoinSet::new();
+        let mut last: Option<oneshot::Receiver<()>> = None;
         for fetch in fetches {
             if let Some(limit) = &self.limit {
                 limit.spend(fetch.bytes());
             }
-            if fetch.run().await.is_err() {
-                requests.failed.store(true, Ordering::Relaxed);
-            }
+            let (ended, end) = oneshot::channel();
+            let (before, rush) = (last.replace(end), fetch.rush().clone());
+            let run = async move {
+                // Dropped at the end, whichever that is: then it is the next one's turn.
+                let _ended = ended;
+                if let Some(before) = before {
+                    tokio::select! {
+                        _ = before => {}
+                        () = rush.on() => {}
+                    }
+                }
+                fetch.run().await.is_ok()
+            };
+            running.spawn_on(run, &self.runtime);
         }
-        requests.under_way.fetch_sub(1, Ordering::Release);
+        let mut all = true;
+        while let Some(ended) = running.join_next().await {
+            all &= ended.unwrap_or(false);
+        }
+        all
     }
 
     /// Nothing is left that is missing and not under way.

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::Config;
 use crate::background::Background;
+use crate::flight::Rush;
 use crate::leftovers::Leftovers;
 use crate::status::Counters;
 
@@ -71,13 +72,13 @@ impl Engine {
     }
 
     /// Memory for compressed bytes, until it is dropped.
-    pub(crate) async fn memory(&self, bytes: u64, urgency: Urgency) -> Place {
-        self.memory.take(urgency, bytes.div_ceil(KIB)).await
+    pub(crate) async fn memory(&self, bytes: u64, rush: &Rush) -> Place {
+        self.memory.rushed(rush, bytes.div_ceil(KIB)).await
     }
 
     /// A place among those who inflate.
-    pub(crate) async fn inflater(&self, urgency: Urgency) -> Place {
-        self.inflaters.take(urgency, 1).await
+    pub(crate) async fn inflater(&self, rush: &Rush) -> Place {
+        self.inflaters.rushed(rush, 1).await
     }
 
     /// Background requests stand still from now on until it is dropped.
@@ -140,6 +141,17 @@ impl Places {
             demand: Kind::new(demand),
             background: Kind::new(background),
         }
+    }
+
+    /// Places among those for whom somebody waits, or among the others as long as nobody does.
+    async fn rushed(&self, rush: &Rush, count: u64) -> Place {
+        if !rush.is_on() {
+            tokio::select! {
+                place = self.take(Urgency::Background, count) => return place,
+                () = rush.on() => {}
+            }
+        }
+        self.take(Urgency::Demand, count).await
     }
 
     /// Takes `count` places, all that there are if there are not so many.

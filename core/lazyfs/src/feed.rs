@@ -2,19 +2,25 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use pontoon_source::{Blob, ByteStream, Error, Result, Urgency};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::LazyLayer;
+use crate::engine::{Demand, Place};
 use crate::flight::Rush;
 
 /// A background request that somebody has come to wait for is made again as an urgent one if nothing comes for so
 /// long: it may stand in a queue. If it is under way its bytes are here sooner.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// For how long memory is held while nothing comes. Then others have it: those who wait for a registry that is away
+/// must not keep those waiting whose registry is well.
+const LENT: Duration = Duration::from_secs(1);
 
 /// One request.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub(crate) struct Feed<'a> {
     blob: Arc<dyn Blob>,
     stream: Box<dyn ByteStream>,
     urgency: Urgency,
+    /// Background requests stand still for one that somebody has come to wait for.
+    demand: Option<Demand>,
     /// What has come and was not taken, and where in the blob it begins.
     held: VecDeque<Bytes>,
     start: u64,
@@ -49,29 +57,65 @@ impl<'a> Feed<'a> {
             stream: ask(layer, &*blob, range.clone(), urgency),
             blob,
             urgency,
+            demand: None,
             held: VecDeque::new(),
             start: range.start,
             end: range.end,
         }
     }
 
-    /// The bytes `range` of the blob. Ranges are taken in ascending order; what is between them is thrown away. Fails
-    /// if nothing comes until `patience` is over.
-    pub(crate) async fn take(&mut self, range: Range<u64>, patience: Duration) -> Result<Bytes> {
+    /// Where the bytes come from.
+    pub(crate) fn blob(&self) -> &Arc<dyn Blob> {
+        &self.blob
+    }
+
+    /// The bytes `range` of the blob, and the memory that they are allowed. Ranges are taken in ascending order; what
+    /// is between them is thrown away. Fails if nothing comes as long as the patience lasts, of which `waited` is
+    /// gone already.
+    ///
+    /// Memory is taken when something has come, not before: who holds some must not wait for a registry, nor for a
+    /// place among its requests, which those have who wait for memory.
+    pub(crate) async fn take(
+        &mut self,
+        range: Range<u64>,
+        waited: &mut Duration,
+    ) -> Result<(Bytes, Place)> {
         self.skip_to(range.start);
         let length = range.end - range.start;
+        let (layer, rush) = (self.layer, self.rush);
+        let memory = || layer.engine.memory(length, rush);
+        let mut place = None;
         while self.start < range.start || self.held_bytes() < length {
-            let piece = self.next(patience).await?;
+            let piece = self.piece(waited, &mut place).await?;
             self.layer
                 .count(|counters| &counters.fetched_bytes, piece.len() as u64);
             self.held.push_back(piece);
             self.skip_to(range.start);
+            if place.is_none() && self.start >= range.start {
+                place = Some(memory().await);
+            }
         }
+        let place = match place {
+            Some(place) => place,
+            None => memory().await,
+        };
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         self.start = range.end;
-        match self.held.front_mut() {
-            Some(piece) if piece.len() >= length => Ok(piece.split_to(length)),
-            _ => Ok(self.join(length)),
+        let bytes = match self.held.front_mut() {
+            Some(piece) if piece.len() >= length => piece.split_to(length),
+            _ => self.join(length),
+        };
+        Ok((bytes, place))
+    }
+
+    /// The next piece. If it does not come soon, `place` is given back.
+    async fn piece(&mut self, waited: &mut Duration, place: &mut Option<Place>) -> Result<Bytes> {
+        let mut next = pin!(self.next(waited));
+        loop {
+            tokio::select! {
+                piece = &mut next => return piece,
+                () = tokio::time::sleep(LENT), if place.is_some() => *place = None,
+            }
         }
     }
 
@@ -107,38 +151,81 @@ impl<'a> Feed<'a> {
         }
     }
 
-    async fn next(&mut self, patience: Duration) -> Result<Bytes> {
-        let piece = loop {
-            if self.urgency == Urgency::Demand {
-                let patience = Instant::now() + patience;
-                break match tokio::time::timeout_at(patience, self.stream.next()).await {
-                    Ok(piece) => piece?,
-                    Err(_) => return Err(self.unavailable("it stalls")),
-                };
-            }
-            if !self.rush.is_on() {
-                // Others, for whom somebody waits, have the link meanwhile.
-                tokio::select! {
-                    () = self.rush.on() => {}
-                    () = self.layer.engine.quiet() => {}
-                }
-            }
-            let late = async {
-                self.rush.on().await;
-                tokio::time::sleep(GRACE).await;
-            };
-            tokio::select! {
-                piece = self.stream.next() => break piece?,
-                () = late => self.hurry(),
-            }
+    /// The next piece; adds to `waited` how long none came.
+    async fn next(&mut self, waited: &mut Duration) -> Result<Bytes> {
+        let began = Instant::now();
+        let piece = match self.urgency {
+            Urgency::Demand => self.wait(began, *waited).await,
+            Urgency::Background => self.wait_for_nobody(*waited).await,
         };
-        piece.ok_or_else(|| self.unavailable("it ended before all bytes had come"))
+        match piece {
+            Ok(Some(piece)) => {
+                *waited = Duration::ZERO;
+                return Ok(piece);
+            }
+            Ok(None) => *waited += self.silence(began),
+            Err(error) => {
+                *waited += self.silence(began);
+                return Err(error);
+            }
+        }
+        Err(self.unavailable("it ended before all bytes had come"))
+    }
+
+    async fn wait(&mut self, began: Instant, waited: Duration) -> Result<Option<Bytes>> {
+        let patience = self.layer.engine.config.patience;
+        let blob = self.blob.clone();
+        // Where others are served, we stand in a queue.
+        let end = || match progress(&*blob).filter(|at| *at > began) {
+            Some(at) => at + patience,
+            None => began + patience.saturating_sub(waited),
+        };
+        let mut next = self.stream.next();
+        let mut until = end();
+        loop {
+            tokio::select! {
+                piece = &mut next => return piece,
+                () = sleep_until(until) => match end() {
+                    later if later > until => until = later,
+                    _ => break,
+                },
+            }
+        }
+        drop(next);
+        Err(self.unavailable("it stalls"))
+    }
+
+    async fn wait_for_nobody(&mut self, waited: Duration) -> Result<Option<Bytes>> {
+        if !self.rush.is_on() {
+            // Others, for whom somebody waits, have the link meanwhile.
+            tokio::select! {
+                () = self.rush.on() => {}
+                () = self.layer.engine.quiet() => {}
+            }
+        }
+        let late = async {
+            self.rush.on().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            piece = self.stream.next() => return piece,
+            () = late => {}
+        }
+        self.hurry();
+        self.wait(Instant::now(), waited).await
+    }
+
+    /// For how long the registry has given nothing to anybody, since `began` at most.
+    fn silence(&self, began: Instant) -> Duration {
+        let since = progress(&*self.blob).map_or(began, |at| at.max(began));
+        since.elapsed()
     }
 
     /// Asks for the rest anew, urgently.
     fn hurry(&mut self) {
         let from = self.start.saturating_add(self.held_bytes());
         self.urgency = Urgency::Demand;
+        self.demand = Some(self.layer.engine.begin_demand());
         self.stream = ask(self.layer, &*self.blob, from..self.end, self.urgency);
     }
 
@@ -151,6 +238,10 @@ impl<'a> Feed<'a> {
             source: None,
         }
     }
+}
+
+fn progress(blob: &dyn Blob) -> Option<Instant> {
+    blob.last_progress().map(Instant::from_std)
 }
 
 fn ask(

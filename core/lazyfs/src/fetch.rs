@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use pontoon_cache::Put;
 use pontoon_layer::{Chunk, Member as Stream, Verified};
-use pontoon_source::Urgency;
+use pontoon_source::Blob;
 use tokio::time::Instant;
 
-use crate::engine::{Demand, Engine, Place};
+use crate::engine::{Demand, Place};
 use crate::feed::Feed;
 use crate::flight::{Claim, Landed, Piece, Rush};
 use crate::{Error, LazyLayer, Result};
@@ -27,6 +27,8 @@ pub(crate) struct Fetch {
     /// What has not come yet, in the order in which it comes.
     claims: VecDeque<Claim>,
     rush: Arc<Rush>,
+    /// Somebody waited when it began.
+    demanded: bool,
     /// How long the registry has been waited for since something came last.
     waited: Duration,
     /// Background requests stand still for this one.
@@ -39,6 +41,7 @@ impl Fetch {
             layer: layer.clone(),
             claims: claims.into(),
             rush: rush.clone(),
+            demanded: rush.is_on(),
             waited: Duration::ZERO,
             demand: rush.is_on().then(|| layer.engine.begin_demand()),
         }
@@ -47,6 +50,10 @@ impl Fetch {
     pub(crate) fn spawn(self) {
         let runtime = self.layer.engine.runtime.clone();
         runtime.spawn(self.run());
+    }
+
+    pub(crate) fn rush(&self) -> &Arc<Rush> {
+        &self.rush
     }
 
     /// Compressed bytes that it will ask for.
@@ -108,17 +115,10 @@ impl Fetch {
         };
         let mut feed = Feed::open(&layer, &rush, blob, range);
         while let Some(claim) = self.claims.front() {
-            let blob = claim.member.blob.clone();
-            let place = memory(&layer.engine, claim.member.bytes(), &rush).await;
-            let began = Instant::now();
-            let taken = feed.take(blob, self.patience_left()).await;
-            self.waited = match taken {
-                Ok(_) => Duration::ZERO,
-                Err(_) => self.waited + began.elapsed(),
-            };
-            let bytes = taken?;
+            let range = claim.member.blob.clone();
+            let (bytes, place) = feed.take(range, &mut self.waited).await?;
             if let Some(claim) = self.claims.pop_front() {
-                inflate(&layer, claim, bytes, place, &rush);
+                inflate(&layer, claim, bytes, place, &rush, feed.blob());
             }
         }
         Ok(())
@@ -138,7 +138,10 @@ impl Fetch {
                 source: Arc::new(error),
             },
             false => {
-                self.layer.link.reset();
+                match self.demanded {
+                    true => self.layer.link.refused(&error),
+                    false => self.layer.link.reset(),
+                }
                 Error::Source {
                     layer: digest,
                     source: Arc::new(error),
@@ -153,43 +156,36 @@ impl Fetch {
     }
 }
 
-/// Memory among those who wait, or among the others as long as nobody waits.
-async fn memory(engine: &Engine, bytes: u64, rush: &Rush) -> Place {
-    if !rush.is_on() {
-        tokio::select! {
-            place = engine.memory(bytes, Urgency::Background) => return place,
-            () = rush.on() => {}
-        }
-    }
-    engine.memory(bytes, Urgency::Demand).await
-}
-
-async fn inflater(engine: &Engine, rush: &Rush) -> Place {
-    if !rush.is_on() {
-        tokio::select! {
-            place = engine.inflater(Urgency::Background) => return place,
-            () = rush.on() => {}
-        }
-    }
-    engine.inflater(Urgency::Demand).await
-}
-
 /// Has a member inflated and stored while the next one comes.
-fn inflate(layer: &Arc<LazyLayer>, claim: Claim, bytes: Bytes, memory: Place, rush: &Arc<Rush>) {
-    let (layer, rush) = (layer.clone(), rush.clone());
+fn inflate(
+    layer: &Arc<LazyLayer>,
+    claim: Claim,
+    bytes: Bytes,
+    memory: Place,
+    rush: &Arc<Rush>,
+    blob: &Arc<dyn Blob>,
+) {
+    let (layer, rush, blob) = (layer.clone(), rush.clone(), blob.clone());
     let runtime = layer.engine.runtime.clone();
     runtime.clone().spawn(async move {
-        let place = inflater(&layer.engine, &rush).await;
+        let place = layer.engine.inflater(&rush).await;
         // Nobody waits for the thread: the claim tells those who wait.
         drop(runtime.spawn_blocking(move || {
-            store(&layer, claim, &bytes, &rush);
+            store(&layer, claim, &bytes, &rush, &*blob);
             drop((place, memory));
         }));
     });
 }
 
-/// Inflates, verifies and stores every chunk of a member that is missing. Bytes that are wrong are fetched once more.
-fn store(layer: &Arc<LazyLayer>, mut claim: Claim, bytes: &[u8], rush: &Arc<Rush>) {
+/// Inflates, verifies and stores every chunk of a member that is missing. Bytes that are wrong are fetched once more,
+/// and as long as there is somebody else to fetch them from.
+fn store(
+    layer: &Arc<LazyLayer>,
+    mut claim: Claim,
+    bytes: &[u8],
+    rush: &Arc<Rush>,
+    blob: &dyn Blob,
+) {
     let table = layer.cached().chunks();
     let mut missing: Vec<(usize, Chunk)> = claim
         .member
@@ -222,7 +218,8 @@ fn store(layer: &Arc<LazyLayer>, mut claim: Claim, bytes: &[u8], rush: &Arc<Rush
     }
     if wrong {
         layer.count(|counters| &counters.wrong_members, 1);
-        if !claim.second {
+        let is_elsewhere = blob.report_damage(claim.member.blob.clone());
+        if is_elsewhere || !claim.second {
             claim.second = true;
             return Fetch::new(layer, vec![claim], rush).spawn();
         }

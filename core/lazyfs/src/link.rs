@@ -1,15 +1,21 @@
 //! The way to a layer's blob, which is looked for when it is first needed: a restart needs no registry.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use pontoon_source::{Blob, BoxFuture};
+use pontoon_source::{Blob, BoxFuture, Error, Result};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+/// For how long a registry that refused a reader is not asked again: a program that reads on after an error would ask
+/// as fast as the registry refuses.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// Finds the blob of a layer.
 pub trait Connect: Send + Sync + fmt::Debug {
     /// Called when bytes are needed for the first time, and again after the blob has refused.
-    fn connect(&self) -> BoxFuture<'_, pontoon_source::Result<Arc<dyn Blob>>>;
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Blob>>>;
 }
 
 /// A blob that is known already. It is not looked for again when it refuses.
@@ -17,7 +23,7 @@ pub trait Connect: Send + Sync + fmt::Debug {
 pub struct Connected(pub Arc<dyn Blob>);
 
 impl Connect for Connected {
-    fn connect(&self) -> BoxFuture<'_, pontoon_source::Result<Arc<dyn Blob>>> {
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Blob>>> {
         let blob = self.0.clone();
         Box::pin(async move { Ok(blob) })
     }
@@ -26,30 +32,68 @@ impl Connect for Connected {
 #[derive(Debug)]
 pub(crate) struct Link {
     connect: Arc<dyn Connect>,
-    blob: Mutex<Arc<OnceCell<Arc<dyn Blob>>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blob: Arc<OnceCell<Arc<dyn Blob>>>,
+    failed: Option<(Instant, Error)>,
 }
 
 impl Link {
     pub(crate) fn new(connect: Arc<dyn Connect>) -> Self {
         Link {
             connect,
-            blob: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    /// The blob; whoever comes first connects, the others wait for it.
-    pub(crate) async fn blob(&self) -> pontoon_source::Result<Arc<dyn Blob>> {
-        let cell = self.cell().clone();
-        let blob = cell.get_or_try_init(|| self.connect.connect()).await?;
-        Ok(blob.clone())
+    /// The blob; whoever comes first connects, the others wait for it, and share its error.
+    pub(crate) async fn blob(&self) -> Result<Arc<dyn Blob>> {
+        let arrived = Instant::now();
+        self.refusal(arrived)?;
+        let cell = self.state().blob.clone();
+        let connect = async || {
+            self.refusal(arrived)?;
+            let connected = self.connect.connect().await;
+            if let Err(error) = &connected {
+                self.state().failed = Some((Instant::now(), error.clone()));
+            }
+            connected
+        };
+        cell.get_or_try_init(connect).await.cloned()
+    }
+
+    /// An error that came while we waited, or just now if waiting does not help.
+    fn refusal(&self, arrived: Instant) -> Result<()> {
+        match &self.state().failed {
+            Some((at, error)) if *at > arrived => Err(error.clone()),
+            Some((at, error)) if !error.is_transient() && at.elapsed() < REFUSAL => {
+                Err(error.clone())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The blob refuses: it is looked for again, perhaps with other credentials or elsewhere.
     pub(crate) fn reset(&self) {
-        *self.cell() = Arc::default();
+        self.state().blob = Arc::default();
     }
 
-    fn cell(&self) -> std::sync::MutexGuard<'_, Arc<OnceCell<Arc<dyn Blob>>>> {
-        self.blob.lock().unwrap_or_else(PoisonError::into_inner)
+    /// It refused a reader, so it is not looked for again at once.
+    pub(crate) fn refused(&self, error: &Error) {
+        let now = Instant::now();
+        // A refusal that is repeated from memory does not live the longer for it.
+        if self.refusal(now).is_ok() {
+            *self.state() = State {
+                blob: Arc::default(),
+                failed: Some((now, error.clone())),
+            };
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

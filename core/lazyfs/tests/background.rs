@@ -112,11 +112,33 @@ fn a_reader_overtakes_what_nobody_waits_for() {
         panic!("it is not here");
     };
     rig.runtime.block_on(pending).unwrap();
-    assert!(
-        rig.blob
-            .requests()
-            .contains(&(33..rig.blob.requests()[0].0.end, Urgency::Demand))
-    );
+    let requests = rig.blob.requests();
+    let asked = |urgency| {
+        let mut asked = requests.iter().filter(|(_, other)| *other == urgency);
+        let asked = asked.find(|(range, _)| range.start == 33);
+        asked
+            .unwrap_or_else(|| panic!("{urgency:?}: {requests:?}"))
+            .0
+            .end
+    };
+    assert_eq!(asked(Urgency::Demand), asked(Urgency::Background));
+}
+
+#[test]
+fn a_reader_does_not_wait_for_the_turn_of_what_nobody_waited_for() {
+    let mut config = small_requests();
+    config.background.requests = 1;
+    let rig = Rig::new(config, two_files());
+    rig.blob.hold(0..u64::MAX, Some(Urgency::Background));
+    // Too far from each other for one request.
+    rig.layer.prefetch(Prefetch::Chunks(vec![3, 19]));
+    wait_until("the first request is under way", || rig.blob.count() == 1);
+    let Read::Pending(pending) = rig.start("second", 270_000, 10) else {
+        panic!("it is not here");
+    };
+    let read = async { tokio::time::timeout(Duration::from_secs(20), pending).await };
+    let read = rig.runtime.block_on(read);
+    read.expect("it does not stand behind the first").unwrap();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pontoon_lazyfs::{Config, Error, Read};
 
-use crate::fixture::{Fault, Maker, Rig, exact, noise};
+use crate::fixture::{Fault, Maker, Rig, exact, find, noise, open, read, wait_until};
 
 fn one_file() -> Maker {
     let mut maker = Maker::new();
@@ -82,6 +82,13 @@ fn a_refusal_is_told_to_everybody_at_once() {
         assert!(error.whole().contains("does not have"), "{}", error.whole());
     }
     assert_eq!(rig.blob.count(), 1);
+    // Who asks again and again does not ask the registry each time, but not for long.
+    for _ in 0..20 {
+        let error = rig.read("file", 0, 10).unwrap_err();
+        assert_eq!(error.kind(), "not-found");
+    }
+    assert_eq!(rig.blob.count(), 1);
+    wait_until("it is asked again", || rig.read("file", 0, 10).is_ok());
     rig.check("file");
 }
 
@@ -93,6 +100,86 @@ fn wrong_bytes_are_fetched_once_more() {
     assert_eq!(rig.layer.status().counted.wrong_members, 1);
     assert_eq!(rig.blob.count(), 2);
     rig.check("file");
+}
+
+#[test]
+fn who_delivers_wrong_bytes_is_told_on_as_long_as_there_are_others() {
+    let rig = Rig::new(exact(), one_file());
+    rig.blob.have_others(2);
+    rig.blob.fail([Fault::Lie, Fault::Lie, Fault::Lie]);
+    let error = rig.read("file", 0, 10).unwrap_err();
+    assert!(matches!(error, Error::WrongBytes { .. }), "{error}");
+    let range = rig.blob.requests()[0].0.clone();
+    assert_eq!(rig.blob.damaged(), vec![range; 3]);
+    rig.blob.have_others(2);
+    rig.blob.fail([Fault::Lie, Fault::Lie]);
+    rig.read("file", 0, 10).unwrap();
+}
+
+#[test]
+fn a_queue_is_not_held_against_the_registry() {
+    let patience = Duration::from_millis(300);
+    let config = Config {
+        patience,
+        ..Config::default()
+    };
+    let rig = Rig::new(config, one_file());
+    rig.blob.hold_all();
+    let Read::Pending(pending) = rig.start("file", 0, 10) else {
+        panic!("it is not here");
+    };
+    // Others are served until it is our turn.
+    for _ in 0..60 {
+        rig.blob.serve_others();
+        std::thread::sleep(patience / 20);
+    }
+    rig.blob.release();
+    rig.runtime.block_on(pending).unwrap();
+    assert_eq!(rig.blob.count(), 1);
+}
+
+/// A layer whose registry has gone away, read until the memory would be used up, and one whose registry is well.
+fn beside_a_layer_that_is_away(reads: usize, held: std::ops::Range<u64>) {
+    let config = Config {
+        // One member at a time.
+        memory_bytes_max: 48 << 10,
+        ..exact()
+    };
+    let rig = Rig::new(config, one_file());
+    let mut maker = Maker::new();
+    maker.file("other", 0o644, &noise(2, 100_000), 25_000);
+    let made = maker.make();
+    let directory = tempfile::tempdir().unwrap();
+    let well = open(&rig.engine, &rig.cache, directory.path(), &made);
+    rig.blob.hold(held, None);
+    let away: Vec<Read> = (0..reads)
+        .map(|chunk| rig.start("file", chunk as u64 * 25_000, 10))
+        .collect();
+    wait_until("the registry that is away was asked", || {
+        rig.blob.count() == reads
+    });
+    let read = read(&well, find(&well, "other"), 0, 100_000);
+    let read = async { tokio::time::timeout(Duration::from_secs(20), read).await };
+    let bytes = rig.runtime.block_on(read);
+    assert!(bytes.expect("nothing stands in its way").unwrap() == made.files["other"]);
+    rig.blob.release();
+    for read in away {
+        let Read::Pending(pending) = read else {
+            panic!("it is not here");
+        };
+        rig.runtime.block_on(pending).unwrap();
+    }
+}
+
+#[test]
+fn a_registry_that_is_away_keeps_no_others_readers_waiting() {
+    beside_a_layer_that_is_away(4, 0..u64::MAX);
+}
+
+#[test]
+fn a_registry_that_stops_halfway_keeps_no_others_readers_waiting() {
+    // Of the first member, one piece comes.
+    beside_a_layer_that_is_away(1, 20_000..u64::MAX);
 }
 
 #[test]

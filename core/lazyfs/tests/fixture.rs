@@ -210,6 +210,11 @@ pub(crate) struct FakeBlob {
     requests: Mutex<Vec<(Range<u64>, Urgency)>>,
     faults: Mutex<VecDeque<Fault>>,
     held: watch::Sender<Held>,
+    /// When others were served last.
+    progress: Mutex<Option<Instant>>,
+    /// What was reported as damaged, and how many others may be asked then.
+    damaged: Mutex<Vec<Range<u64>>>,
+    others: Mutex<usize>,
 }
 
 /// Requests that dawdle.
@@ -232,6 +237,9 @@ impl FakeBlob {
             requests: Mutex::default(),
             faults: Mutex::default(),
             held: watch::Sender::default(),
+            progress: Mutex::default(),
+            damaged: Mutex::default(),
+            others: Mutex::default(),
         })
     }
 
@@ -255,6 +263,19 @@ impl FakeBlob {
 
     pub(crate) fn hold(&self, bytes: Range<u64>, urgency: Option<Urgency>) {
         self.held.send_replace(Held { bytes, urgency });
+    }
+
+    /// Somebody else is served.
+    pub(crate) fn serve_others(&self) {
+        *self.progress.lock().unwrap() = Some(Instant::now());
+    }
+
+    pub(crate) fn have_others(&self, others: usize) {
+        *self.others.lock().unwrap() = others;
+    }
+
+    pub(crate) fn damaged(&self) -> Vec<Range<u64>> {
+        self.damaged.lock().unwrap().clone()
     }
 
     pub(crate) fn hold_all(&self) {
@@ -320,6 +341,18 @@ impl Blob for Handle {
             range,
             urgency,
         })
+    }
+
+    fn report_damage(&self, range: Range<u64>) -> bool {
+        self.0.damaged.lock().unwrap().push(range);
+        let mut others = self.0.others.lock().unwrap();
+        let is_elsewhere = *others > 0;
+        *others = others.saturating_sub(1);
+        is_elsewhere
+    }
+
+    fn last_progress(&self) -> Option<Instant> {
+        *self.0.progress.lock().unwrap()
     }
 }
 
