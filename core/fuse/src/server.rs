@@ -81,7 +81,10 @@ impl Server {
         clear(mountpoint)?;
         let device = open_fuse_device().map_err(kernel)?;
         mount_fuse(device.as_fd(), mountpoint).map_err(kernel)?;
-        let mount = Mounted(mountpoint.to_owned());
+        let mount = Mounted {
+            path: mountpoint.to_owned(),
+            is_ours: true,
+        };
         let counters = Arc::new(Counters::default());
         let filesystem = Layered::new(layers, runtime, counters.clone(), config.silent_opens);
         let server = Server::serve(config, filesystem, device, mount, counters).map_err(session)?;
@@ -116,10 +119,10 @@ impl Server {
     /// What can be done only when somebody serves.
     fn settle(&self, config: &Config) -> io::Result<()> {
         // Closed at once: a server that holds a file of its own could not be killed.
-        drop(File::open(self.mount.0.join(OPENER))?);
-        fs::read_dir(&self.mount.0)?;
+        drop(File::open(self.mount.path.join(OPENER))?);
+        fs::read_dir(&self.mount.path)?;
         if let Some(bytes) = config.read_ahead_bytes
-            && let Err(error) = set_read_ahead(&self.mount.0, bytes)
+            && let Err(error) = set_read_ahead(&self.mount.path, bytes)
         {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -131,12 +134,12 @@ impl Server {
 
     /// Where the layers are.
     pub fn mountpoint(&self) -> &Path {
-        &self.mount.0
+        &self.mount.path
     }
 
     /// Where the layer with this number is.
     pub fn path(&self, number: u32) -> PathBuf {
-        self.mount.0.join(number.to_string())
+        self.mount.path.join(number.to_string())
     }
 
     /// The layer with this number is new, or gone: what the kernel remembers of its name, and below it, is forgotten.
@@ -152,6 +155,14 @@ impl Server {
         }
     }
 
+    /// Whether anybody still answers. Not any more if somebody has taken the mount off behind our back: then every
+    /// layer is gone, and only another server helps.
+    pub fn is_serving(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| !session.is_finished())
+    }
+
     /// What the kernel has asked for.
     pub fn operations(&self) -> Operations {
         self.counters.counted()
@@ -160,6 +171,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !self.is_serving() && !is_disconnected(&self.mount.path) {
+            // Ours was taken off already: what is there now is somebody else's.
+            self.mount.is_ours = false;
+        }
         // Without an end of the connection the threads would wait for ever.
         if self.mount.take_off()
             && let Some(session) = self.session.take()
@@ -175,12 +190,19 @@ impl Drop for Server {
 
 /// A mount that is taken off on drop.
 #[derive(Debug)]
-struct Mounted(PathBuf);
+struct Mounted {
+    path: PathBuf,
+    /// It was not taken off yet.
+    is_ours: bool,
+}
 
 impl Mounted {
     /// Ends the connection. Whether it was there.
-    fn take_off(&self) -> bool {
-        match abort(&self.0) {
+    fn take_off(&mut self) -> bool {
+        if !std::mem::replace(&mut self.is_ours, false) {
+            return false;
+        }
+        match abort(&self.path) {
             Ok(ended) => ended,
             Err(error) => {
                 tracing::warn!(

@@ -31,7 +31,9 @@ fn text(digest: &str, status: &Status) -> String {
     };
     let mut fields = Map::new();
     if let Some(last) = &status.last_error {
-        fields.insert("error".to_owned(), last.error.whole().into());
+        // Without its causes: containers read this, and those name hosts, secrets and what was tried.
+        fields.insert("error".to_owned(), last.error.to_string().into());
+        fields.insert("errorKind".to_owned(), last.error.kind().into());
     }
     fields.insert("digest".to_owned(), digest.into());
     fields.insert("size".to_owned(), status.blob_bytes.into());
@@ -48,11 +50,34 @@ fn text(digest: &str, status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pontoon_lazyfs::{BackgroundState, Counted};
+    use pontoon_lazyfs::{BackgroundState, Counted, LastError};
 
     #[test]
-    fn the_file_tells_what_is_here() {
+    fn the_file_tells_containers_nothing_about_the_node() {
+        let refusal = pontoon_source::Error::Unauthorized {
+            host: "registry.internal".to_owned(),
+            object: "blob".to_owned(),
+            reason: "with what Kubernetes secret kube-system/pull has, it says no".to_owned(),
+        };
         let status = Status {
+            last_error: Some(LastError {
+                when: std::time::SystemTime::UNIX_EPOCH,
+                error: pontoon_lazyfs::Error::Source {
+                    layer: pontoon_layer::Digest::of(b""),
+                    source: std::sync::Arc::new(refusal),
+                },
+            }),
+            ..status()
+        };
+        let text = text("sha256:0", &status);
+        assert!(text.contains("unauthorized") && text.contains("cannot be fetched"));
+        for secret in ["kube-system", "registry.internal"] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+
+    fn status() -> Status {
+        Status {
             bytes: 200,
             local_bytes: 50,
             percent: 25.0,
@@ -60,7 +85,12 @@ mod tests {
             background: BackgroundState::Idle,
             last_error: None,
             counted: Counted::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn the_file_tells_what_is_here() {
+        let status = status();
         let text = text("sha256:0", &status);
         assert_eq!(text.len(), STEP);
         let value: Value = serde_json::from_str(&text).unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use pontoon_fuse::{Error, LayerTable};
 use pontoon_linux::{is_disconnected, mount_fuse, open_fuse_device};
 
-use crate::fixture::{Maker, runtime};
+use crate::fixture::{Maker, runtime, wait_until};
 use crate::mounted::{Mounted, is_mounted, start};
 
 fn one_file(content: &[u8]) -> Maker {
@@ -72,6 +72,23 @@ fn the_mount_of_a_server_that_died_at_work_is_taken_off() {
     let server = start(directory.path(), &layers, &runtime).unwrap();
     assert_eq!(names(directory.path()), [""; 0]);
     drop(server);
+    assert!(!is_mounted(directory.path()));
+}
+
+#[test]
+fn a_server_knows_when_its_mount_was_taken_off_behind_its_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (layers, runtime) = (Arc::new(LayerTable::default()), runtime());
+    let server = start(directory.path(), &layers, &runtime).unwrap();
+    assert!(server.is_serving());
+    assert!(pontoon_linux::abort(directory.path()).unwrap());
+    wait_until("nobody serves", || !server.is_serving());
+    let another = start(directory.path(), &layers, &runtime).unwrap();
+    // It leaves alone what is not its own.
+    drop(server);
+    assert!(another.is_serving());
+    assert_eq!(names(directory.path()), [""; 0]);
+    drop(another);
     assert!(!is_mounted(directory.path()));
 }
 

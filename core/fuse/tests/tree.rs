@@ -89,7 +89,7 @@ fn names_attributes_links_and_xattrs_are_the_trees() {
     for (path, metadata) in &found {
         check(&added, path, metadata);
     }
-    assert_eq!(xattrs(&added.path.join("owned")).unwrap().len(), 3);
+    assert_eq!(xattrs(&added.path.join("owned")).unwrap().len(), 2);
     assert_eq!(found["bin/large"].ino(), found["bin/other"].ino());
     assert_eq!(found["away"].rdev(), 0);
     let inodes: BTreeSet<u64> = found.values().map(MetadataExt::ino).collect();
