@@ -274,18 +274,18 @@ impl Core {
     pub(crate) fn new_directory(&self, kind: Kind, owner: Owner) -> Result<NewDirectory<'_>> {
         let id = self.store.allocate_id();
         self.root.make(id, kind, owner)?;
-        Ok(NewDirectory {
-            id,
-            layer: None,
-            core: self,
-            kept: false,
-        })
+        Ok(self.with_id(id))
     }
 
     /// For a snapshot that needs none: only its id.
     pub(crate) fn no_directory(&self) -> NewDirectory<'_> {
+        self.with_id(self.store.allocate_id())
+    }
+
+    fn with_id(&self, id: SnapshotId) -> NewDirectory<'_> {
         NewDirectory {
-            id: self.store.allocate_id(),
+            id,
+            layer: None,
             core: self,
             kept: false,
         }
