@@ -132,6 +132,7 @@ impl Registry {
                 reference,
                 object,
                 is_head: method == Method::HEAD,
+                is_verified: false,
                 path: format!("manifests/{tag}"),
                 headers: accept(),
             };
@@ -195,6 +196,7 @@ impl Registry {
             reference,
             object,
             is_head: false,
+            is_verified: true,
             path: format!("manifests/{digest}"),
             headers: accept(),
         };

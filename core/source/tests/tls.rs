@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::server::{Content, Server};
+use crate::server::{Content, Reply, Server};
 use crate::{blob, quick};
 
 /// A CA and what it has signed.
@@ -178,4 +178,35 @@ async fn a_plain_server_is_said_to_be_plain() {
     .unwrap();
     let error = read(root.path(), &server, &bytes).await.unwrap_err();
     assert!(error.to_string().contains("http://"), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_a_tag_stands_for_is_not_asked_of_anybody_without_tls() {
+    let (bytes, _) = blob(1000);
+    let content = Content::default().blob(&bytes).manifest("1", b"{}");
+    let plain = Server::start(move |seen| content.answer(seen)).await;
+    let url = plain.url();
+    let authority = Authority::new("ours");
+    let front = Server::with_tls(Some(authority.server(None)), move |seen| {
+        Reply::new(307).header("location", format!("{url}{}", seen.path))
+    })
+    .await;
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("_default")).unwrap();
+    let hosts = root.path().join("_default/hosts.toml");
+    fs::write(hosts, "skip_verify = true").unwrap();
+    let config = Config {
+        hosts_directories: vec![root.path().to_owned()],
+        ..quick()
+    };
+    let registry = Registry::new(config, Arc::new(Anonymous));
+    let image = Reference::parse(&format!("{}/app:1", front.host())).unwrap();
+    let error = registry.resolve(&image).await.unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    assert_eq!(plain.seen().len(), 0);
+    // What has a digest may come from anywhere.
+    let digest = pontoon_layer::Digest::of(&bytes);
+    let app = registry.blob(&image, digest, 1000);
+    let read = app.read(0..1000, Urgency::Demand).await.unwrap();
+    assert_eq!(read, bytes);
 }

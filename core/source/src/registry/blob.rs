@@ -264,6 +264,7 @@ impl Source {
             reference: &self.reference,
             object: &self.object,
             is_head: false,
+            is_verified: true,
             path: format!("blobs/{}", self.digest),
             headers,
         };

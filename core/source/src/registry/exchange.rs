@@ -27,6 +27,8 @@ pub(crate) struct Ask<'a> {
     /// For messages.
     pub(crate) object: &'a str,
     pub(crate) is_head: bool,
+    /// The answer has a digest that is known before; what a tag stands for has not.
+    pub(crate) is_verified: bool,
     /// Behind the repository.
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
@@ -147,6 +149,10 @@ impl Endpoint {
                     "it redirects to something that is no URL",
                 )
             })?;
+            if started.scheme() == "https" && url.scheme() == "http" && !ask.is_verified {
+                let reason = "it redirects from TLS to plain HTTP, where anybody could answer";
+                return Err(failure::malformed(&host, ask.object, reason));
+            }
             body::excerpt(response).await;
         }
         let host = authority(&started);
