@@ -73,10 +73,14 @@ impl Program {
                  echo 'select 6*7' | $bin/postgres --single -D /tmp/data postgres\" \
                  | sed -n 's/.*= \"\\(42\\)\".*/\\1/p'"
             }
-            Self::Nginx => "nginx -t 2>/dev/null && nginx -v 2>&1 | grep -q nginx && echo 42",
+            Self::Nginx => {
+                "mkdir -p /var/log/nginx; nginx -t 2>/dev/null && nginx -v 2>&1 | grep -q nginx && \
+                 echo 42"
+            }
             Self::OpenJdk => "java --version >/dev/null && echo 42",
             Self::Gcc => {
-                "cd /tmp; echo '#include <stdio.h>\nint main(){printf(\"%d\\n\",6*7);}' > a.c; \
+                "cd /tmp; printf '%s\\n' '#include <stdio.h>' \
+                 'int main(){printf(\"%d\\n\",6*7);}' > a.c; \
                  gcc -O1 -o a a.c && ./a"
             }
         }
@@ -90,7 +94,7 @@ impl Program {
 
 /// The image of `program`, made on the first call.
 pub fn program(program: Program) -> Result<Layout> {
-    install(program.name(), program.packages(), "2", |dir, root| {
+    install(program.name(), program.packages(), "3", |dir, root| {
         let spec = Spec {
             command: vec!["/bin/sh".into(), "-c".into(), program.script().into()],
             environment: vec![
