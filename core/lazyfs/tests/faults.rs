@@ -47,9 +47,9 @@ fn patience_ends() {
     let status = rig.layer.status();
     assert_eq!(status.last_error.unwrap().error.kind(), "unavailable");
     assert_eq!(status.counted.failed_reads, 1);
-    // The next read tries again.
+    // Later reads try again.
     rig.blob.fail_no_more();
-    rig.check("file");
+    rig.check_soon("file");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_registry_that_says_nothing_is_not_waited_for_for_ever() {
     let error = rig.read("file", 0, 10).unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     rig.blob.release();
-    rig.check("file");
+    rig.check_soon("file");
 }
 
 #[test]

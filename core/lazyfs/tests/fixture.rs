@@ -553,6 +553,15 @@ impl Rig {
         let actual = self.read(path, 0, expected.len() + 1).unwrap();
         assert!(actual == *expected, "{path} has other bytes");
     }
+
+    /// The same once a registry works again: a trial in half a second finds that out, and reads may fail until then.
+    pub(crate) fn check_soon(&self, path: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Err(error) = self.read(path, 0, 1) {
+            assert!(Instant::now() < deadline, "{path} cannot be read: {error}");
+        }
+        self.check(path);
+    }
 }
 
 pub(crate) fn find(layer: &LazyLayer, path: &str) -> Nid {
