@@ -186,8 +186,9 @@ fn a_failure_in_the_background_is_not_a_readers() {
 #[test]
 fn a_limit_is_kept() {
     let mut config = small_requests();
-    // Two requests at once, then nothing for a day.
+    // What one worker begins with, then nothing for an hour. Several may begin before any of them has spent something.
     config.background.bytes_per_second = 1;
+    config.background.requests = 1;
     let rig = Rig::new(config, two_files());
     rig.layer.prefetch(Prefetch::Everything);
     wait_until("the first requests are under way", || rig.blob.count() > 0);
