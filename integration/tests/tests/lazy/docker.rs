@@ -150,8 +150,8 @@ fn build(engine: &Engine, base: &str) -> String {
 
 /// What the image takes is told as on a driver that unpacks it.
 ///
-/// Docker 28.5 counts in `docker images` only images of which every blob is in containerd's store, whatever the driver
-/// says (moby, `daemon/containerd/image_list.go`); for others it shows what is in the store.
+/// Not in `docker images`: Docker 28.5 shows there what its store holds of a lazy image. Whatever the reason, it did not
+/// ask the driver for the usage of such an image when this was written.
 fn check_sizes(engine: &Engine, image: &Layout, reference: &str) {
     if engine.stage.rival {
         // It says that layers take nothing.
