@@ -291,7 +291,8 @@ mod tests {
         assert!(mounted.unwrap().success());
         assert_eq!(mounts_below(&dir).unwrap(), [inner.as_path()]);
         // A shell that names the sandbox, and a child that does not.
-        let script = "sleep 3600 & echo $! > \"$0/child\"; wait";
+        // If the child is killed first, the shell may end by itself.
+        let script = "sleep 3600 & echo $! > \"$0/child\"; wait; exit 1";
         let mut shell = Command::new("sh")
             .arg("-c")
             .arg(script)
