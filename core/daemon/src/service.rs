@@ -157,9 +157,8 @@ impl Service {
 
 impl Call {
     /// Runs `work` and answers what it does. Quick work is done at once. Usual work is done on this thread, too: the
-    /// runtime gives the other tasks of this thread to another one, and nothing waits for that, while waiting for a
-    /// thread to begin and again for its answer would take a third of the time of a Commit. What may take seconds has a
-    /// thread of its own.
+    /// runtime gives the other tasks of this thread to another one, and nothing waits for that, as it would for a
+    /// blocking thread to begin and again for its answer. What may take seconds has a thread of its own.
     async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce(&dyn Snapshotter) -> Result<T> + Send + 'static,
