@@ -34,6 +34,8 @@ mod decisions;
 mod download;
 mod durable;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod front;
 mod image;
 mod labels;
@@ -47,6 +49,7 @@ mod report;
 mod session;
 mod stock;
 mod toc;
+mod trees;
 mod unpack;
 
 pub use config::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use pontoon_erofs::{FileType, Image, Nid};
 use pontoon_layer::Attributes;
@@ -13,6 +14,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::record::Record;
+use crate::trees::Trees;
 
 /// The layers below, nearest first.
 #[derive(Debug, Clone)]
@@ -21,7 +23,7 @@ pub(crate) struct Parents(Vec<Parent>);
 #[derive(Debug, Clone)]
 enum Parent {
     /// A lazy layer: the name of its tree, and where that is.
-    Lazy(String, PathBuf),
+    Lazy(String, Arc<Trees>),
     /// An ordinary one: its id, and its directory.
     Ordinary(String, PathBuf),
 }
@@ -36,14 +38,13 @@ enum Found {
 }
 
 impl Parents {
-    /// The layers of `chain`; trees are in the directory `trees`.
-    pub(crate) fn of(chain: &Chain<'_>, trees: &Path) -> pontoon_snapshot::Result<Self> {
+    /// The layers of `chain`; those that are lazy have their trees among `trees`.
+    pub(crate) fn of(chain: &Chain<'_>, trees: &Arc<Trees>) -> pontoon_snapshot::Result<Self> {
         let parent = |link: &Link| match &link.layer {
             None => Ok(Parent::Ordinary(link.id.to_string(), chain.directory(link))),
             Some(record) => {
                 let tree = Record::decode(record)?.tree;
-                let path = trees.join(&tree);
-                Ok(Parent::Lazy(tree, path))
+                Ok(Parent::Lazy(tree, Arc::clone(trees)))
             }
         };
         let parents: pontoon_snapshot::Result<Vec<Parent>> =
@@ -68,8 +69,8 @@ impl Parents {
                 let stat = std::fs::symlink_metadata(directory)?;
                 Ok((stat.uid(), stat.gid()))
             }
-            Some(Parent::Lazy(_, tree)) => {
-                let image = open(tree)?;
+            Some(Parent::Lazy(tree, trees)) => {
+                let image = open(trees, tree)?;
                 let root = image.inode(image.root()).map_err(io::Error::other)?;
                 Ok((root.uid, root.gid))
             }
@@ -81,7 +82,7 @@ impl Parents {
     pub(crate) fn directory(&self, path: &Path) -> io::Result<Option<Attributes>> {
         for parent in &self.0 {
             let found = match parent {
-                Parent::Lazy(_, tree) => in_image(&open(tree)?, path)?,
+                Parent::Lazy(tree, trees) => in_image(&open(trees, tree)?, path)?,
                 Parent::Ordinary(_, directory) => in_directory(directory, path)?,
             };
             match found {
@@ -94,8 +95,13 @@ impl Parents {
     }
 }
 
-fn open(tree: &Path) -> io::Result<Image<Map>> {
-    let map = Map::open(tree).map_err(io::Error::other)?;
+fn open(trees: &Trees, tree: &str) -> io::Result<Image<Map>> {
+    let lost = |error: io::Error| {
+        let reason = "remove the images with this layer and pull them again";
+        let text = format!("the tree {tree} of a layer below cannot be used: {error}; {reason}");
+        io::Error::new(error.kind(), text)
+    };
+    let map = trees.map(tree).map_err(lost)?;
     Image::open(map).map_err(io::Error::other)
 }
 

@@ -4,9 +4,8 @@
 //! are about to; when nobody is left, its file, and the cached data if no other tree has the same, are deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -15,16 +14,15 @@ use pontoon_cache::{Cache, Key, Meta};
 use pontoon_fuse::LayerTable;
 use pontoon_layer::ChunkTable;
 use pontoon_lazyfs::{LazyLayer, Prefetch};
-use pontoon_linux::Map;
 use pontoon_overlay::{Recorded, SnapshotId};
 use pontoon_snapshot::{Error, Result};
 use pontoon_source::{Reference, Registry};
 
 use crate::anywhere::Anywhere;
-use crate::durable;
 use crate::numbers::Numbers;
 use crate::reason::Refusal;
 use crate::record::{Facts, Record};
+use crate::trees::Trees;
 
 /// How long a deletion waits for readers to let go.
 const READERS_PATIENCE: Duration = Duration::from_secs(1);
@@ -33,7 +31,7 @@ const READERS_PAUSE: Duration = Duration::from_millis(10);
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Stock {
-    trees: PathBuf,
+    trees: Arc<Trees>,
     pub(crate) cache: Arc<Cache>,
     numbers: Numbers,
     engine: Arc<pontoon_lazyfs::Engine>,
@@ -106,8 +104,7 @@ impl Stock {
         engine: Arc<pontoon_lazyfs::Engine>,
         registry: Registry,
     ) -> io::Result<Arc<Self>> {
-        let trees = directory.join("trees");
-        fs::create_dir_all(&trees)?;
+        let trees = Arc::new(Trees::open(directory.join("trees"))?);
         Ok(Arc::new(Stock {
             numbers: Numbers::open(&directory.join("number"))?,
             trees,
@@ -148,9 +145,9 @@ impl Stock {
 
     fn sweep(&self) -> io::Result<()> {
         let items = lock(&self.items);
-        for name in durable::names(&self.trees)? {
+        for name in self.trees.names()? {
             if !items.contains_key(&name) {
-                fs::remove_file(self.trees.join(&name))?;
+                self.trees.remove(&name)?;
             }
         }
         let wanted: BTreeSet<&Key> = items.values().map(|item| &item.key).collect();
@@ -188,7 +185,7 @@ impl Stock {
     }
 
     /// Where the trees are.
-    pub(crate) fn trees(&self) -> &Path {
+    pub(crate) fn trees(&self) -> &Arc<Trees> {
         &self.trees
     }
 
@@ -208,12 +205,16 @@ impl Stock {
         same.any(|item| item.where_from.is_in(reference)) && self.notes(key).is_some()
     }
 
-    /// Keeps the tree `tree`, if it is here with its data.
+    /// Keeps the tree `tree`, if it is here with its data, undamaged. May read all of it.
     pub(crate) fn hold(self: &Arc<Self>, tree: &str, key: &Key) -> Option<Hold> {
+        let is_known = lock(&self.items).contains_key(tree);
+        if !is_known || !self.trees.is_sound(tree) {
+            return None;
+        }
         let items = lock(&self.items);
         let item = Arc::clone(items.get(tree)?);
         // Half of it may be gone if its deletion failed.
-        self.notes(key).filter(|_| self.trees.join(tree).exists())?;
+        self.notes(key).filter(|_| self.trees.exists(tree))?;
         lock(&item.users).holds += 1;
         let stock = Arc::clone(self);
         Some(Hold { stock, item })
@@ -230,7 +231,7 @@ impl Stock {
         meta: &Meta,
     ) -> Result<Hold, Refusal> {
         let failed = |error: io::Error| Refusal::store(&error);
-        durable::write(&self.trees.join(tree), image).map_err(failed)?;
+        self.trees.write(tree, image).map_err(failed)?;
         let made = self.cache.create(key, chunks, meta.clone());
         if let Err(pontoon_cache::Error::OtherTable { .. }) = made {
             // Another version of ours made it. If it is in use, that version's tree is too.
@@ -241,8 +242,8 @@ impl Stock {
         // What a deletion at the same moment has taken, is made again: nothing is deleted while `items` is locked.
         let cached = self.cache.create(key, chunks, meta.clone());
         cached.map_err(|error| Refusal::store(&error))?;
-        if !self.trees.join(tree).exists() {
-            durable::write(&self.trees.join(tree), image).map_err(failed)?;
+        if !self.trees.exists(tree) {
+            self.trees.write(tree, image).map_err(failed)?;
         }
         let number = match items.get(tree) {
             Some(item) => item.record.number,
@@ -285,8 +286,8 @@ impl Stock {
             what: format!("lazy layer {}", item.record.blob()),
             reason: format!("{reason}; remove the image and pull it again"),
         };
-        let tree = Map::open(&self.trees.join(&item.record.tree))
-            .map_err(|error| lost(format!("its tree cannot be opened: {}", error.source)))?;
+        let tree = self.trees.map(&item.record.tree);
+        let tree = tree.map_err(|error| lost(format!("its tree cannot be used: {error}")))?;
         let cached = self.cache.layer(&item.key);
         let cached = cached.map_err(|error| lost(error.to_string()))?;
         let cached = cached.ok_or_else(|| lost("its chunk table is missing".to_owned()))?;
@@ -349,18 +350,13 @@ impl Stock {
         if !others.any(|(_, other)| other.key == *key) {
             self.cache.remove(key)?;
         }
-        let path = self.trees.join(tree);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                let operation = "deleting";
-                return Err(pontoon_cache::Error::Io {
-                    operation,
-                    path,
-                    source,
-                });
-            }
-            _ => {}
-        }
+        self.trees
+            .remove(tree)
+            .map_err(|source| pontoon_cache::Error::Io {
+                operation: "deleting",
+                path: self.trees.path(tree),
+                source,
+            })?;
         items.remove(tree);
         Ok(true)
     }

@@ -1,0 +1,31 @@
+//! Layers for tests of parts of this crate.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use pontoon_layer::{Digest, Layer, Limits, OpaqueXattr, TocDigest, TocKind, parse_toc};
+
+/// A layer of empty files and, where a path ends with a slash, directories.
+pub(crate) fn layer(paths: &[&str]) -> Layer {
+    let entries = paths.iter().map(|path| match path.ends_with('/') {
+        true => serde_json::json!({"name": path, "type": "dir", "mode": 0o755}),
+        false => serde_json::json!({"name": path, "type": "reg", "mode": 0o644}),
+    });
+    let entries: Vec<_> = entries.collect();
+    let toc = serde_json::json!({"version": 1, "entries": entries}).to_string();
+    let toc = toc.as_bytes();
+    let mut header = tar::Header::new_gnu();
+    header.set_size(toc.len() as u64);
+    header.set_mode(0o444);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive
+        .append_data(&mut header, "stargz.index.json", toc)
+        .unwrap();
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&archive.into_inner().unwrap()).unwrap();
+    let bytes = gzip.finish().unwrap();
+    let digest = TocDigest::Json(Digest::of(toc));
+    let (opaque, limits) = (OpaqueXattr::Trusted, Limits::default());
+    parse_toc(TocKind::TarGzip, &bytes, 0, &digest, opaque, &limits).unwrap()
+}
