@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pontoon_fuse::{Config, LayerTable, Server};
 use pontoon_linux::IdMap;
@@ -16,7 +16,15 @@ pub(crate) struct Front {
     config: Config,
     layers: Arc<LayerTable>,
     runtime: Handle,
-    server: Mutex<Option<Arc<Server>>>,
+    servers: Mutex<Servers>,
+}
+
+#[derive(Debug, Default)]
+struct Servers {
+    /// For new mounts.
+    current: Option<Arc<Server>>,
+    /// Whose mounts somebody took off while containers were using them. They serve these until the last one ends.
+    hidden: Vec<Arc<Server>>,
 }
 
 impl Front {
@@ -31,16 +39,25 @@ impl Front {
             config,
             layers,
             runtime,
-            server: Mutex::default(),
+            servers: Mutex::default(),
         }
     }
 
-    /// The server; started if it is not.
+    /// The server; started if it is not, and again if the mount of the last one was taken off.
     pub(crate) fn server(&self) -> Result<Arc<Server>> {
-        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(server) = &*server {
+        let mut servers = self.lock();
+        let is_usable = |server: &&Arc<Server>| self.is_usable(server);
+        if let Some(server) = servers.current.as_ref().filter(is_usable) {
             return Ok(Arc::clone(server));
         }
+        if let Some(server) = servers.current.take() {
+            tracing::error!(
+                mountpoint = %self.mountpoint.display(),
+                "somebody has unmounted the lazy layers, or nobody answers for them any more; serving them anew"
+            );
+            servers.hidden.push(server);
+        }
+        servers.hidden.retain(|server| server.is_serving());
         if let Err(error) = fs::create_dir_all(&self.mountpoint)
             && !pontoon_linux::is_disconnected(&self.mountpoint)
         {
@@ -54,24 +71,37 @@ impl Front {
             source: Box::new(error),
         })?;
         tracing::info!(mountpoint = %self.mountpoint.display(), "serving lazy layers");
-        Ok(Arc::clone(server.insert(Arc::new(started))))
+        Ok(Arc::clone(servers.current.insert(Arc::new(started))))
+    }
+
+    /// Whether what is mounted now would find it.
+    fn is_usable(&self, server: &Server) -> bool {
+        // An unmounted filesystem that a container uses is still served, and found by nobody new.
+        server.is_serving() && pontoon_linux::is_mount_point(&self.mountpoint).unwrap_or(false)
     }
 
     /// Tells the kernel that the layer `number` is new or gone, if somebody serves.
     pub(crate) fn changed(&self, number: u32) {
-        let serving = {
-            let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-            server.clone()
+        let serving: Vec<_> = {
+            let servers = self.lock();
+            let all = servers.current.iter().chain(&servers.hidden);
+            all.filter(|server| server.is_serving()).cloned().collect()
         };
-        if let Some(server) = serving {
+        for server in serving {
             server.changed(number);
         }
     }
 
     /// Ends serving.
     pub(crate) fn stop(&self) {
-        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(server.take());
+        let Servers { current, hidden } = std::mem::take(&mut *self.lock());
+        // First the one whose mount is there.
+        drop(current);
+        drop(hidden);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Servers> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses an id mapping that the kernel cannot have for what is served.

@@ -10,3 +10,4 @@ mod pull;
 mod registry;
 mod site;
 mod space;
+mod unmounted;
