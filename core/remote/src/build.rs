@@ -23,6 +23,10 @@ const NOTE_SCOPE: &str = "implied";
 /// Blocks of the filesystem that an unpacked layer would be on.
 const BLOCK: u64 = 4096;
 
+/// Directories that a layer does not list, times the layers below: so often something is looked up at most. Builders
+/// list nearly all of them; a hostile table has millions, which would keep a thread busy for minutes.
+const LOOKUPS_MAX: usize = 1_000_000;
+
 /// A symbolic link up to this long is in its inode, as on ext4.
 const SHORT_LINK: usize = 60;
 
@@ -105,6 +109,7 @@ pub(crate) fn build(
 ) -> Result<Hold, Refusal> {
     let implied = layer.tree.implied();
     let scope = Scope::of(&implied);
+    check_lookups(&implied, parents, LOOKUPS_MAX)?;
     let name = scope.tree(key, layer.tree.opaque_xattr(), parents)?;
     let facts = facts(&layer);
     adopt(&mut layer.tree, implied, parents).map_err(|error| Refusal::store(&error))?;
@@ -113,6 +118,24 @@ pub(crate) fn build(
     let notes = BTreeMap::from([(NOTE_SCOPE.to_owned(), scope.word().to_owned())]);
     let meta = Meta { blob_bytes, notes };
     stock.store(key, &name, &image, &layer.chunks, facts, &meta)
+}
+
+/// Refuses a layer that would have more than `lookups_max` directories looked up in the layers below.
+fn check_lookups(
+    implied: &[(Vec<u8>, NodeId)],
+    parents: &Parents,
+    lookups_max: usize,
+) -> Result<(), Refusal> {
+    let (directories, layers) = (implied.len(), parents.len());
+    if directories.saturating_mul(layers) <= lookups_max {
+        return Ok(());
+    }
+    Err(Refusal {
+        detail: Some(format!(
+            "it does not list {directories} of its directories, which would be looked up in {layers} layers: more than {lookups_max} times; have it built with all its directories"
+        )),
+        ..Refusal::new(reason::BEYOND_LIMITS)
+    })
 }
 
 /// Gives directories that the layer does not list what an ordinary unpack would give them.
@@ -168,5 +191,38 @@ fn facts(layer: &Layer) -> Facts {
             Landmark::Prefetch { blob_offset, .. } => Some(blob_offset),
             Landmark::NoPrefetch => Some(0),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn directories_that_are_not_listed_are_looked_up_so_often_and_not_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let parents = Parents::ordinary(&[directory.path(), directory.path()]);
+        // The root and two more.
+        let implied = fixture::layer(&["a/x", "b/y"]).tree.implied();
+        check_lookups(&implied, &parents, 6).unwrap();
+        let refusal = check_lookups(&implied, &parents, 5).unwrap_err();
+        assert_eq!(refusal.reason, reason::BEYOND_LIMITS);
+        assert!(!refusal.transient);
+        let listed = fixture::layer(&["./", "a/", "a/x", "b/", "b/y"]);
+        check_lookups(&listed.tree.implied(), &parents, 2).unwrap();
+        check_lookups(&implied, &Parents::ordinary(&[]), 0).unwrap();
+    }
+
+    #[test]
+    fn a_hostile_table_is_refused_before_anything_is_looked_up() {
+        // As many layers as it takes, none of which is there: a look-up fails in another way.
+        let nowhere = vec![Path::new("/nowhere"); LOOKUPS_MAX / 3 + 1];
+        let stock = fixture::stock();
+        let key = Key::new(Digest::of(b"blob"), Digest::of(b"toc"));
+        let layer = fixture::layer(&["a/x", "b/y"]);
+        let parents = Parents::ordinary(&nowhere);
+        let refusal = build(&stock.stock, &key, 1, layer, &parents).unwrap_err();
+        assert_eq!(refusal.reason, reason::BEYOND_LIMITS);
     }
 }

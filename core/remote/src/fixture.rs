@@ -1,10 +1,17 @@
 //! Layers for tests of parts of this crate.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use pontoon_cache::Cache;
 use pontoon_layer::{Digest, Layer, Limits, OpaqueXattr, TocDigest, TocKind, parse_toc};
+use pontoon_lazyfs::Engine;
+use pontoon_source::{Anonymous, Registry};
+use tokio::runtime::Runtime;
+
+use crate::stock::Stock;
 
 /// A layer of empty files and, where a path ends with a slash, directories.
 pub(crate) fn layer(paths: &[&str]) -> Layer {
@@ -28,4 +35,33 @@ pub(crate) fn layer(paths: &[&str]) -> Layer {
     let digest = TocDigest::Json(Digest::of(toc));
     let (opaque, limits) = (OpaqueXattr::Trusted, Limits::default());
     parse_toc(TocKind::TarGzip, &bytes, 0, &digest, opaque, &limits).unwrap()
+}
+
+/// A stock with nothing in it, and what it lives in.
+pub(crate) struct Stocked {
+    pub(crate) stock: Arc<Stock>,
+    _runtime: Runtime,
+    _directory: tempfile::TempDir,
+}
+
+pub(crate) fn stock() -> Stocked {
+    let directory = tempfile::tempdir().unwrap();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+    let handle = runtime.handle().clone();
+    let inside = runtime.enter();
+    let config = pontoon_cache::Config {
+        max_bytes: 0,
+        free_bytes_min: 0,
+    };
+    let cache = Arc::new(Cache::open(&directory.path().join("blobs"), config).unwrap());
+    let engine = Engine::new(Default::default(), Arc::clone(&cache), handle);
+    let registry = Registry::new(Default::default(), Arc::new(Anonymous));
+    let stock = Stock::open(directory.path(), cache, engine, registry).unwrap();
+    drop(inside);
+    Stocked {
+        stock,
+        _runtime: runtime,
+        _directory: directory,
+    }
 }

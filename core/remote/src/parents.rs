@@ -52,6 +52,13 @@ impl Parents {
         parents.map(Parents)
     }
 
+    /// Ordinary layers in these directories.
+    #[cfg(test)]
+    pub(crate) fn ordinary(directories: &[&Path]) -> Self {
+        let parent = |path: &&Path| Parent::Ordinary("1".to_owned(), path.to_path_buf());
+        Parents(directories.iter().map(parent).collect())
+    }
+
     /// A text that stands for exactly these layers: trees never change, ids are never used again.
     pub(crate) fn identity(&self) -> String {
         let names = self.0.iter().map(|parent| match parent {
@@ -59,6 +66,11 @@ impl Parents {
             Parent::Ordinary(id, _) => format!("snapshot {id}"),
         });
         names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Who owns the root directory of the nearest one; root without any. That is whom an ordinary layer's belongs to.
