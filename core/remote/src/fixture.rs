@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -55,13 +57,22 @@ pub(crate) fn stock() -> Stocked {
         free_bytes_min: 0,
     };
     let cache = Arc::new(Cache::open(&directory.path().join("blobs"), config).unwrap());
-    let engine = Engine::new(Default::default(), Arc::clone(&cache), handle);
+    let engine = Engine::new(Default::default(), Arc::clone(&cache), handle.clone());
     let registry = Registry::new(Default::default(), Arc::new(Anonymous));
-    let stock = Stock::open(directory.path(), cache, engine, registry).unwrap();
+    let stock = Stock::open(directory.path(), cache, engine, registry, handle).unwrap();
     drop(inside);
     Stocked {
         stock,
         _runtime: runtime,
         _directory: directory,
+    }
+}
+
+/// Waits until it is so.
+pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < end, "it does not come to be");
+        thread::sleep(Duration::from_millis(5));
     }
 }

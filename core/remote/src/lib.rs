@@ -38,6 +38,7 @@ mod error;
 mod fixture;
 mod front;
 mod image;
+mod item;
 mod labels;
 mod numbers;
 mod parents;

@@ -90,7 +90,13 @@ impl Remote {
         let registry = Registry::new(config.registry.clone(), sources);
         let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache)?);
         let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
-        let stock = Stock::open(&directory, cache, Arc::clone(&engine), registry.clone());
+        let stock = Stock::open(
+            &directory,
+            cache,
+            Arc::clone(&engine),
+            registry.clone(),
+            handle.clone(),
+        );
         let stock = stock.map_err(|source| Error::Io {
             operation: "open",
             path: directory.clone(),

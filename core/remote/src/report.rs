@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::Remote;
 use crate::decisions::Counts;
-use crate::stock::Item;
+use crate::item::Item;
 
 /// All layers that this daemon knows of.
 #[derive(Debug, Clone, Serialize)]
