@@ -13,7 +13,7 @@ use pontoon_overlay::{Chain, LayerProvider, LayerRequest, Link, Offer, Recorded,
 use pontoon_snapshot::{Result, Usage};
 use pontoon_source::{Registry, Remembered};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::decisions::Decisions;
@@ -26,7 +26,7 @@ use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
 use crate::stock::{Opened, Stock};
-use crate::toc::{self, Reading};
+use crate::toc::{Memory, Reading};
 use crate::{Error, credentials, unpack};
 
 /// Threads that talk to registries; inflating and disks have their own.
@@ -111,7 +111,7 @@ impl Remote {
                 registry: registry.clone(),
                 limits: config.limits.clone(),
                 opaque: config.opaque,
-                places: Arc::new(Semaphore::new(toc::PARSED_AT_ONCE)),
+                memory: Memory::new(),
             },
             space: Space::new(config.unpack.temporary_bytes_max),
             front: Front::new(
