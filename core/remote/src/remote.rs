@@ -68,6 +68,14 @@ enum Brought {
     Unpacked(Refusal),
 }
 
+impl Shared {
+    fn keep_decisions(&self) {
+        if let Err(error) = self.decisions.keep() {
+            tracing::warn!(%error, "the next start does not know why layers are not lazy");
+        }
+    }
+}
+
 impl Remote {
     /// A provider that keeps everything in `<root>/lazy`. Asks nobody and mounts nothing before it has to.
     ///
@@ -126,7 +134,7 @@ impl Remote {
             engine,
             stock,
             sessions: Sessions::default(),
-            decisions: Decisions::default(),
+            decisions: Decisions::open(directory.join("decisions.json"), root.join("snapshots")),
             config,
         });
         handle.spawn(drop_idle(Arc::clone(&shared), stopped));
@@ -266,11 +274,11 @@ impl LayerProvider for Remote {
                 Offer::Lazy(record.encode())
             }
             Ok(Brought::Unpacked(why)) => {
-                decisions.ordinary(&image, &wanted.layer, true, &why);
+                decisions.ordinary(&image, &wanted.layer, true, &why, request.id);
                 Offer::Unpacked
             }
             Err(refusal) => {
-                decisions.ordinary(&image, &wanted.layer, false, &refusal);
+                decisions.ordinary(&image, &wanted.layer, false, &refusal, request.id);
                 declined(request, &refusal)
             }
         }
@@ -326,6 +334,7 @@ impl LayerProvider for Remote {
                 "credentials are not remembered"
             );
         }
+        self.shared.keep_decisions();
         self.shared.sessions.clear();
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = runtime.take() {
@@ -360,7 +369,7 @@ fn declined(request: &LayerRequest<'_>, refusal: &Refusal) -> Offer {
     Offer::Decline(refusal.reason.to_owned())
 }
 
-/// Forgets images that nobody asks for any more.
+/// Forgets images that nobody asks for any more, and keeps what was decided.
 async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let lifetime = shared.config.lazy.image_lifetime;
     loop {
@@ -370,7 +379,11 @@ async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
         }
         let shared = Arc::clone(&shared);
         // It may delete files. A panic has been logged.
-        let _ = tokio::task::spawn_blocking(move || shared.sessions.drop_idle(lifetime)).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            shared.sessions.drop_idle(lifetime);
+            shared.keep_decisions();
+        })
+        .await;
     }
 }
 

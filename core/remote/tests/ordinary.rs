@@ -50,7 +50,7 @@ fn without_labels_nobody_is_asked() {
 #[test]
 fn an_ordinary_layer_of_a_lazy_image_is_unpacked_here() {
     let registry = Registry::start();
-    let site = Site::new();
+    let mut site = Site::new();
     let (base, middle, top) = (base(), ordinary(), top());
     let image = Image::new(&[&base, &middle, &top]);
     let reference = registry.push(&image, "a");
@@ -70,8 +70,16 @@ fn an_ordinary_layer_of_a_lazy_image_is_unpacked_here() {
         why.unwrap(),
         "the manifest names no table of contents for the layer"
     );
-    site.remove(&names);
     assert!(site.names("tmp").is_empty());
+    site.reopen();
+    let (state, why) = site.fate(&middle.digest());
+    assert_eq!(state, LayerState::Unpacked);
+    let expected = "the manifest names no table of contents for the layer";
+    assert_eq!(why.as_deref(), Some(expected));
+    // It is kept no longer than its snapshot.
+    site.remove(&names);
+    site.reopen();
+    assert!(site.remote().report().layers.is_empty());
 }
 
 #[test]
