@@ -21,7 +21,11 @@ pub(crate) fn layer(paths: &[&str]) -> Layer {
         true => serde_json::json!({"name": path, "type": "dir", "mode": 0o755}),
         false => serde_json::json!({"name": path, "type": "reg", "mode": 0o644}),
     });
-    let entries: Vec<_> = entries.collect();
+    layer_of(&entries.collect::<Vec<_>>())
+}
+
+/// A layer with these entries in its table of contents.
+pub(crate) fn layer_of(entries: &[serde_json::Value]) -> Layer {
     let toc = serde_json::json!({"version": 1, "entries": entries}).to_string();
     let toc = toc.as_bytes();
     let mut header = tar::Header::new_gnu();
