@@ -169,7 +169,7 @@ impl Storm {
                 let mut run: Command = stage.bench.cluster.containerd.ctr_command();
                 run.args(["run", "--rm", "--snapshotter", SNAPSHOTTER, other, &id]);
                 let script = format!(
-                    "cat /sizes/* /many/* /twice/* /text /zeros/* > /dev/null || exit {READ_FAILED}"
+                    "cat /sizes/* /many/* /twice/* /zeros/* > /dev/null || exit {READ_FAILED}"
                 );
                 Some(spawn(run.args(["/bin/sh", "-c", &script])))
             }
