@@ -169,7 +169,7 @@ fn who_waits_for_a_daemon_that_does_not_come_gets_an_error() {
     let log = stage.bench.cluster.plugin.log();
     let said: Vec<&str> = log
         .lines()
-        .filter(|line| line.starts_with("pontoon-holder: "))
+        .filter(|line| line.starts_with("pontoon-holder: nobody has taken over"))
         .collect();
     assert_eq!(said.len(), 1, "{log}");
     assert!(said[0].contains("start pontoon-stargz again"), "{said:?}");

@@ -58,7 +58,7 @@ pub(crate) struct Setup {
     pub(crate) patience_seconds: u32,
     /// Whether containerd 1.7 has its image service.
     pub(crate) cri: bool,
-    /// How much the plugin keeps; 0 is no limit.
+    /// How much the plugin keeps, as TOML; 0 is no limit.
     pub(crate) cache_max: &'static str,
     /// More environment variables of the plugin.
     pub(crate) env: Vec<(String, String)>,
@@ -341,7 +341,7 @@ fn configuration(setup: &Setup, site: &Site, sandbox: &Sandbox) -> String {
     };
     let mut text = format!(
         "[registry]\nconfig_path = {:?}\npatience_seconds = {}\n\
-         [background]\nenabled = {}\n[cache]\nfree_bytes_min = 0\nmax_bytes = {:?}\n\
+         [background]\nenabled = {}\n[cache]\nfree_bytes_min = 0\nmax_bytes = {}\n\
          [credentials]\ndocker_config = {docker:?}\nfixed = {fixed:?}\n",
         site.hosts_dir(),
         setup.patience_seconds,

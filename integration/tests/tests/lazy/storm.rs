@@ -57,7 +57,7 @@ fn containers_read_on_while_the_daemon_is_killed_again_and_again() {
         config: "[lazy]\nimage_seconds = 10\n".into(),
         background: true,
         // Beside what is running there is room for one other image, so it evicts.
-        cache_max: "64MiB",
+        cache_max: "\"64MiB\"",
         ..Setup::new(Version::V2_3)
     });
     if stage.rival {
