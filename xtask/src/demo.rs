@@ -21,6 +21,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 const PLUGIN: &str = "pontoon-overlayfs";
 const LAZY_PLUGIN: &str = "pontoon-stargz";
+
+/// What the lazy plugin starts.
+const HOLDER: &str = "pontoon-holder";
 const COMMAND: &str = "pontoon";
 
 /// Numbers the steps and times them.
@@ -89,7 +92,7 @@ fn prepare(root: &Path, show: &mut Show, own_image: bool) -> Result<(), Box<dyn 
     if own_image {
         wanted.push(Tool::Images);
         what = "Install containerd 2.3, runc, a registry and a converter of images";
-        programs.extend([LAZY_PLUGIN, COMMAND]);
+        programs.extend([LAZY_PLUGIN, HOLDER, COMMAND]);
     }
     let installed = show.step(what, || {
         tools::install(&wanted, || {

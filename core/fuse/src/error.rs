@@ -34,4 +34,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Nobody can go on with a connection that a predecessor has left.
+    #[error("cannot go on serving {name}: {reason}")]
+    Left {
+        /// Under which name it is kept.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
 }

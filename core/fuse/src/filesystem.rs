@@ -6,7 +6,7 @@ mod directory;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fuser::{
     Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
@@ -16,6 +16,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::attributes::{FOR_EVER, of_nothing};
+use crate::greeting::Greeting;
 use crate::layers::Layers;
 use crate::node::Node;
 use crate::operations::{Counters, count};
@@ -41,6 +42,8 @@ pub(crate) struct Layered {
     counters: Arc<Counters>,
     /// The kernel does not ask to open and to close. Wanted; after the greeting, also possible.
     silent_opens: bool,
+    /// What was agreed on in the greeting.
+    agreed: Arc<OnceLock<Greeting>>,
 }
 
 impl Filesystem for Layered {
@@ -56,13 +59,24 @@ impl Filesystem for Layered {
             // Idmapped mounts, Linux 6.12. Permissions are checked by the kernel, as this needs.
             InitFlags::FUSE_ALLOW_IDMAP,
         ];
+        let mut agreed = InitFlags::empty();
         for flag in wanted {
-            if config.add_capabilities(flag).is_err() {
-                tracing::debug!(?flag, "this kernel's FUSE does not have a capability");
+            match config.add_capabilities(flag) {
+                Ok(()) => agreed |= flag,
+                Err(_) => {
+                    tracing::debug!(?flag, "this kernel's FUSE does not have a capability");
+                }
             }
         }
         let silent = InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         self.silent_opens &= config.add_capabilities(silent).is_ok();
+        if self.silent_opens {
+            agreed |= silent;
+        }
+        // Not asked for: it is what the kernel can be told to do.
+        agreed |= config.capabilities() & InitFlags::FUSE_HAS_RESEND;
+        // There is one greeting for each connection.
+        let _ = self.agreed.set(Greeting::of(config, agreed));
         // Refused are only zero and more than 16 MiB.
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);

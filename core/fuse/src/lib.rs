@@ -11,13 +11,18 @@
 //! No thread that serves waits for the network. A read whose bytes are not here is answered from the runtime when
 //! they are, and can be killed in the meantime.
 //!
+//! With a [`Keeper`](pontoon_holder::Keeper) a connection outlives its server: another process goes on with it
+//! ([`Server::adopt`]), and answers what the first one left unanswered. Nodes are numbers that mean the same in both.
+//!
 //! The root of a layer also has a hidden directory [`STATE_DIRECTORY`], with a file that tells how far the layer is, as
 //! stargz-snapshotter has it.
 
 mod attributes;
 mod error;
 mod filesystem;
+mod greeting;
 mod layers;
+mod mounted;
 mod node;
 mod operations;
 mod server;

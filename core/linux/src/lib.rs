@@ -9,6 +9,7 @@
 //! - [`Map`]: a whole file as bytes.
 //! - [`probe`]: what this kernel and this filesystem can do. Nothing of a probe can stay behind.
 //! - [`DirLock`]: one daemon per root.
+//! - [`PacketSocket`]: packets between processes, with descriptors.
 //! - [`process`]: who a peer is.
 //!
 //! The only crate with `unsafe` code, all of it in `raw.rs`: the calls that rustix does not have.
@@ -18,6 +19,7 @@ mod idmap;
 mod lock;
 mod map;
 mod mount;
+mod packet;
 pub mod probe;
 pub mod process;
 mod raw;
@@ -27,6 +29,8 @@ pub use idmap::{IdMap, IdMapError};
 pub use lock::{DirLock, LockError};
 pub use map::Map;
 pub use mount::fuse::{
-    abort, detach, is_disconnected, is_mount_point, mount_fuse, open_fuse_device, set_read_ahead,
+    Slot, abort, abort_connection, connection_at, detach, is_connected, is_disconnected,
+    is_mount_point, mount_fuse, open_fuse_device, resend, set_read_ahead,
 };
 pub use mount::{Call, Mounter, RecordingMounter, SystemMounter, mount_erofs, try_id_map};
+pub use packet::{Packet, PacketSocket, Peer};

@@ -23,6 +23,21 @@ pub fn in_user_namespace() -> bool {
     }
 }
 
+/// Major and minor version of the kernel; zeros if it has another form.
+pub fn kernel_release() -> (u32, u32) {
+    let uname = rustix::system::uname();
+    parse_release(&uname.release().to_string_lossy())
+}
+
+/// The first two numbers of a release, `6.18.44-generic` for instance.
+pub fn parse_release(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or_default());
+    let mut next = || numbers.next().unwrap_or_default();
+    (next(), next())
+}
+
 /// Whether overlayfs knows the option `index`.
 pub fn overlay_has_index() -> bool {
     Path::new("/sys/module/overlay/parameters/index").exists()
@@ -147,4 +162,17 @@ fn try_overlay(options: &[String]) -> Result<std::os::fd::OwnedFd> {
     let options =
         MountOptions::parse(options).map_err(|reason| Error::invalid("try an overlay", reason))?;
     detached_overlay(&options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read() {
+        assert_eq!(parse_release("6.18.44-fc-v669"), (6, 18));
+        assert_eq!(parse_release("7.0-rc1"), (7, 0));
+        assert_eq!(parse_release("custom"), (0, 0));
+        assert!(kernel_release() > (2, 0));
+    }
 }

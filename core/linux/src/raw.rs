@@ -229,6 +229,34 @@ impl Drop for Pages {
     }
 }
 
+/// Makes the descriptor `target`, which somebody else owns, another one of what `source` is, closed on exec (dup3(2)).
+/// Who owns it owns it still, and uses what it has become from the next call on.
+pub(crate) fn replace(target: RawFd, source: BorrowedFd<'_>) -> io::Result<()> {
+    loop {
+        // SAFETY: takes numbers only. That nobody but the owner of `target` is in for a surprise is seen to by whoever
+        // calls this.
+        let answer = unsafe { libc::dup3(source.as_raw_fd(), target, libc::O_CLOEXEC) };
+        match answer {
+            -1 => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// What is open as `number`, by the device and the inode it is on; `None` if nothing is.
+pub(crate) fn identity(number: RawFd) -> Option<(u64, u64)> {
+    if number < 0 {
+        return None;
+    }
+    // SAFETY: it is used for one fstat(2), which is an error if nothing is open under the number.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let stat = rustix::fs::fstat(borrowed).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
 /// `mallopt(3)` with `M_ARENA_MAX`; false where the allocator is not glibc's, or refuses.
 pub(crate) fn limit_malloc_arenas(arenas_max: i32) -> bool {
     #[cfg(target_env = "gnu")]

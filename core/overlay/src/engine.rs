@@ -24,7 +24,7 @@ use crate::recovery::Lost;
 use crate::request;
 use crate::root::{Owner, Root};
 use crate::tree::{self, Cancel};
-use crate::{Features, LayerProvider, recovery};
+use crate::{Features, LayerProvider, recovery, users};
 
 /// What the operator chooses.
 #[derive(Debug, Clone, Default)]
@@ -65,7 +65,7 @@ impl Engine {
         let (features, overlay_options) =
             Features::probe_options(&scratch, &options.mount_options)?;
         let found = recovery::scan(&root, &store)?;
-        provider.reconcile(&found.layers);
+        provider.reconcile(&found.layers, &found.users);
         let core = Arc::new(Core {
             root,
             store,
@@ -132,7 +132,12 @@ impl Engine {
             // One that panicked has said so.
             let _ = worker.join();
         }
-        self.core.provider.close();
+        // Better once too often than a container without its files.
+        let is_used = match users::of(&self.core.root, &self.core.store) {
+            Ok(users) => !users.is_empty(),
+            Err(_) => true,
+        };
+        self.core.provider.close(is_used);
     }
 }
 

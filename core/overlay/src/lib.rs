@@ -31,9 +31,11 @@ mod recovery;
 mod request;
 mod root;
 mod tree;
+mod users;
 
 pub use engine::{Engine, Options};
 pub use features::Features;
 pub use fsck::{Finding, FsckReport, fsck};
 pub use pontoon_metastore::{Link, SnapshotId};
 pub use provider::{Chain, LayerProvider, LayerRequest, NoLayers, Offer, Recorded};
+pub use users::User;

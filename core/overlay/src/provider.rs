@@ -7,6 +7,8 @@ use pontoon_linux::IdMap;
 use pontoon_metastore::{Link, SnapshotId};
 use pontoon_snapshot::{Key, Labels, Result, SnapshotterName, Usage};
 
+use crate::User;
+
 /// Brings layers: mounts them lazily or unpacks them itself.
 ///
 /// Called from many threads at once, and never while a transaction is open. Calls take round trips, not
@@ -30,13 +32,17 @@ pub trait LayerProvider: Send + Sync + fmt::Debug {
     fn release(&self, id: SnapshotId, record: &[u8]) -> Result<()>;
 
     /// Told once, before anything else is asked: every layer of this provider that has a record, those that are removed
-    /// and not released yet included. Whatever else the provider kept is of offers that a crash cut off.
-    fn reconcile(&self, layers: &[Recorded]) {
-        let _ = layers;
+    /// and not released yet included, and who lies on them. Whatever else the provider kept is of offers that a crash cut
+    /// off. The root is this daemon's alone by now.
+    fn reconcile(&self, layers: &[Recorded], users: &[User]) {
+        let _ = (layers, users);
     }
 
-    /// The daemon ends. Nothing is asked afterwards.
-    fn close(&self) {}
+    /// The daemon ends. Nothing is asked afterwards. `is_used` says whether a container may be using a layer, which it
+    /// then needs while no daemon runs, too.
+    fn close(&self, is_used: bool) {
+        let _ = is_used;
+    }
 }
 
 /// A layer that a provider brought, as it is recorded.

@@ -10,7 +10,7 @@ use crate::compose::uses_directory;
 use crate::engine::visit_all;
 use crate::provider::Recorded;
 use crate::root::{Owner, Parts, Root};
-use crate::{mounted, request};
+use crate::{User, mounted, request, users};
 
 /// What [`scan`] found.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(crate) struct Found {
     pub(crate) lost: Lost,
     /// What the layer provider has brought.
     pub(crate) layers: Vec<Recorded>,
+    /// What lies on that.
+    pub(crate) users: Vec<User>,
 }
 
 impl Found {
@@ -90,6 +92,9 @@ pub(crate) fn scan(root: &Root, store: &Store) -> Result<Found> {
         directories.remove(&removed.id);
     }
     found.orphans = deletable(root, directories);
+    if !found.layers.is_empty() {
+        found.users = users::of(root, store)?;
+    }
     Ok(found)
 }
 

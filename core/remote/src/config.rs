@@ -19,6 +19,8 @@ pub struct Config {
     pub fetching: pontoon_lazyfs::Config,
     /// How layers are served.
     pub serving: pontoon_fuse::Config,
+    /// Who keeps what is served when this process ends. `None`: nobody, so it ends too. `[holder]`
+    pub holder: Option<HolderConfig>,
     /// How long containerd waits, and how long an image is remembered. `[lazy]`
     pub lazy: LazyConfig,
     /// What is unpacked here. `[unpack]`
@@ -27,6 +29,17 @@ pub struct Config {
     pub limits: Limits,
     /// By which attribute overlayfs is told of opaque directories.
     pub opaque: OpaqueXattr,
+}
+
+/// See [`Config::holder`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderConfig {
+    /// The holder's program.
+    pub program: PathBuf,
+    /// For how long connections are kept when no daemon serves them.
+    pub patience: Duration,
+    /// What the holder's log says when it gives up: what an operator has to do.
+    pub advice: String,
 }
 
 /// See [`Config::lazy`].
@@ -85,6 +98,7 @@ impl Default for Config {
             },
             fetching: pontoon_lazyfs::Config::default(),
             serving: pontoon_fuse::Config::default(),
+            holder: None,
             lazy: LazyConfig {
                 deadline: Duration::from_secs(2),
                 image_lifetime: Duration::from_secs(300),

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pontoon_fuse::{Config, LayerTable, Server};
+use pontoon_fuse::{Config, Layers, Server};
+use pontoon_holder::{Held, Keeper, State};
 use pontoon_linux::IdMap;
 use pontoon_snapshot::{Error, Result};
 use tokio::runtime::Handle;
@@ -14,9 +15,20 @@ use tokio::runtime::Handle;
 pub(crate) struct Front {
     mountpoint: PathBuf,
     config: Config,
-    layers: Arc<LayerTable>,
+    layers: Arc<dyn Layers>,
     runtime: Handle,
+    /// Who keeps connections when this process ends.
+    keeper: Option<Arc<Keeper>>,
     servers: Mutex<Servers>,
+}
+
+/// What became of what predecessors have left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Inherited {
+    /// Connections that are served again.
+    pub(crate) adopted: usize,
+    /// Connections that were left and that nobody can serve, or mounts without one.
+    pub(crate) lost: usize,
 }
 
 #[derive(Debug, Default)]
@@ -31,14 +43,16 @@ impl Front {
     pub(crate) fn new(
         mountpoint: PathBuf,
         config: Config,
-        layers: Arc<LayerTable>,
+        layers: Arc<dyn Layers>,
         runtime: Handle,
+        keeper: Option<Arc<Keeper>>,
     ) -> Self {
         Front {
             mountpoint,
             config,
             layers,
             runtime,
+            keeper,
             servers: Mutex::default(),
         }
     }
@@ -64,32 +78,133 @@ impl Front {
             let operation = format!("create directory {}", self.mountpoint.display());
             return Err(Error::io(operation, error));
         }
-        let layers = Arc::clone(&self.layers);
-        let started = Server::start(&self.config, &self.mountpoint, layers, self.runtime.clone());
+        let (config, mountpoint) = (&self.config, &self.mountpoint);
+        let (layers, runtime) = (Arc::clone(&self.layers), self.runtime.clone());
+        let started = match &self.keeper {
+            Some(keeper) => Server::start_kept(config, mountpoint, layers, runtime, keeper),
+            None => Server::start(config, mountpoint, layers, runtime),
+        };
         let started = started.map_err(|error| Error::Failed {
             operation: "serving lazy layers".to_owned(),
             source: Box::new(error),
         })?;
+        if let Some(keeper) = &self.keeper {
+            keeper.serve();
+        }
         tracing::info!(mountpoint = %self.mountpoint.display(), "serving lazy layers");
         Ok(Arc::clone(servers.current.insert(Arc::new(started))))
+    }
+
+    /// Goes on with what predecessors have left, mounted or not; the layers must be known already. If `is_needed`, new
+    /// mounts are served afterwards in any case.
+    pub(crate) fn inherit(&self, is_needed: bool) -> Inherited {
+        let mut inherited = Inherited::default();
+        let mut unused = 0;
+        for held in self.held() {
+            let name = held.name.clone();
+            // Its server died before anybody could use it.
+            unused += usize::from(held.state.is_empty());
+            match self.adopt(held) {
+                Ok(()) => inherited.adopted += 1,
+                Err(error) => {
+                    tracing::warn!(%name, error = &error as &dyn std::error::Error, "a connection of lazy layers ends");
+                    // Before anybody looks at its mount, and waits.
+                    if let Some(keeper) = &self.keeper {
+                        keeper.forget(&name);
+                    }
+                }
+            }
+        }
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| inherited.adopted > 0) {
+            keeper.serve();
+            tracing::info!(
+                connections = inherited.adopted,
+                "went on serving lazy layers"
+            );
+        }
+        if is_needed
+            || self.lock().current.is_none() && pontoon_linux::is_disconnected(&self.mountpoint)
+        {
+            match self.server() {
+                Ok(server) => inherited.lost = server.replaced().saturating_sub(unused),
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "lazy layers are not served; mounting one tries again"
+                ),
+            }
+        }
+        inherited
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let held = self.keeper.as_ref().map(|keeper| keeper.held());
+        held.unwrap_or(Ok(Vec::new())).unwrap_or_else(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "it is not known what predecessors have left; it is served anew"
+            );
+            Vec::new()
+        })
+    }
+
+    fn adopt(&self, held: Held) -> Result<(), pontoon_fuse::Error> {
+        let Some(keeper) = &self.keeper else {
+            return Ok(());
+        };
+        let (layers, runtime) = (Arc::clone(&self.layers), self.runtime.clone());
+        let (config, mountpoint) = (&self.config, &self.mountpoint);
+        let server = Server::adopt(config, mountpoint, layers, runtime, keeper, held)?;
+        let mut servers = self.lock();
+        match server.is_mounted() {
+            true => servers.current = Some(Arc::new(server)),
+            false => servers.hidden.push(Arc::new(server)),
+        }
+        Ok(())
+    }
+
+    /// The holder, if there is to be one.
+    pub(crate) fn holder(&self) -> Option<State> {
+        self.keeper.as_ref().map(|keeper| keeper.state())
     }
 
     /// Whether what is mounted now would find it.
     fn is_usable(&self, server: &Server) -> bool {
         // An unmounted filesystem that a container uses is still served, and found by nobody new.
-        server.is_serving() && pontoon_linux::is_mount_point(&self.mountpoint).unwrap_or(false)
+        server.is_serving() && server.is_mounted()
     }
 
-    /// Tells the kernel that the layer `number` is new or gone, if somebody serves.
+    /// Tells the kernel that the layer `number` is gone, if somebody serves.
     pub(crate) fn changed(&self, number: u32) {
-        let serving: Vec<_> = {
-            let servers = self.lock();
-            let all = servers.current.iter().chain(&servers.hidden);
-            all.filter(|server| server.is_serving()).cloned().collect()
-        };
-        for server in serving {
+        for server in self.serving() {
             server.changed(number);
         }
+    }
+
+    /// Tells the kernel that the layer `number` is new, if somebody serves.
+    pub(crate) fn appeared(&self, number: u32) {
+        for server in self.serving() {
+            server.appeared(number);
+        }
+    }
+
+    fn serving(&self) -> Vec<Arc<Server>> {
+        let servers = self.lock();
+        let all = servers.current.iter().chain(&servers.hidden);
+        all.filter(|server| server.is_serving()).cloned().collect()
+    }
+
+    /// Answers nothing any more, and leaves what is served to a successor. False if there can be none.
+    pub(crate) fn leave(&self) -> bool {
+        let serving = self.serving();
+        let left = serving.iter().filter(|server| server.leave()).count();
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| left > 0) {
+            tracing::info!(
+                connections = left,
+                seconds = keeper.patience().as_secs(),
+                "containers go on using lazy layers: they wait for the next daemon"
+            );
+        }
+        left > 0
     }
 
     /// Ends serving.

@@ -9,6 +9,7 @@
 //! credentials.json    what opened registries, for its owner only
 //! tmp/                ordinary layers on their way, without names
 //! mnt/<number>        the FUSE mount: one directory for each lazy layer
+//! holder/             where the holder of the FUSE connection listens
 //! ```
 //!
 //! ## One image
@@ -19,7 +20,8 @@
 //!    `download.rs` ordinary layers. An image without any lazy layer is left to containerd.
 //! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`, `below.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
-//! 5. `front.rs`: the FUSE server, when the first layer is mounted.
+//! 5. `front.rs`: the FUSE server, when the first layer is mounted, or from the start if a predecessor has left its
+//!    connection; `restore.rs`: the layers that are read through it.
 //!
 //! A Prepare waits for all of this until a deadline; what is not there by then goes on, and the next Prepare finds it.
 //! After a restart layers come back from disk, without registry and without credentials.
@@ -49,14 +51,17 @@ mod reason;
 mod record;
 mod remote;
 mod report;
+mod restore;
 mod session;
 mod stock;
 mod toc;
 mod trees;
 mod unpack;
 
-pub use config::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
+pub use config::{
+    Config, CredentialsConfig, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,
+};
 pub use decisions::Counts;
 pub use error::Error;
 pub use remote::Remote;
-pub use report::{LayerReport, LayerState, Progress, Report, Totals};
+pub use report::{HolderReport, LayerReport, LayerState, Progress, Report, Totals};

@@ -3,19 +3,23 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pontoon_cache::Cache;
+use pontoon_holder::{Keeper, Settings};
 use pontoon_lazyfs::Engine;
 use pontoon_linux::IdMap;
-use pontoon_overlay::{Chain, LayerProvider, LayerRequest, Link, Offer, Recorded, SnapshotId};
+use pontoon_overlay::{
+    Chain, LayerProvider, LayerRequest, Link, Offer, Recorded, SnapshotId, User,
+};
 use pontoon_snapshot::{Result, Usage};
 use pontoon_source::{Registry, Remembered};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, HolderConfig};
 use crate::decisions::Decisions;
 use crate::download::Space;
 use crate::front::Front;
@@ -27,7 +31,7 @@ use crate::record::Record;
 use crate::session::Sessions;
 use crate::stock::{Opened, Stock};
 use crate::toc::{Memory, Reading};
-use crate::{Error, credentials, unpack};
+use crate::{Error, credentials, restore, unpack};
 
 /// Threads that talk to registries; inflating and disks have their own.
 const THREADS: usize = 2;
@@ -42,6 +46,7 @@ pub struct Remote {
     remembered: Remembered,
     stop: watch::Sender<bool>,
     runtime: Mutex<Option<Runtime>>,
+    left: AtomicBool,
 }
 
 /// What all work for layers needs.
@@ -125,8 +130,9 @@ impl Remote {
             front: Front::new(
                 directory.join("mnt"),
                 config.serving.clone(),
-                Arc::clone(&stock.table),
+                Arc::clone(&stock) as _,
                 handle.clone(),
+                keeper(&directory, config.holder.as_ref())?,
             ),
             runtime: handle.clone(),
             temporary,
@@ -143,7 +149,14 @@ impl Remote {
             remembered,
             stop,
             runtime: Mutex::new(Some(runtime)),
+            left: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether it was closed and has left what it served to another process. That one may not begin before this process
+    /// has ended, so the root has to stay locked until then.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// What becomes of the layer.
@@ -218,7 +231,7 @@ impl Remote {
         match self.shared.stock.open_layer(record) {
             Ok(opened) => {
                 if opened.is_new {
-                    self.shared.front.changed(opened.item.record.number);
+                    self.shared.front.appeared(opened.item.record.number);
                 }
                 opened.item.prefetch_first(&opened.layer, bytes);
             }
@@ -247,8 +260,7 @@ impl Remote {
             is_new,
         } = shared.stock.open_layer(&record)?;
         if is_new {
-            // Somebody may have looked for it in vain.
-            server.changed(item.record.number);
+            server.appeared(item.record.number);
         }
         item.prefetch_first(&layer, None);
         item.prefetch_everything(&layer);
@@ -305,21 +317,24 @@ impl LayerProvider for Remote {
         Ok(())
     }
 
-    fn reconcile(&self, layers: &[Recorded]) {
-        self.shared.stock.reconcile(layers);
-        // Takes off what a daemon that died has left mounted. Without layers there is nothing.
-        if !layers.is_empty()
-            && let Err(error) = self.shared.front.server()
-        {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "lazy layers are not served; mounting one tries again"
-            );
+    fn reconcile(&self, layers: &[Recorded], users: &[User]) {
+        let shared = &self.shared;
+        shared.stock.reconcile(layers);
+        let inherited = shared.front.inherit(!layers.is_empty());
+        if inherited.lost > 0 {
+            restore::name_lost(users);
+        }
+        if inherited.adopted > 0 {
+            restore::restore(&shared.stock, users);
         }
     }
 
-    fn close(&self) {
+    fn close(&self, is_used: bool) {
         self.stop.send_replace(true);
+        // First of all: what is closed below must not become anybody's answer.
+        if is_used && self.shared.front.leave() {
+            self.left.store(true, Ordering::Relaxed);
+        }
         self.shared.stock.close();
         self.shared.front.stop();
         if let Err(error) = self.shared.stock.cache.flush() {
@@ -345,7 +360,7 @@ impl LayerProvider for Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        self.close();
+        self.close(false);
     }
 }
 
@@ -385,6 +400,22 @@ async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
         })
         .await;
     }
+}
+
+/// Who keeps what is served, in a directory of its own.
+fn keeper(directory: &Path, config: Option<&HolderConfig>) -> Result<Option<Arc<Keeper>>, Error> {
+    let Some(config) = config else {
+        return Ok(None);
+    };
+    let settings = Settings {
+        directory: directory.join("holder"),
+        program: config.program.clone(),
+        unit: pontoon_holder::is_unit(),
+        patience: config.patience,
+        advice: config.advice.clone(),
+    };
+    let keeper = Keeper::new(settings).map_err(Error::Threads)?;
+    Ok(Some(Arc::new(keeper)))
 }
 
 /// Makes a directory that only its owner may look into, and answers its path without links.

@@ -23,6 +23,19 @@ pub struct Report {
     pub unpacked: BTreeMap<&'static str, u64>,
     /// Bytes of decompressed data on disk.
     pub cache_bytes: u64,
+    /// Who keeps the connection. `None` if it ends with this daemon.
+    pub holder: Option<HolderReport>,
+}
+
+/// The process that keeps connections when no daemon serves them.
+#[derive(Debug, Clone, Serialize)]
+pub struct HolderReport {
+    /// The process. `None` if none runs: it is started when a layer is mounted.
+    pub pid: Option<u32>,
+    /// How many connections it keeps.
+    pub kept: usize,
+    /// How often it was lost since the start.
+    pub lost: u64,
 }
 
 /// A layer.
@@ -134,6 +147,11 @@ impl Remote {
             declined: counts.declined,
             unpacked: counts.unpacked,
             cache_bytes: shared.stock.cache.stats().bytes,
+            holder: shared.front.holder().map(|state| HolderReport {
+                pid: state.pid,
+                kept: state.kept,
+                lost: state.lost,
+            }),
         }
     }
 

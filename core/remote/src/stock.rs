@@ -25,6 +25,7 @@ use crate::item::{Item, lock};
 use crate::numbers::Numbers;
 use crate::reason::Refusal;
 use crate::record::{Facts, Record};
+use crate::restore::Failures;
 use crate::trees::Trees;
 
 /// How long a deletion waits for readers to let go.
@@ -44,7 +45,8 @@ pub(crate) struct Stock {
     pub(crate) table: Arc<LayerTable>,
     items: Mutex<BTreeMap<String, Arc<Item>>>,
     /// Nothing is deleted any more: another daemon may have taken over. Changes while `items` is locked.
-    closed: AtomicBool,
+    pub(crate) closed: AtomicBool,
+    pub(crate) failures: Failures,
 }
 
 /// A layer that is open.
@@ -107,6 +109,7 @@ impl Stock {
             table: Arc::default(),
             items: Mutex::default(),
             closed: AtomicBool::new(false),
+            failures: Failures::default(),
         }))
     }
 

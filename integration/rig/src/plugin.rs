@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::thread;
 use std::time::Duration;
 
 use crate::checkout;
@@ -60,6 +61,8 @@ pub struct Setup {
     pub config: String,
     /// More arguments.
     pub args: Vec<String>,
+    /// More environment variables.
+    pub env: Vec<(String, String)>,
     /// Its log level: `debug` says most when a test fails, `info` is what users have.
     pub log_level: &'static str,
 }
@@ -70,6 +73,7 @@ impl Default for Setup {
             kind: Kind::from_env(),
             config: String::new(),
             args: Vec::new(),
+            env: Vec::new(),
             log_level: "debug",
         }
     }
@@ -109,6 +113,26 @@ impl Plugin {
 
     /// Starts it again after [`terminate`](Self::terminate) or [`kill`](Self::kill).
     pub fn resume(&mut self) -> Result<()> {
+        let mut process = self.begin()?;
+        let socket = &self.socket;
+        process.wait_ready(Duration::from_secs(20), || UnixStream::connect(socket).ok())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Starts it again, and kills it after that time, however far it is.
+    pub fn resume_for(&mut self, time: Duration) -> Result<()> {
+        let mut process = self.begin()?;
+        thread::sleep(time);
+        process.kill()
+    }
+
+    /// Has the next start use another build of it.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
+    fn begin(&self) -> Result<Process> {
         let mut command = Command::new(&self.binary);
         command
             .arg("--root")
@@ -120,11 +144,8 @@ impl Plugin {
             .arg(&self.config)
             .args(["--log-level", self.setup.log_level]);
         command.args(&self.setup.args).env("TMPDIR", &self.tmp);
-        let mut process = Process::start("the plugin", &mut command, &self.log)?;
-        let socket = &self.socket;
-        process.wait_ready(Duration::from_secs(20), || UnixStream::connect(socket).ok())?;
-        self.process = Some(process);
-        Ok(())
+        command.envs(self.setup.env.iter().map(|(name, value)| (name, value)));
+        Process::start("the plugin", &mut command, &self.log)
     }
 
     /// Ends it with SIGTERM; it must do so within ten seconds.

@@ -1,13 +1,18 @@
 //! The sections of the configuration, and what they mean for the provider.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pontoon_daemon::config::{Bytes, Count, DeValue, Section, Sections, Setting};
 use pontoon_daemon::section;
 use pontoon_layer::OpaqueXattr;
-use pontoon_remote::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
+use pontoon_remote::{
+    Config, CredentialsConfig, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,
+};
 use pontoon_source::{Credential, KubernetesConfig};
+
+/// The first kernel with `FUSE_NOTIFY_RESEND`, without which what a dead daemon was asked would wait for ever.
+pub(crate) const ADOPTION: (u32, u32) = (6, 9);
 
 section! {
     /// As for every overlay snapshotter.
@@ -83,6 +88,20 @@ section! {
 }
 
 section! {
+    /// What keeps containers on lazy layers going while this daemon is restarted, upgraded or dead: a process of its own,
+    /// `pontoon-holder`. Needs Linux 6.9.
+    pub struct HolderSection {
+        /// Whether there is one. Without it those containers read errors as soon as the daemon ends.
+        pub enabled: bool = true,
+        /// Seconds that it waits for the next daemon, while programs that read what is not in memory wait too. Then they
+        /// get errors, for good.
+        pub patience_seconds: Count<1, 43200> = Count(300),
+        /// Its program, started where its systemd unit does not run it. Empty: `pontoon-holder` beside the daemon's own.
+        pub program: String = String::new(),
+    }
+}
+
+section! {
     /// How layers become lazy.
     pub struct LazySection {
         /// Milliseconds that a Prepare waits for registries before the layer is left to containerd, which holds all
@@ -148,6 +167,8 @@ pub(crate) struct StargzSections {
     pub cache: CacheSection,
     /// `[background]`
     pub background: BackgroundSection,
+    /// `[holder]`
+    pub holder: HolderSection,
     /// `[lazy]`
     pub lazy: LazySection,
     /// `[unpack]`
@@ -162,6 +183,7 @@ impl Sections for StargzSections {
             ("credentials", &mut self.credentials),
             ("cache", &mut self.cache),
             ("background", &mut self.background),
+            ("holder", &mut self.holder),
             ("lazy", &mut self.lazy),
             ("unpack", &mut self.unpack),
         ]
@@ -221,6 +243,23 @@ impl StargzSections {
             },
             ..defaults
         }
+    }
+}
+
+impl HolderSection {
+    /// What it means on a kernel of this release, for the daemon of `root`.
+    pub(crate) fn provider(&self, release: (u32, u32), root: &Path) -> Option<HolderConfig> {
+        (self.enabled && release >= ADOPTION).then(|| HolderConfig {
+            program: match self.program.is_empty() {
+                true => pontoon_holder::program_beside(),
+                false => PathBuf::from(&self.program),
+            },
+            patience: seconds(self.patience_seconds.0),
+            advice: format!(
+                "Containers on lazy layers of {} read errors from now on: start pontoon-stargz again (journalctl -u pontoon-stargz says why it is not running), then restart these containers.",
+                root.display()
+            ),
+        })
     }
 }
 

@@ -40,5 +40,16 @@ impl pontoon_daemon::Engine for LazyEngine {
 
     fn close(&self) {
         self.engine.close();
+        if self.remote.has_left() {
+            // The lock on the root, which a successor waits for, is kept until this process has ended: until then its
+            // threads may still take requests of the kernel.
+            std::mem::forget(Arc::clone(&self.engine));
+        }
+    }
+}
+
+impl Drop for LazyEngine {
+    fn drop(&mut self) {
+        pontoon_daemon::Engine::close(self);
     }
 }

@@ -85,7 +85,7 @@ fn the_drop_ins_are_what_the_daemon_prints() {
     }
 }
 
-/// The unit differs from that of `pontoon-overlayfs`, which is tested, in names and comments only.
+/// The unit differs from that of `pontoon-overlayfs`, which is tested, in names, comments and the holder only.
 #[test]
 fn the_units_are_those_of_every_daemon() {
     for kind in ["service", "socket"] {
@@ -95,7 +95,8 @@ fn the_units_are_those_of_every_daemon() {
         let settings = |text: String| -> Vec<String> {
             let lines = text.lines().filter(|line| !line.starts_with('#'));
             let lines = lines.filter(|line| {
-                !line.starts_with("Environment=") && !line.starts_with("Description=")
+                let own = ["Environment=", "Description="];
+                !own.iter().any(|key| line.starts_with(key)) && !line.contains("-holder.service")
             });
             lines
                 .map(|line| line.replace("overlayfs", "stargz"))
@@ -103,6 +104,49 @@ fn the_units_are_those_of_every_daemon() {
         };
         assert_eq!(settings(read("stargz")), settings(read("overlayfs")));
     }
+}
+
+/// It is asked for by the daemon's unit, starts before it and runs in a control group of its own.
+#[test]
+fn the_holder_has_a_unit() {
+    let read =
+        |name: &str| fs::read_to_string(repository(&format!("dist/systemd/{name}"))).unwrap();
+    let daemon = read("pontoon-stargz.service");
+    for order in ["Wants", "After"] {
+        assert!(daemon.contains(&format!("\n{order}=pontoon-stargz-holder.service\n")));
+    }
+    let holder = read("pontoon-stargz-holder.service");
+    let root = pontoon_daemon::Config::<config::StargzSections>::new("stargz")
+        .top
+        .root;
+    let directory = root.join("lazy/holder");
+    let start = format!(
+        "\nExecStart=/usr/local/bin/pontoon-holder --stay {}\n",
+        directory.display()
+    );
+    assert!(holder.contains(&start), "{start}");
+    for line in ["Type=notify", "OOMScoreAdjust=-1000", "Restart=always"] {
+        assert!(holder.lines().any(|found| found == line), "{line}");
+    }
+}
+
+#[test]
+fn older_kernels_have_no_holder() {
+    let section = config::StargzSections::default().holder;
+    let root = Path::new("/root");
+    assert!(section.provider((6, 8), root).is_none());
+    assert!(
+        section
+            .provider((6, 9), root)
+            .unwrap()
+            .advice
+            .contains("/root")
+    );
+    let off = config::HolderSection {
+        enabled: false,
+        ..section
+    };
+    assert!(off.provider((6, 18), root).is_none());
 }
 
 struct Daemon(Child);

@@ -1,7 +1,7 @@
 //! The answers themselves.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, ReplyData, ReplyXattr};
@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use super::{Layered, REQUEST_BYTES_MAX};
 use crate::attributes::{FOR_EVER, NOT_AT_ALL, of_inode, of_ours};
+use crate::greeting::Greeting;
 use crate::layers::Layers;
 use crate::node::{Node, layer_number};
 use crate::operations::{Counters, count};
@@ -32,7 +33,13 @@ impl Layered {
             runtime,
             counters,
             silent_opens,
+            agreed: Arc::default(),
         }
+    }
+
+    /// What will have been agreed on when the session is there.
+    pub(crate) fn agreed(&self) -> Arc<OnceLock<Greeting>> {
+        Arc::clone(&self.agreed)
     }
 
     pub(super) fn node(&self, number: INodeNo) -> Answer<Node> {
@@ -40,7 +47,8 @@ impl Layered {
     }
 
     pub(super) fn layer(&self, number: u32) -> Answer<Arc<LazyLayer>> {
-        self.layers.get(number).ok_or(Errno::ESTALE)
+        // Gone, or here and not to be opened: who uses it can do nothing about either.
+        self.layers.get(number).ok_or(Errno::EIO)
     }
 
     pub(super) fn attributes(&self, node: Node) -> Answer<(FileAttr, Duration)> {

@@ -1,9 +1,10 @@
 //! The kernel's end of a FUSE connection: its device and its mount.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -13,7 +14,7 @@ use rustix::mount::{
 
 use super::attach;
 use super::overlay::explained;
-use crate::{Error, Result};
+use crate::{Error, Result, raw};
 
 /// Opens `/dev/fuse`: a connection that is mounted nowhere yet.
 pub fn open_fuse_device() -> Result<OwnedFd> {
@@ -90,6 +91,86 @@ pub fn is_mount_point(path: &Path) -> Result<bool> {
     let statx = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())
         .map_err(|errno| Error::new(format!("look at {}", path.display()), errno))?;
     Ok(statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// The number of the FUSE connection that is mounted at `path`: the minor number of its device, by which it is known in
+/// `/sys/fs/fuse/connections`. Asks nobody who serves it. `None` if nothing is mounted there.
+pub fn connection_at(path: &Path) -> Result<Option<u32>> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let statx = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())
+        .map_err(|errno| Error::new(format!("look at {}", path.display()), errno))?;
+    let is_root = statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(is_root.then_some(statx.stx_dev_minor))
+}
+
+/// Ends the connection of this number, whoever has its device: what waits fails.
+pub fn abort_connection(number: u32) -> Result<()> {
+    let path = format!("/sys/fs/fuse/connections/{number}/abort");
+    fs::write(&path, "1").map_err(|error| Error::new(format!("write to {path}"), error))
+}
+
+/// Whether the connection of `device` is mounted somewhere and was not ended. Asks nobody who serves it.
+pub fn is_connected(device: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(&device, PollFlags::empty())];
+    // An error is always told (linux/fs/fuse/dev.c, fuse_dev_poll).
+    matches!(poll(&mut polled, Some(&Timespec::default())), Ok(0))
+}
+
+/// Has the kernel ask again whatever it has asked on `device` and was not answered, since whoever read it is gone.
+/// `FUSE_NOTIFY_RESEND` of linux/fuse.h, Linux 6.9.
+pub fn resend(device: BorrowedFd<'_>) -> Result<()> {
+    const NOTIFY_RESEND: i32 = 7;
+    // struct fuse_out_header: its length, what is told, and no request that is answered.
+    let mut header = [0; 16];
+    let told = 16_u32
+        .to_ne_bytes()
+        .into_iter()
+        .chain(NOTIFY_RESEND.to_ne_bytes());
+    header
+        .iter_mut()
+        .zip(told)
+        .for_each(|(place, byte)| *place = byte);
+    rustix::io::write(device, &header)
+        .map(drop)
+        .map_err(|errno| Error::new("have FUSE requests sent again", errno))
+}
+
+/// The number of a descriptor that somebody else owns, a library for instance, and that can be made to be something
+/// else.
+#[derive(Debug)]
+pub struct Slot {
+    number: RawFd,
+    /// What is open under the number, for as long as nobody else has got it.
+    identity: (u64, u64),
+}
+
+impl Slot {
+    /// That of `descriptor`.
+    pub fn of(descriptor: BorrowedFd<'_>) -> Result<Self> {
+        let number = descriptor.as_raw_fd();
+        let identity = raw::identity(number).ok_or_else(|| gone(number))?;
+        Ok(Slot { number, identity })
+    }
+
+    /// Makes it another descriptor of what `source` is. Its owner reads and writes that from now on; a thread that waits
+    /// goes on waiting for what it was. An error if its owner has closed it.
+    pub fn fill(&mut self, source: BorrowedFd<'_>) -> Result<()> {
+        if raw::identity(self.number) != Some(self.identity) {
+            return Err(gone(self.number));
+        }
+        raw::replace(self.number, source)
+            .map_err(|error| Error::new("replace a descriptor", error))?;
+        *self = Slot::of(source).map(|filled| Slot {
+            number: self.number,
+            ..filled
+        })?;
+        Ok(())
+    }
+}
+
+fn gone(number: RawFd) -> Error {
+    let reason = "somebody else has closed it";
+    Error::invalid(format!("use descriptor {number}"), reason)
 }
 
 /// Has the kernel read up to `bytes` ahead of a sequential reader on the filesystem of `path`, for which it asks in

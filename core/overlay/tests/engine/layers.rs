@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use pontoon_linux::IdMap;
 use pontoon_metastore::{Link, SnapshotId};
-use pontoon_overlay::{Chain, LayerProvider, LayerRequest, NoLayers, Offer, Options, Recorded};
+use pontoon_overlay::{
+    Chain, LayerProvider, LayerRequest, NoLayers, Offer, Options, Recorded, User,
+};
 use pontoon_snapshot::{
     Class, Error, Filter, Info, Key, LABEL_SNAPSHOT_REF, Labels, Result, Snapshotter, Usage,
 };
@@ -38,7 +40,10 @@ struct Shelf {
     together: Mutex<Option<Arc<Barrier>>>,
     /// What the engine knew when it was opened.
     reconciled: Mutex<Vec<Recorded>>,
+    users: Mutex<Vec<User>>,
     closed: Mutex<u32>,
+    /// What the last close said.
+    left_used: Mutex<bool>,
 }
 
 struct Removal(Arc<dyn Snapshotter>, Key);
@@ -73,7 +78,9 @@ impl Shelf {
             held: Mutex::default(),
             together: Mutex::default(),
             reconciled: Mutex::default(),
+            users: Mutex::default(),
             closed: Mutex::default(),
+            left_used: Mutex::default(),
         })
     }
 
@@ -152,12 +159,14 @@ impl LayerProvider for Shelf {
         Ok(())
     }
 
-    fn reconcile(&self, layers: &[Recorded]) {
+    fn reconcile(&self, layers: &[Recorded], users: &[User]) {
         *self.reconciled.lock().unwrap() = layers.to_vec();
+        *self.users.lock().unwrap() = users.to_vec();
     }
 
-    fn close(&self) {
+    fn close(&self, is_used: bool) {
         *self.closed.lock().unwrap() += 1;
+        *self.left_used.lock().unwrap() = is_used;
     }
 }
 

@@ -9,11 +9,14 @@
 mod compose;
 mod damage;
 mod docker;
+mod holder;
 mod life;
 mod memory;
 mod ordinary;
+mod readers;
 mod registries;
 mod stage;
 mod stalls;
+mod storm;
 mod suite;
 mod trees;

@@ -17,6 +17,8 @@ use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::site::{self, Site, Users};
 use pontoon_rig::token::{PASSWORD, USER};
 use pontoon_rig::tree::Tree;
+use pontoon_rig::wait;
+use rustix::process::Pid;
 use serde_json::json;
 
 /// How long anything here may take before a test fails.
@@ -56,6 +58,10 @@ pub(crate) struct Setup {
     pub(crate) patience_seconds: u32,
     /// Whether containerd 1.7 has its image service.
     pub(crate) cri: bool,
+    /// How much the plugin keeps, as TOML; 0 is no limit.
+    pub(crate) cache_max: &'static str,
+    /// More environment variables of the plugin.
+    pub(crate) env: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -69,6 +75,8 @@ impl Setup {
             known: Known::Nobody,
             patience_seconds: 20,
             cri: false,
+            cache_max: "0",
+            env: Vec::new(),
         }
     }
 }
@@ -97,6 +105,7 @@ impl Stage {
             parts.plugin.config =
                 format!("{{\"no_background_fetch\": {alone}, \"noprefetch\": {alone}}}");
         }
+        parts.plugin.env = setup.env.clone();
         parts.cri_hosts = setup.cri.then(|| site.hosts_dir().clone());
         let cluster = Cluster::start_in(sandbox, parts).unwrap();
         let user = (setup.site.users != Users::All).then(|| format!("{USER}:{PASSWORD}"));
@@ -247,6 +256,24 @@ impl Stage {
         assert!(self.bench.cluster.plugin.terminate().unwrap().success());
         let mounts = self.bench.cluster.mounts().unwrap();
         assert_eq!(mounts, Vec::<PathBuf>::new(), "mounts left behind");
+        let gone = || Ok(self.holders().is_empty().then_some(()));
+        wait::until("the end of the holder", LIMIT, gone).unwrap();
+    }
+
+    /// The processes that keep what the plugin serves.
+    pub(crate) fn holders(&self) -> Vec<Pid> {
+        let root = self.bench.cluster.plugin.root().join("lazy");
+        let root = root.to_str().unwrap();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let holders = pids.filter(|pid| {
+            // One that ends meanwhile is none.
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut arguments = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+            let program = arguments.next().unwrap_or_default();
+            program.ends_with("/pontoon-holder") && arguments.any(|arg| arg.starts_with(root))
+        });
+        holders.filter_map(Pid::from_raw).collect()
     }
 }
 
@@ -314,11 +341,12 @@ fn configuration(setup: &Setup, site: &Site, sandbox: &Sandbox) -> String {
     };
     let mut text = format!(
         "[registry]\nconfig_path = {:?}\npatience_seconds = {}\n\
-         [background]\nenabled = {}\n[cache]\nfree_bytes_min = 0\n\
+         [background]\nenabled = {}\n[cache]\nfree_bytes_min = 0\nmax_bytes = {}\n\
          [credentials]\ndocker_config = {docker:?}\nfixed = {fixed:?}\n",
         site.hosts_dir(),
         setup.patience_seconds,
         setup.background,
+        setup.cache_max,
     );
     if setup.known == Known::ImageService {
         let listen = sandbox.path(IMAGE_SERVICE);
