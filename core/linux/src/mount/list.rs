@@ -55,7 +55,12 @@ fn path(told: &[u8]) -> PathBuf {
         rest = after;
         let mut byte = *first;
         if byte == b'\\'
-            && let [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', behind @ ..] = after
+            && let [
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                behind @ ..,
+            ] = after
         {
             byte = (a - b'0') << 6 | (b - b'0') << 3 | (c - b'0');
             rest = behind;
@@ -92,7 +97,11 @@ mod tests {
             source: "pontoon".into(),
         };
         assert_eq!(parse(line), Some(expected));
-        for line in [&b""[..], b"36 35 0:52 / /a rw", b"36 35 0:52 / /a rw - ext4"] {
+        for line in [
+            &b""[..],
+            b"36 35 0:52 / /a rw",
+            b"36 35 0:52 / /a rw - ext4",
+        ] {
             assert_eq!(parse(line), None);
         }
     }
