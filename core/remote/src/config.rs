@@ -6,6 +6,8 @@ use std::time::Duration;
 use pontoon_layer::{Limits, OpaqueXattr};
 use pontoon_source::{Credential, KubernetesConfig};
 
+use crate::FrontEnd;
+
 /// What the operator chooses. The defaults suit a node on a network.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -34,6 +36,8 @@ pub struct Config {
 pub struct LazyConfig {
     /// How long a Prepare waits for registries. containerd holds a lock of all snapshots of ours meanwhile.
     pub deadline: Duration,
+    /// Who serves trees.
+    pub front_end: FrontEnd,
     /// How long an image is remembered after its last layer was asked for: the proof that it may be read, and what was
     /// fetched for layers that nobody has asked for yet.
     pub image_lifetime: Duration,
@@ -86,6 +90,7 @@ impl Default for Config {
             fetching: pontoon_lazyfs::Config::default(),
             serving: pontoon_fuse::Config::default(),
             lazy: LazyConfig {
+                front_end: FrontEnd::Auto,
                 deadline: Duration::from_secs(2),
                 image_lifetime: Duration::from_secs(300),
             },

@@ -11,6 +11,8 @@ use pontoon_lazyfs::Engine;
 use pontoon_source::{Anonymous, Registry};
 use tokio::runtime::Runtime;
 
+use crate::FrontEnd;
+use crate::erofs::Erofs;
 use crate::stock::Stock;
 
 /// A layer of empty files and, where a path ends with a slash, directories.
@@ -57,7 +59,14 @@ pub(crate) fn stock() -> Stocked {
     let cache = Arc::new(Cache::open(&directory.path().join("blobs"), config).unwrap());
     let engine = Engine::new(Default::default(), Arc::clone(&cache), handle);
     let registry = Registry::new(Default::default(), Arc::new(Anonymous));
-    let stock = Stock::open(directory.path(), cache, engine, registry).unwrap();
+    let chosen = FrontEnd::Fuse.choose(directory.path(), directory.path());
+    let erofs = Erofs::new(
+        directory.path().join("mnt"),
+        FrontEnd::Fuse,
+        chosen.unwrap(),
+    );
+    let erofs = Arc::new(erofs);
+    let stock = Stock::open(directory.path(), cache, engine, registry, erofs).unwrap();
     drop(inside);
     Stocked {
         stock,

@@ -7,7 +7,7 @@
 //! number              which numbers of layers are used up
 //! credentials.json    what opened registries, for its owner only
 //! tmp/                ordinary layers on their way, without names
-//! mnt/<number>        the FUSE mount: one directory for each lazy layer
+//! mnt/<number>        the FUSE mount: one directory for each lazy layer, with an EROFS mount on it where the kernel can
 //! ```
 //!
 //! ## One image
@@ -18,7 +18,8 @@
 //!    `download.rs` ordinary layers. An image without any lazy layer is left to containerd.
 //! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
-//! 5. `front.rs`: the FUSE server, when the first layer is mounted.
+//! 5. `front.rs`: the FUSE server, when the first layer is mounted. `front_end.rs` has chosen at the start whether the
+//!    kernel serves the trees itself; `erofs.rs` mounts them then.
 //!
 //! A Prepare waits for all of this until a deadline; what is not there by then goes on, and the next Prepare finds it.
 //! After a restart layers come back from disk, without registry and without credentials.
@@ -33,10 +34,12 @@ mod credentials;
 mod decisions;
 mod download;
 mod durable;
+mod erofs;
 mod error;
 #[cfg(test)]
 mod fixture;
 mod front;
+mod front_end;
 mod image;
 mod labels;
 mod numbers;
@@ -55,5 +58,6 @@ mod unpack;
 pub use config::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
 pub use decisions::Counts;
 pub use error::Error;
+pub use front_end::{Chosen, FrontEnd};
 pub use remote::Remote;
 pub use report::{LayerReport, LayerState, Progress, Report, Totals};

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::config::Config;
 use crate::decisions::Decisions;
 use crate::download::Space;
+use crate::erofs::Erofs;
 use crate::front::Front;
 use crate::image::{Image, Part};
 use crate::labels::Wanted;
@@ -25,15 +26,18 @@ use crate::parents::Parents;
 use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
-use crate::stock::{Opened, Stock};
+use crate::stock::{Opened, Stock, TREES};
 use crate::toc::{self, Reading};
-use crate::{Error, credentials, unpack};
+use crate::{Error, FrontEnd, credentials, unpack};
 
 /// Threads that talk to registries; inflating and disks have their own.
 const THREADS: usize = 2;
 
 /// How often idle images are looked for.
 const IDLE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Where FUSE is mounted.
+const MOUNTPOINT: &str = "mnt";
 
 /// Brings lazy layers, and unpacks the ordinary ones among them.
 #[derive(Debug)]
@@ -57,6 +61,7 @@ pub(crate) struct Shared {
     /// Where downloads are.
     pub(crate) temporary: PathBuf,
     pub(crate) front: Front,
+    pub(crate) erofs: Arc<Erofs>,
     pub(crate) sessions: Sessions,
     pub(crate) decisions: Decisions,
 }
@@ -90,7 +95,14 @@ impl Remote {
         let registry = Registry::new(config.registry.clone(), sources);
         let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache)?);
         let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
-        let stock = Stock::open(&directory, cache, Arc::clone(&engine), registry.clone());
+        let erofs = Arc::new(choose(&directory, &temporary, config.lazy.front_end)?);
+        let stock = Stock::open(
+            &directory,
+            cache,
+            Arc::clone(&engine),
+            registry.clone(),
+            Arc::clone(&erofs),
+        );
         let stock = stock.map_err(|source| Error::Io {
             operation: "open",
             path: directory.clone(),
@@ -109,12 +121,13 @@ impl Remote {
             },
             space: Space::new(config.unpack.temporary_bytes_max),
             front: Front::new(
-                directory.join("mnt"),
+                directory.join(MOUNTPOINT),
                 config.serving.clone(),
                 Arc::clone(&stock.table),
                 handle.clone(),
             ),
             runtime: handle.clone(),
+            erofs,
             temporary,
             registry,
             engine,
@@ -238,6 +251,10 @@ impl Remote {
         }
         item.prefetch_first(&layer, None);
         item.prefetch_everything(&layer);
+        let tree = shared.stock.trees().path(&item.record.tree);
+        shared
+            .erofs
+            .cover(&server, item.record.number, &layer, &tree)?;
         Ok(server.path(item.record.number))
     }
 }
@@ -294,13 +311,15 @@ impl LayerProvider for Remote {
     fn reconcile(&self, layers: &[Recorded]) {
         self.shared.stock.reconcile(layers);
         // Takes off what a daemon that died has left mounted. Without layers there is nothing.
-        if !layers.is_empty()
-            && let Err(error) = self.shared.front.server()
-        {
-            tracing::error!(
+        if layers.is_empty() {
+            return;
+        }
+        match self.shared.front.server() {
+            Ok(_) => self.shared.stock.adopt(),
+            Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "lazy layers are not served; mounting one tries again"
-            );
+            ),
         }
     }
 
@@ -366,6 +385,17 @@ async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
         // It may delete files. A panic has been logged.
         let _ = tokio::task::spawn_blocking(move || shared.sessions.drop_idle(lifetime)).await;
     }
+}
+
+/// Whether the kernel serves trees below `directory`.
+fn choose(directory: &Path, temporary: &Path, wanted: FrontEnd) -> Result<Erofs, Error> {
+    let chosen = wanted.choose(&directory.join(TREES), temporary)?;
+    tracing::info!(
+        front_end = chosen.name,
+        why = chosen.why,
+        "who serves lazy layers"
+    );
+    Ok(Erofs::new(directory.join(MOUNTPOINT), wanted, chosen))
 }
 
 /// Makes a directory that only its owner may look into, and answers its path without links.

@@ -19,10 +19,14 @@ use pontoon_snapshot::{Error, Result};
 use pontoon_source::{Reference, Registry};
 
 use crate::anywhere::Anywhere;
+use crate::erofs::Erofs;
 use crate::numbers::Numbers;
 use crate::reason::Refusal;
 use crate::record::{Facts, Record};
 use crate::trees::Trees;
+
+/// The directory of the trees.
+pub(crate) const TREES: &str = "trees";
 
 /// How long a deletion waits for readers to let go.
 const READERS_PATIENCE: Duration = Duration::from_secs(1);
@@ -38,6 +42,8 @@ pub(crate) struct Stock {
     registry: Registry,
     /// What the FUSE server shows.
     pub(crate) table: Arc<LayerTable>,
+    /// What the kernel shows.
+    erofs: Arc<Erofs>,
     items: Mutex<BTreeMap<String, Arc<Item>>>,
 }
 
@@ -103,8 +109,9 @@ impl Stock {
         cache: Arc<Cache>,
         engine: Arc<pontoon_lazyfs::Engine>,
         registry: Registry,
+        erofs: Arc<Erofs>,
     ) -> io::Result<Arc<Self>> {
-        let trees = Arc::new(Trees::open(directory.join("trees"))?);
+        let trees = Arc::new(Trees::open(directory.join(TREES))?);
         Ok(Arc::new(Stock {
             numbers: Numbers::open(&directory.join("number"))?,
             trees,
@@ -112,6 +119,7 @@ impl Stock {
             engine,
             registry,
             table: Arc::default(),
+            erofs,
             items: Mutex::default(),
         }))
     }
@@ -140,6 +148,26 @@ impl Stock {
         }
         if let Err(error) = self.sweep() {
             tracing::warn!(%error, "what crashes have left is not deleted; the next start tries again");
+        }
+    }
+
+    /// Goes on with what an earlier daemon has mounted: opens the layers that it serves.
+    pub(crate) fn adopt(&self) {
+        let records = self.items().into_iter().map(|item| item.record.clone());
+        let records: BTreeMap<u32, Record> =
+            records.map(|record| (record.number, record)).collect();
+        let trees = records.iter();
+        let trees = trees.map(|(number, record)| (*number, record.tree.clone()));
+        for number in self.erofs.adopt(&trees.collect()) {
+            let opened = records.get(&number).map(|record| self.open_layer(record));
+            if let Some(Err(error)) = opened {
+                self.erofs.uncover(number);
+                tracing::error!(
+                    number,
+                    error = &error as &dyn std::error::Error,
+                    "a layer that is mounted cannot be opened"
+                );
+            }
         }
     }
 
@@ -341,6 +369,8 @@ impl Stock {
             if users.holds > 0 || !users.snapshots.is_empty() {
                 return Ok(false);
             }
+            // First, because it reads through the table.
+            self.erofs.uncover(item.record.number);
             self.table.remove(item.record.number);
             if let Some(layer) = lock(&item.layer).take() {
                 layer.close();

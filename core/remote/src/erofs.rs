@@ -1,0 +1,156 @@
+//! Layers as mounts of the kernel's EROFS: names, attributes and warm pages without a question to this daemon.
+//!
+//! Such a mount covers the layer's directory in the FUSE mount. So its path is the same for either front end; who sees the
+//! FUSE mount and not this one, in another mount namespace or in a copy of the one mount, finds the same layer; and
+//! what lies below a FUSE mount reads from no other connection than that one, also after a restart, and ends with it.
+//!
+//! Its bytes come from the layer's data file below the same FUSE mount, or, when all of them are here, from the cache's
+//! own file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pontoon_fuse::Server;
+use pontoon_lazyfs::LazyLayer;
+use pontoon_linux::{detach, is_mount_point, mount_erofs, mounts_below};
+use pontoon_snapshot::{Error, Result};
+
+use crate::front_end::{Chosen, FrontEnd};
+
+/// Mounts layers, if the kernel is to.
+#[derive(Debug)]
+pub(crate) struct Erofs {
+    /// Of the FUSE server.
+    mountpoint: PathBuf,
+    chosen: Chosen,
+    /// There is no way but this.
+    must: bool,
+    /// The layers that were mounted. Held while one is: two mounts on top of each other would be one too many.
+    covered: Mutex<BTreeSet<u32>>,
+}
+
+impl Erofs {
+    pub(crate) fn new(mountpoint: PathBuf, wanted: FrontEnd, chosen: Chosen) -> Self {
+        Erofs {
+            mountpoint,
+            must: wanted == FrontEnd::Erofs,
+            chosen,
+            covered: Mutex::default(),
+        }
+    }
+
+    /// Who serves trees, and why.
+    pub(crate) fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
+    /// Mounts a layer with the tree in the file `tree` over its directory, unless it is. The kernel asks `server` meanwhile,
+    /// so nothing may be held that answering takes.
+    ///
+    /// It is no error if the kernel refuses and the operator leaves the choice to us: FUSE has the directory.
+    pub(crate) fn cover(
+        &self,
+        server: &Server,
+        number: u32,
+        layer: &LazyLayer,
+        tree: &Path,
+    ) -> Result<()> {
+        if !self.chosen.is_erofs() {
+            return Ok(());
+        }
+        let target = server.path(number);
+        let mut covered = self.covered();
+        let mounted = match is_mount_point(&target) {
+            Ok(true) => Ok(()),
+            Ok(false) => mount(layer, tree, &server.data_path(number), &target),
+            Err(error) => Err(error),
+        };
+        match mounted {
+            Err(error) if self.must => Err(Error::Failed {
+                operation: format!("mounting the tree of layer {}", layer.digest()),
+                source: Box::new(error),
+            }),
+            Err(error) => {
+                tracing::warn!(
+                    layer = %layer.digest(),
+                    error = &error as &dyn std::error::Error,
+                    "the kernel does not mount the tree of a layer; FUSE serves it"
+                );
+                Ok(())
+            }
+            Ok(()) => {
+                covered.insert(number);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the mount of a layer off that nobody is to find any more. Who uses it keeps it.
+    pub(crate) fn uncover(&self, number: u32) {
+        if self.covered().remove(&number) {
+            take_off(&self.mountpoint.join(number.to_string()));
+        }
+    }
+
+    /// Takes off what a predecessor has mounted, but for the layers in `trees`, by number with the name of the tree;
+    /// answers the numbers of those that stay.
+    pub(crate) fn adopt(&self, trees: &BTreeMap<u32, String>) -> Vec<u32> {
+        let mounts = mounts_below(&self.mountpoint).unwrap_or_else(|error| {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what an earlier daemon has mounted is not known"
+            );
+            Vec::new()
+        });
+        let mut kept = self.covered();
+        for mount in mounts {
+            let name = mount.target.file_name().and_then(|name| name.to_str());
+            let number = name.and_then(|name| name.parse().ok());
+            let tree = mount.source.file_name().and_then(|name| name.to_str());
+            match number {
+                Some(number)
+                    if self.chosen.is_erofs()
+                        && mount.fs_type == "erofs"
+                        && trees.get(&number).map(String::as_str) == tree
+                        && !kept.contains(&number) =>
+                {
+                    kept.insert(number);
+                }
+                _ => take_off(&mount.target),
+            }
+        }
+        kept.iter().copied().collect()
+    }
+
+    fn covered(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.covered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn take_off(target: &Path) {
+    if let Err(error) = detach(target) {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the mount of a layer that is gone stays"
+        );
+    }
+}
+
+fn mount(
+    layer: &LazyLayer,
+    tree: &Path,
+    served: &Path,
+    target: &Path,
+) -> pontoon_linux::Result<()> {
+    let cached = layer.cached();
+    // The kernel keeps the file: an eviction, which takes it away as a whole, takes nothing from the mount.
+    if cached.is_complete()
+        && let Ok(file) = cached.pin().and_then(|pin| pin.file())
+    {
+        let device = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        return mount_erofs(tree, &[&device], target);
+    }
+    mount_erofs(tree, &[served], target)
+}
