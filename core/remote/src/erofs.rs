@@ -154,3 +154,52 @@ fn mount(
     }
     mount_erofs(tree, &[served], target)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn erofs(mountpoint: &Path, name: &'static str) -> Erofs {
+        let why = String::new();
+        Erofs::new(mountpoint.to_owned(), FrontEnd::Auto, Chosen { name, why })
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_mounted_stays_if_it_is_what_the_records_say() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = &fs::canonicalize(directory.path()).unwrap();
+        let layer = crate::fixture::layer(&["etc/", "etc/name"]);
+        let image = pontoon_erofs::write(&layer.tree, 0).unwrap();
+        let mountpoint = directory.join("mnt");
+        fs::write(directory.join("data"), "").unwrap();
+        let at = |name: &str| mountpoint.join(name);
+        for (name, tree) in [("1", "0a"), ("2", "0b"), ("3", "0c"), ("x", "0d")] {
+            fs::create_dir_all(at(name)).unwrap();
+            fs::write(directory.join(tree), &image).unwrap();
+            let devices = directory.join("data");
+            if let Err(error) = mount_erofs(&directory.join(tree), &[&devices], &at(name)) {
+                println!("not tested: {error}");
+                return;
+            }
+        }
+        let trees = [(1, "0a"), (2, "ff"), (4, "0d")];
+        let trees = trees.map(|(number, tree)| (number, tree.to_owned()));
+        let trees = BTreeMap::from(trees);
+        let mounted = || {
+            let mounts = mounts_below(&mountpoint).unwrap().into_iter();
+            mounts.map(|mount| mount.target).collect::<Vec<_>>()
+        };
+        let adopting = erofs(&mountpoint, "erofs");
+        assert_eq!(adopting.adopt(&trees), [1]);
+        assert_eq!(mounted(), [at("1")]);
+        assert_eq!(erofs(&mountpoint, "erofs").adopt(&trees), [1]);
+        // Not its own.
+        adopting.uncover(4);
+        adopting.uncover(1);
+        assert_eq!(mounted(), [PathBuf::new(); 0]);
+        mount_erofs(&directory.join("0a"), &[&directory.join("data")], &at("1")).unwrap();
+        assert_eq!(erofs(&mountpoint, "fuse").adopt(&trees), [0; 0]);
+        assert_eq!(mounted(), [PathBuf::new(); 0]);
+    }
+}
