@@ -197,9 +197,9 @@ mod tests {
         // Not its own.
         adopting.uncover(4);
         adopting.uncover(1);
-        assert_eq!(mounted(), [PathBuf::new(); 0]);
+        assert!(mounted().is_empty());
         mount_erofs(&directory.join("0a"), &[&directory.join("data")], &at("1")).unwrap();
         assert_eq!(erofs(&mountpoint, "fuse").adopt(&trees), [0; 0]);
-        assert_eq!(mounted(), [PathBuf::new(); 0]);
+        assert!(mounted().is_empty());
     }
 }

@@ -16,7 +16,7 @@
 //!    the image may be read; only then is anything that is here already used for it.
 //! 3. `image.rs`: at once everything that its layers will need is on its way, side by side: `toc.rs` tables of contents,
 //!    `download.rs` ordinary layers. An image without any lazy layer is left to containerd.
-//! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`), stored durably (`stock.rs`);
+//! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`, `below.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
 //! 5. `front.rs`: the FUSE server, when the first layer is mounted. `front_end.rs` has chosen at the start whether the
 //!    kernel serves the trees itself; `erofs.rs` mounts them then.
@@ -28,6 +28,7 @@
 //! Each layer's fate and its reason are remembered (`decisions.rs`, `reason.rs`): [`Remote::report`].
 
 mod anywhere;
+mod below;
 mod build;
 mod config;
 mod credentials;
@@ -41,6 +42,7 @@ mod fixture;
 mod front;
 mod front_end;
 mod image;
+mod item;
 mod labels;
 mod numbers;
 mod parents;

@@ -102,6 +102,7 @@ impl Remote {
             Arc::clone(&engine),
             registry.clone(),
             Arc::clone(&erofs),
+            handle.clone(),
         );
         let stock = stock.map_err(|source| Error::Io {
             operation: "open",

@@ -10,7 +10,7 @@ use pontoon_source::Traffic;
 use serde::Serialize;
 
 use crate::decisions::Counts;
-use crate::stock::Item;
+use crate::item::Item;
 use crate::{Chosen, Remote};
 
 /// All layers that this daemon knows of.

@@ -33,6 +33,7 @@ pub(crate) fn unpack(
         detail: Some("the image's configuration has fewer layers than its manifest".to_owned()),
         ..Refusal::new(reason::UNPACK_FAILED)
     })?;
+    let below = parents.below();
     let cancel = Arc::new(AtomicBool::new(false));
     let _alarm = deadline.map(|deadline| Alarm::set(shared, deadline, &cancel));
     let options = Options {
@@ -42,7 +43,7 @@ pub(crate) fn unpack(
             diff_id: Some(diff_id),
         },
         opaque: shared.config.opaque,
-        below: &|path| parents.directory(path),
+        below: &|path| below.directory(path),
         limits: Limits::default().for_blob(part.descriptor.size),
         sync: true,
         cancel: Some(&cancel),

@@ -35,9 +35,7 @@ impl Layered {
             return reply.error(Errno::ESTALE);
         };
         let size = size.min(REQUEST_BYTES_MAX) as usize;
-        self.answer(&layer, [size, 0], reply, |buffer| {
-            layer.read(nid, offset, buffer)
-        });
+        self.answer([size, 0], reply, |buffer| layer.read(nid, offset, buffer));
     }
 
     /// Answers bytes of a layer's data file.
@@ -51,7 +49,7 @@ impl Layered {
         };
         let data = up_to(layer.cached().chunks().data_size());
         let zeros = up_to(data_bytes(&layer)) - data;
-        self.answer(&layer, [data, zeros], reply, |buffer| match buffer {
+        self.answer([data, zeros], reply, |buffer| match buffer {
             [] => Ok(Read::Ready(0)),
             buffer => layer.read_data(offset, buffer),
         });
@@ -60,7 +58,6 @@ impl Layered {
     /// Answers what `read` puts into a buffer of so many bytes, and so many zeros behind it: now, or when it has come.
     fn answer(
         &self,
-        layer: &LazyLayer,
         [size, zeros]: [usize; 2],
         reply: ReplyData,
         read: impl FnOnce(&mut [u8]) -> Result<Read>,
@@ -79,9 +76,9 @@ impl Layered {
                     reply.data(buffer.get(..end).unwrap_or_default());
                 }
                 Ok(Read::Pending(pending)) => self.answer_later(pending, zeros, reply),
-                Err(error) => {
+                // The layer has logged it: a line for each read would flood the log.
+                Err(_) => {
                     count(&self.counters.read_failed);
-                    tracing::warn!(layer = %layer.digest(), error = error.whole(), "a read failed");
                     reply.error(Errno::EIO);
                 }
             }
@@ -99,7 +96,7 @@ impl Layered {
                     bytes.resize(bytes.len() + zeros, 0);
                     reply.data(&bytes);
                 }
-                // Noted where it happened.
+                // The same.
                 Err(_) => {
                     count(&counters.read_failed);
                     reply.error(Errno::EIO);

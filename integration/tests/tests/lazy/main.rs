@@ -13,6 +13,7 @@ mod compose;
 mod damage;
 mod docker;
 mod life;
+mod memory;
 mod ordinary;
 mod registries;
 mod stage;
