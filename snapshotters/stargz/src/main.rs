@@ -1,4 +1,4 @@
-//! The lazy proxy snapshotter for containerd: eStargz and zstd:chunked layers from their registry, through FUSE.
+//! The lazy proxy snapshotter for containerd: eStargz and zstd:chunked layers from their registry, through EROFS or FUSE.
 
 mod config;
 mod engine;
