@@ -5,6 +5,7 @@
 //! blobs/              chunk tables and data (crate cache)
 //! trees/<name>        metadata images, by what they were made of
 //! number              which numbers of layers are used up
+//! decisions.json      why layers are not lazy, as long as their snapshots are here
 //! credentials.json    what opened registries, for its owner only
 //! tmp/                ordinary layers on their way, without names
 //! mnt/<number>        the FUSE mount: one directory for each lazy layer, with an EROFS mount on it where the kernel can
@@ -25,7 +26,7 @@
 //! After a restart layers come back from disk, without registry and without credentials.
 //!
 //! ## Why not lazy
-//! Each layer's fate and its reason are remembered (`decisions.rs`, `reason.rs`): [`Remote::report`].
+//! Each layer's fate and its reason are remembered, over a restart too (`decisions.rs`, `reason.rs`): [`Remote::report`].
 
 mod anywhere;
 mod below;

@@ -13,7 +13,7 @@ use pontoon_overlay::{Chain, LayerProvider, LayerRequest, Link, Offer, Recorded,
 use pontoon_snapshot::{Result, Usage};
 use pontoon_source::{Registry, Remembered};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::decisions::Decisions;
@@ -27,7 +27,7 @@ use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
 use crate::stock::{Opened, Stock, TREES};
-use crate::toc::{self, Reading};
+use crate::toc::{Memory, Reading};
 use crate::{Error, FrontEnd, credentials, unpack};
 
 /// Threads that talk to registries; inflating and disks have their own.
@@ -71,6 +71,14 @@ enum Brought {
     Lazy(Record),
     /// Unpacked here, because it cannot be lazy.
     Unpacked(Refusal),
+}
+
+impl Shared {
+    fn keep_decisions(&self) {
+        if let Err(error) = self.decisions.keep() {
+            tracing::warn!(%error, "the next start does not know why layers are not lazy");
+        }
+    }
 }
 
 impl Remote {
@@ -118,7 +126,7 @@ impl Remote {
                 registry: registry.clone(),
                 limits: config.limits.clone(),
                 opaque: config.opaque,
-                places: Arc::new(Semaphore::new(toc::PARSED_AT_ONCE)),
+                memory: Memory::new(),
             },
             space: Space::new(config.unpack.temporary_bytes_max),
             front: Front::new(
@@ -134,7 +142,7 @@ impl Remote {
             engine,
             stock,
             sessions: Sessions::default(),
-            decisions: Decisions::default(),
+            decisions: Decisions::open(directory.join("decisions.json"), root.join("snapshots")),
             config,
         });
         handle.spawn(drop_idle(Arc::clone(&shared), stopped));
@@ -278,11 +286,11 @@ impl LayerProvider for Remote {
                 Offer::Lazy(record.encode())
             }
             Ok(Brought::Unpacked(why)) => {
-                decisions.ordinary(&image, &wanted.layer, true, &why);
+                decisions.ordinary(&image, &wanted.layer, true, &why, request.id);
                 Offer::Unpacked
             }
             Err(refusal) => {
-                decisions.ordinary(&image, &wanted.layer, false, &refusal);
+                decisions.ordinary(&image, &wanted.layer, false, &refusal, request.id);
                 declined(request, &refusal)
             }
         }
@@ -340,6 +348,7 @@ impl LayerProvider for Remote {
                 "credentials are not remembered"
             );
         }
+        self.shared.keep_decisions();
         self.shared.sessions.clear();
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = runtime.take() {
@@ -374,7 +383,7 @@ fn declined(request: &LayerRequest<'_>, refusal: &Refusal) -> Offer {
     Offer::Decline(refusal.reason.to_owned())
 }
 
-/// Forgets images that nobody asks for any more.
+/// Forgets images that nobody asks for any more, and keeps what was decided.
 async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let lifetime = shared.config.lazy.image_lifetime;
     loop {
@@ -384,7 +393,11 @@ async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
         }
         let shared = Arc::clone(&shared);
         // It may delete files. A panic has been logged.
-        let _ = tokio::task::spawn_blocking(move || shared.sessions.drop_idle(lifetime)).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            shared.sessions.drop_idle(lifetime);
+            shared.keep_decisions();
+        })
+        .await;
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use pontoon_cache::Stats;
 use pontoon_lazyfs::{BackgroundState, Counted};
@@ -126,9 +125,9 @@ impl Remote {
                         true => LayerState::Unpacked,
                         false => LayerState::Declined,
                     },
-                    reason: Some(decision.why.reason.to_owned()),
-                    detail: decision.why.detail,
-                    decided: Some(seconds(decision.when)),
+                    reason: Some(decision.reason),
+                    detail: decision.detail,
+                    decided: Some(decision.when),
                     progress: None,
                 }),
         );
@@ -209,9 +208,4 @@ fn percent(local: u64, all: u64) -> f64 {
         return 100.0;
     }
     (u128::from(local) * 10_000 / u128::from(all)) as f64 / 100.0
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

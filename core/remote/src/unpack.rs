@@ -1,5 +1,6 @@
 //! Unpacks an ordinary layer while containerd waits.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use pontoon_unpack::{Error, Expected, Limits, Options};
 
+use crate::download::Download;
 use crate::image::{Image, Part};
 use crate::parents::Parents;
 use crate::reason::{self, Refusal};
@@ -48,7 +50,14 @@ pub(crate) fn unpack(
         sync: true,
         cancel: Some(&cancel),
     };
-    let unpacked = pontoon_unpack::unpack(download.reader(deadline), directory, &options);
+    let mut download = download;
+    let mut unpacked = pontoon_unpack::unpack(download.reader(deadline), directory, &options);
+    if let Err(Error::Mismatch { .. } | Error::Damaged { .. } | Error::Archive { .. }) = unpacked
+        && let Some(other) = elsewhere(shared, &download, part, directory, deadline)
+    {
+        download = other;
+        unpacked = pontoon_unpack::unpack(download.reader(deadline), directory, &options);
+    }
     // Whatever came of it: nobody wants the bytes again.
     part.stop_download();
     match unpacked {
@@ -63,6 +72,43 @@ pub(crate) fn unpack(
             }
         })),
     }
+}
+
+/// The layer from somebody else, if what came is damaged and there is somebody else. Empties `directory`.
+fn elsewhere(
+    shared: &Shared,
+    download: &Arc<Download>,
+    part: &Part,
+    directory: &Path,
+    deadline: Option<Instant>,
+) -> Option<Arc<Download>> {
+    let digest = &part.descriptor.digest;
+    let again = || {
+        if !download.is_damaged(digest, deadline)? {
+            // The image itself makes no sense.
+            return Ok(None);
+        }
+        let other = download.elsewhere(&shared.runtime, &shared.temporary)?;
+        if other.is_some() {
+            empty(directory)?;
+        }
+        Ok(other)
+    };
+    again().unwrap_or_else(|error: io::Error| {
+        tracing::warn!(layer = %digest, %error, "a layer that came damaged is not fetched again");
+        None
+    })
+}
+
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 /// Sets a flag at a moment, unless it is dropped before.

@@ -194,6 +194,14 @@ fn docker_shows_what_images_take() {
     assert_eq!(lazy.unpacked, if is_asked { taken } else { 0 }, "{lazy:?}");
     assert_eq!(lazy.size, lazy.content + lazy.unpacked, "{lazy:?}");
     assert!(lazy.content < 100_000, "{lazy:?}");
+    // Nor does it say then how the image is configured, although it runs it so.
+    let inspect = format!("/images/{reference}/json");
+    let inspected = engine.api(&inspect);
+    assert_eq!(
+        inspected["Config"]["Env"].is_array(),
+        is_asked,
+        "{inspected:#}"
+    );
 
     hydrate(&engine, &reference);
     let whole = shown(&engine);
@@ -202,6 +210,7 @@ fn docker_shows_what_images_take() {
     let content = image.size().unwrap() + image.manifest().unwrap().len() as u64;
     assert_eq!(whole.content, content, "{whole:?}");
     assert_eq!(whole.size, whole.content + taken, "{whole:?}");
+    assert!(engine.api(&inspect)["Config"]["Env"].is_array());
 
     engine.docker("rm one");
     engine.docker(&format!("image rm --force {reference}"));
