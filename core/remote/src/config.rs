@@ -38,6 +38,9 @@ pub struct LazyConfig {
     pub deadline: Duration,
     /// Who serves trees.
     pub front_end: FrontEnd,
+    /// The program that mounts them for this one, by calling [`mount_layer`](crate::mount_layer). `None`: this process
+    /// does, which then must not be killed meanwhile.
+    pub mounter: Option<PathBuf>,
     /// How long an image is remembered after its last layer was asked for: the proof that it may be read, and what was
     /// fetched for layers that nobody has asked for yet.
     pub image_lifetime: Duration,
@@ -91,6 +94,7 @@ impl Default for Config {
             serving: pontoon_fuse::Config::default(),
             lazy: LazyConfig {
                 front_end: FrontEnd::Auto,
+                mounter: None,
                 deadline: Duration::from_secs(2),
                 image_lifetime: Duration::from_secs(300),
             },

@@ -8,8 +8,11 @@
 //! own file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pontoon_fuse::Server;
@@ -17,6 +20,7 @@ use pontoon_lazyfs::LazyLayer;
 use pontoon_linux::{detach, is_mount_point, mount_erofs, mounts_below};
 use pontoon_snapshot::{Error, Result};
 
+use crate::LazyConfig;
 use crate::front_end::{Chosen, FrontEnd};
 
 /// Mounts layers, if the kernel is to.
@@ -27,15 +31,18 @@ pub(crate) struct Erofs {
     chosen: Chosen,
     /// There is no way but this.
     must: bool,
+    /// The program that mounts, see [`mount_layer`]. Without one it is this process.
+    mounter: Option<PathBuf>,
     /// The layers that were mounted. Held while one is: two mounts on top of each other would be one too many.
     covered: Mutex<BTreeSet<u32>>,
 }
 
 impl Erofs {
-    pub(crate) fn new(mountpoint: PathBuf, wanted: FrontEnd, chosen: Chosen) -> Self {
+    pub(crate) fn new(mountpoint: PathBuf, config: &LazyConfig, chosen: Chosen) -> Self {
         Erofs {
             mountpoint,
-            must: wanted == FrontEnd::Erofs,
+            must: config.front_end == FrontEnd::Erofs,
+            mounter: config.mounter.clone(),
             chosen,
             covered: Mutex::default(),
         }
@@ -62,20 +69,21 @@ impl Erofs {
         }
         let target = server.path(number);
         let mut covered = self.covered();
-        let mounted = match is_mount_point(&target) {
-            Ok(true) => Ok(()),
-            Ok(false) => mount(layer, tree, &server.data_path(number), &target),
-            Err(error) => Err(error),
-        };
+        // Somebody may have taken it off. Is it there, the kernel knows that without asking us.
+        if covered.contains(&number) && is_mount_point(&target).unwrap_or(false) {
+            return Ok(());
+        }
+        let mounter = self.mounter.as_deref();
+        let mounted = mount(layer, tree, &server.data_path(number), &target, mounter);
         match mounted {
             Err(error) if self.must => Err(Error::Failed {
                 operation: format!("mounting the tree of layer {}", layer.digest()),
-                source: Box::new(error),
+                source: error,
             }),
             Err(error) => {
                 tracing::warn!(
                     layer = %layer.digest(),
-                    error = &error as &dyn std::error::Error,
+                    error = &*error as &dyn std::error::Error,
                     "the kernel does not mount the tree of a layer; FUSE serves it"
                 );
                 Ok(())
@@ -138,21 +146,73 @@ fn take_off(target: &Path) {
     }
 }
 
+/// Mounts a layer at `target`; `served` is its data file.
 fn mount(
     layer: &LazyLayer,
     tree: &Path,
     served: &Path,
     target: &Path,
-) -> pontoon_linux::Result<()> {
+    mounter: Option<&Path>,
+) -> Result<(), Reason> {
     let cached = layer.cached();
     // The kernel keeps the file: an eviction, which takes it away as a whole, takes nothing from the mount.
-    if cached.is_complete()
-        && let Ok(file) = cached.pin().and_then(|pin| pin.file())
-    {
-        let device = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        return mount_erofs(tree, &[&device], target);
+    let whole = match cached.is_complete() {
+        true => cached.pin().and_then(|pin| pin.file()).ok(),
+        false => None,
+    };
+    let Some(mounter) = mounter else {
+        let device = whole.as_ref().map(|file| descriptor(file.as_raw_fd()));
+        let device = device.as_deref().unwrap_or(served);
+        return mount_erofs(tree, &[device], target).map_err(|error| Box::new(error) as Reason);
+    };
+    let mut command = Command::new(mounter);
+    command.arg(MOUNT_LAYER).arg(tree).arg(target);
+    match whole {
+        Some(file) => {
+            let file = file.try_clone()?;
+            command.arg(descriptor(0)).stdin(file)
+        }
+        None => command.arg(served).stdin(Stdio::null()),
+    };
+    let output = command.stdout(Stdio::null()).output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().into()),
     }
-    mount_erofs(tree, &[served], target)
+}
+
+/// Why not.
+type Reason = Box<dyn std::error::Error + Send + Sync>;
+
+/// A path to what is open.
+fn descriptor(number: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{number}"))
+}
+
+/// The first argument of a process that only mounts a layer.
+const MOUNT_LAYER: &str = "mount-layer";
+
+/// Mounts a layer for the daemon that runs this process, if `arguments`, without the program's name, say so.
+///
+/// The kernel asks the daemon while it does that, and a process that is killed while it waits for its own answer
+/// cannot end: its threads do not answer any more, and what they served from stays open until all of them are gone.
+pub fn mount_layer(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let [word, tree, target, device] = arguments.as_slice() else {
+        return None;
+    };
+    if word != MOUNT_LAYER {
+        return None;
+    }
+    let [tree, target, device] = [tree, target, device].map(Path::new);
+    Some(match mount_erofs(tree, &[device], target) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // For the daemon, which logs it.
+            let _ = writeln!(io::stderr(), "{error}: {}", error.source);
+            ExitCode::FAILURE
+        }
+    })
 }
 
 #[cfg(test)]
@@ -162,7 +222,8 @@ mod tests {
 
     fn erofs(mountpoint: &Path, name: &'static str) -> Erofs {
         let why = String::new();
-        Erofs::new(mountpoint.to_owned(), FrontEnd::Auto, Chosen { name, why })
+        let config = crate::Config::default().lazy;
+        Erofs::new(mountpoint.to_owned(), &config, Chosen { name, why })
     }
 
     #[test]

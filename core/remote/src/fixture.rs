@@ -13,9 +13,9 @@ use pontoon_lazyfs::Engine;
 use pontoon_source::{Anonymous, Registry};
 use tokio::runtime::Runtime;
 
-use crate::FrontEnd;
 use crate::erofs::Erofs;
 use crate::stock::Stock;
+use crate::{Config, FrontEnd};
 
 /// A layer of empty files and, where a path ends with a slash, directories.
 pub(crate) fn layer(paths: &[&str]) -> Layer {
@@ -68,7 +68,7 @@ pub(crate) fn stock() -> Stocked {
     let chosen = FrontEnd::Fuse.choose(directory.path(), directory.path());
     let erofs = Erofs::new(
         directory.path().join("mnt"),
-        FrontEnd::Fuse,
+        &Config::default().lazy,
         chosen.unwrap(),
     );
     let erofs = Arc::new(erofs);

@@ -60,6 +60,7 @@ mod unpack;
 
 pub use config::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
 pub use decisions::Counts;
+pub use erofs::mount_layer;
 pub use error::Error;
 pub use front_end::{Chosen, FrontEnd};
 pub use remote::Remote;

@@ -15,7 +15,7 @@ use pontoon_source::{Registry, Remembered};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, LazyConfig};
 use crate::decisions::Decisions;
 use crate::download::Space;
 use crate::erofs::Erofs;
@@ -28,7 +28,7 @@ use crate::record::Record;
 use crate::session::Sessions;
 use crate::stock::{Opened, Stock, TREES};
 use crate::toc::{Memory, Reading};
-use crate::{Error, FrontEnd, credentials, unpack};
+use crate::{Error, credentials, unpack};
 
 /// Threads that talk to registries; inflating and disks have their own.
 const THREADS: usize = 2;
@@ -103,7 +103,7 @@ impl Remote {
         let registry = Registry::new(config.registry.clone(), sources);
         let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache)?);
         let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
-        let erofs = Arc::new(choose(&directory, &temporary, config.lazy.front_end)?);
+        let erofs = Arc::new(choose(&directory, &temporary, &config.lazy)?);
         let stock = Stock::open(
             &directory,
             cache,
@@ -402,14 +402,14 @@ async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
 }
 
 /// Whether the kernel serves trees below `directory`.
-fn choose(directory: &Path, temporary: &Path, wanted: FrontEnd) -> Result<Erofs, Error> {
-    let chosen = wanted.choose(&directory.join(TREES), temporary)?;
+fn choose(directory: &Path, temporary: &Path, config: &LazyConfig) -> Result<Erofs, Error> {
+    let chosen = config.front_end.choose(&directory.join(TREES), temporary)?;
     tracing::info!(
         front_end = chosen.name,
         why = chosen.why,
         "who serves lazy layers"
     );
-    Ok(Erofs::new(directory.join(MOUNTPOINT), wanted, chosen))
+    Ok(Erofs::new(directory.join(MOUNTPOINT), config, chosen))
 }
 
 /// Makes a directory that only its owner may look into, and answers its path without links.

@@ -241,6 +241,8 @@ impl StargzSections {
             },
             lazy: LazyConfig {
                 front_end: self.lazy.front_end.0,
+                // This program, whatever is in its place by now.
+                mounter: Some(PathBuf::from("/proc/self/exe")),
                 deadline: Duration::from_millis(self.lazy.deadline_ms.0.into()),
                 image_lifetime: seconds(self.lazy.image_seconds.0),
             },

@@ -60,5 +60,8 @@ fn probe(root: &Path) -> Result<Features> {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = pontoon_remote::mount_layer(std::env::args_os().skip(1)) {
+        return code;
+    }
     pontoon_daemon::run::<Stargz>()
 }
