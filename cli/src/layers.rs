@@ -12,6 +12,9 @@ use crate::text;
 /// All layers that a daemon knows of.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub(crate) struct Report {
+    /// Who serves trees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) front_end: Option<FrontEnd>,
     pub(crate) layers: Vec<Layer>,
     /// How often a layer was left to containerd since the daemon's start, by reason.
     #[serde(default)]
@@ -22,6 +25,14 @@ pub(crate) struct Report {
     /// Bytes of decompressed data on disk.
     #[serde(default)]
     pub(crate) cache_bytes: u64,
+}
+
+/// Who serves trees.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub(crate) struct FrontEnd {
+    /// `erofs` or `fuse`.
+    pub(crate) name: String,
+    pub(crate) why: String,
 }
 
 /// A layer.

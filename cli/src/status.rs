@@ -114,6 +114,12 @@ impl Answer {
             Some(reason) => format!("not ready: {reason}"),
         };
         let mut text = format!("daemon    {state}, asked at {}\n", self.admin);
+        if let Some(front_end) = &self.report.front_end {
+            text.push_str(&format!(
+                "front end {}: {}\n",
+                front_end.name, front_end.why
+            ));
+        }
         text.push_str(&format!(
             "layers    {} lazy, {} unpacked by it, {} left to containerd\n",
             lazy.len(),

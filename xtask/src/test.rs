@@ -120,18 +120,33 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
             Ok(())
         });
     });
-    run_tests(root, full, &mut tally)?;
+    run_tests(root, full, &["--workspace"], None, &mut tally)?;
+    if full {
+        // What the kernel served before, where it can.
+        let lazy = ["--package", "pontoon-integration", "--test", "lazy"];
+        let fuse = ("PONTOON_FRONT_END", "fuse");
+        run_tests(root, full, &lazy, Some(fuse), &mut tally)?;
+    }
     tally.check("documents", || check_docs::run(root));
     tally.report(started)
 }
 
-/// Runs all Rust tests, their output passed on line by line.
-fn run_tests(root: &Path, full: bool, tally: &mut Tally) -> Result<(), Box<dyn Error>> {
+/// Runs the Rust tests of `which`, their output passed on line by line.
+fn run_tests(
+    root: &Path,
+    full: bool,
+    which: &[&str],
+    variable: Option<(&str, &str)>,
+    tally: &mut Tally,
+) -> Result<(), Box<dyn Error>> {
     let mut command = Command::new(env!("CARGO"));
     command
-        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(["test", "--no-fail-fast"])
+        .args(which)
         .current_dir(root)
         .env_remove("PONTOON_FULL")
+        .env_remove("PONTOON_FRONT_END")
+        .envs(variable)
         .stdout(Stdio::piped());
     if full {
         command.env("PONTOON_FULL", "1");

@@ -2,6 +2,7 @@
 
 mod answers;
 mod directory;
+mod reading;
 
 use std::ffi::OsStr;
 use std::io;
@@ -164,6 +165,7 @@ impl Filesystem for Layered {
         count(&self.counters.read);
         match self.node(number) {
             Ok(Node::Tree(layer, nid)) => self.read_tree(layer, nid, offset, size, reply),
+            Ok(Node::Data(layer)) => self.read_data(layer, offset, size, reply),
             Ok(Node::StateFile(layer)) => match self.layer(layer) {
                 Ok(layer) => {
                     let content = state::content(&layer);
@@ -279,9 +281,12 @@ impl Filesystem for Layered {
         count(&self.counters.statfs);
         let layers = match self.node(number) {
             Ok(Node::Root | Node::Opener) => self.layers.list(),
-            Ok(Node::Tree(layer, _) | Node::StateDirectory(layer) | Node::StateFile(layer)) => {
-                vec![layer]
-            }
+            Ok(
+                Node::Tree(layer, _)
+                | Node::Data(layer)
+                | Node::StateDirectory(layer)
+                | Node::StateFile(layer),
+            ) => vec![layer],
             Err(errno) => return reply.error(errno),
         };
         let (mut blocks, mut files) = (0u64, 0u64);

@@ -17,6 +17,8 @@ pub(crate) enum Node {
     Opener,
     /// In this layer, a file or directory of its own.
     Tree(u32, Nid),
+    /// All data of this layer as one file, beside its directory.
+    Data(u32),
     /// In this layer, the directory of its state.
     StateDirectory(u32),
     /// In this layer, the file of its state.
@@ -30,6 +32,7 @@ const NID_MASK: u64 = (1 << NID_BITS) - 1;
 /// Numbers that no image of less than 32 TiB uses.
 const STATE_DIRECTORY: u64 = NID_MASK;
 const STATE_FILE: u64 = NID_MASK - 1;
+const DATA: u64 = NID_MASK - 2;
 
 const ROOT: u64 = 1;
 const OPENER: u64 = 2;
@@ -48,6 +51,7 @@ impl Node {
         Some(match number & NID_MASK {
             STATE_DIRECTORY => Node::StateDirectory(layer),
             STATE_FILE => Node::StateFile(layer),
+            DATA => Node::Data(layer),
             nid => Node::Tree(layer, Nid::new(nid)),
         })
     }
@@ -60,8 +64,22 @@ impl Node {
             Node::Tree(layer, nid) => of(layer, nid.get()),
             Node::StateDirectory(layer) => of(layer, STATE_DIRECTORY),
             Node::StateFile(layer) => of(layer, STATE_FILE),
+            Node::Data(layer) => of(layer, DATA),
         }
     }
+}
+
+/// What the name of a layer's data file ends with, behind the layer's number.
+const DATA_SUFFIX: &[u8] = b".data";
+
+/// The name of the data file of the layer `number`.
+pub(crate) fn data_name(number: u32) -> String {
+    format!("{number}{}", DATA_SUFFIX.escape_ascii())
+}
+
+/// The number of the layer whose data file has this name.
+pub(crate) fn data_number(name: &[u8]) -> Option<u32> {
+    layer_number(name.strip_suffix(DATA_SUFFIX)?)
 }
 
 /// The number of the layer whose directory has this name.
@@ -85,7 +103,9 @@ mod tests {
             Node::Root,
             Node::Opener,
             Node::Tree(1, Nid::new(36)),
-            Node::Tree(last, Nid::new(STATE_FILE - 1)),
+            Node::Tree(last, Nid::new(DATA - 1)),
+            Node::Data(1),
+            Node::Data(last),
             Node::StateDirectory(1),
             Node::StateFile(last),
         ] {
@@ -101,6 +121,14 @@ mod tests {
         assert_eq!(layer_number(b"16777215"), Some(*LAYER_NUMBERS.end()));
         for name in ["", "0", "01", "+1", "16777216", "99999999999", "1a", "."] {
             assert_eq!(layer_number(name.as_bytes()), None, "{name}");
+            assert_eq!(
+                data_number(format!("{name}.data").as_bytes()),
+                None,
+                "{name}"
+            );
         }
+        assert_eq!(data_name(7), "7.data");
+        assert_eq!(data_number(b"7.data"), Some(7));
+        assert_eq!(data_number(b"7"), None);
     }
 }

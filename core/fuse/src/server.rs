@@ -22,7 +22,7 @@ use crate::filesystem::Layered;
 use crate::greeting::Greeting;
 use crate::layers::Layers;
 use crate::mounted::{Kept, Mounted, clear};
-use crate::node::Node;
+use crate::node::{Node, data_name};
 use crate::operations::{Counters, Operations};
 use crate::{Error, Result};
 
@@ -313,12 +313,18 @@ impl Server {
         self.mount.path.join(number.to_string())
     }
 
+    /// All data of the layer with this number as one file, for a kernel that has its tree: EROFS.
+    pub fn data_path(&self, number: u32) -> PathBuf {
+        self.mount.path.join(data_name(number))
+    }
+
     /// The layer with this number is new, or gone: what the kernel remembers of its name, and below it, is forgotten.
     /// What is in use stays until it is not. Asks the kernel, so not to be called while a request is answered.
     pub fn changed(&self, number: u32) {
         let root = INodeNo(Node::Root.number());
-        let name = number.to_string();
-        let forgotten = self.notifier.inval_entry(root, OsStr::new(&name));
+        let names = [number.to_string(), data_name(number)];
+        let mut names = names.iter().map(OsStr::new);
+        let forgotten = names.try_for_each(|name| self.notifier.inval_entry(root, name));
         // The list of layers.
         let forgotten = forgotten.and_then(|()| self.notifier.inval_inode(root, 0, 0));
         if let Err(error) = forgotten {

@@ -5,6 +5,7 @@
 #[path = "../../lazyfs/tests/fixture.rs"]
 mod fixture;
 
+mod erofs;
 mod mounted;
 mod overlay;
 mod serving;

@@ -4,6 +4,7 @@
 //!   notes it down for tests without privileges.
 //! - [`mount_fuse`]: a FUSE connection of which this process is the server.
 //! - [`mount_erofs`]: an EROFS image straight from a file, with the files that hold its data.
+//! - [`mounts_below`]: which mounts there are.
 //! - [`IdMap`]: the mapping of a user namespace, as labels and mount options write it.
 //! - [`try_id_map`]: whether a filesystem can be idmapped.
 //! - [`Map`]: a whole file as bytes.
@@ -32,5 +33,8 @@ pub use mount::fuse::{
     Slot, abort, abort_connection, connection_at, detach, is_connected, is_disconnected,
     is_mount_point, mount_fuse, open_fuse_device, resend, set_read_ahead,
 };
-pub use mount::{Call, Mounter, RecordingMounter, SystemMounter, mount_erofs, try_id_map};
+pub use mount::list::{Mounted, mounts_below};
+pub use mount::{
+    Call, Mounter, RecordingMounter, SystemMounter, mount_erofs, try_erofs, try_id_map,
+};
 pub use packet::{Packet, PacketSocket, Peer};

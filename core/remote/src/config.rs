@@ -6,6 +6,8 @@ use std::time::Duration;
 use pontoon_layer::{Limits, OpaqueXattr};
 use pontoon_source::{Credential, KubernetesConfig};
 
+use crate::FrontEnd;
+
 /// What the operator chooses. The defaults suit a node on a network.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -47,6 +49,11 @@ pub struct HolderConfig {
 pub struct LazyConfig {
     /// How long a Prepare waits for registries. containerd holds a lock of all snapshots of ours meanwhile.
     pub deadline: Duration,
+    /// Who serves trees.
+    pub front_end: FrontEnd,
+    /// The program that mounts them for this one, by calling [`mount_layer`](crate::mount_layer). `None`: this process
+    /// does, which then must not be killed meanwhile.
+    pub mounter: Option<PathBuf>,
     /// How long an image is remembered after its last layer was asked for: the proof that it may be read, and what was
     /// fetched for layers that nobody has asked for yet.
     pub image_lifetime: Duration,
@@ -100,6 +107,8 @@ impl Default for Config {
             serving: pontoon_fuse::Config::default(),
             holder: None,
             lazy: LazyConfig {
+                front_end: FrontEnd::Auto,
+                mounter: None,
                 deadline: Duration::from_secs(2),
                 image_lifetime: Duration::from_secs(300),
             },

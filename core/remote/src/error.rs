@@ -24,6 +24,14 @@ pub enum Error {
     /// What is remembered of credentials cannot be read.
     #[error("cannot open the remembered credentials")]
     Credentials(#[source] pontoon_source::Error),
+    /// The kernel cannot serve trees, and nobody else may.
+    #[error(
+        "the kernel cannot serve lazy layers, as `front_end = \"erofs\"` in [lazy] asks: {reason}; with \"auto\" or \"fuse\" FUSE serves them"
+    )]
+    FrontEnd {
+        /// Why not.
+        reason: String,
+    },
     /// No threads.
     #[error("cannot start the threads that fetch layers")]
     Threads(#[source] io::Error),

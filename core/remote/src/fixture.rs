@@ -13,7 +13,9 @@ use pontoon_lazyfs::Engine;
 use pontoon_source::{Anonymous, Registry};
 use tokio::runtime::Runtime;
 
+use crate::erofs::Erofs;
 use crate::stock::Stock;
+use crate::{Config, FrontEnd};
 
 /// A layer of empty files and, where a path ends with a slash, directories.
 pub(crate) fn layer(paths: &[&str]) -> Layer {
@@ -63,7 +65,14 @@ pub(crate) fn stock() -> Stocked {
     let cache = Arc::new(Cache::open(&directory.path().join("blobs"), config).unwrap());
     let engine = Engine::new(Default::default(), Arc::clone(&cache), handle.clone());
     let registry = Registry::new(Default::default(), Arc::new(Anonymous));
-    let stock = Stock::open(directory.path(), cache, engine, registry, handle).unwrap();
+    let chosen = FrontEnd::Fuse.choose(directory.path(), directory.path());
+    let erofs = Erofs::new(
+        directory.path().join("mnt"),
+        &Config::default().lazy,
+        chosen.unwrap(),
+    );
+    let erofs = Arc::new(erofs);
+    let stock = Stock::open(directory.path(), cache, engine, registry, erofs, handle).unwrap();
     drop(inside);
     Stocked {
         stock,

@@ -8,7 +8,7 @@
 //! decisions.json      why layers are not lazy, as long as their snapshots are here
 //! credentials.json    what opened registries, for its owner only
 //! tmp/                ordinary layers on their way, without names
-//! mnt/<number>        the FUSE mount: one directory for each lazy layer
+//! mnt/<number>        the FUSE mount: one directory for each lazy layer, with an EROFS mount on it where the kernel can
 //! holder/             where the holder of the FUSE connection listens
 //! ```
 //!
@@ -21,7 +21,8 @@
 //! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`, `below.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
 //! 5. `front.rs`: the FUSE server, when the first layer is mounted, or from the start if a predecessor has left its
-//!    connection; `restore.rs`: the layers that are read through it.
+//!    connection; `restore.rs`: the layers that are read through it. `front_end.rs` has chosen at the start whether the
+//!    kernel serves the trees itself; `erofs.rs` mounts them then.
 //!
 //! A Prepare waits for all of this until a deadline; what is not there by then goes on, and the next Prepare finds it.
 //! After a restart layers come back from disk, without registry and without credentials.
@@ -37,10 +38,12 @@ mod credentials;
 mod decisions;
 mod download;
 mod durable;
+mod erofs;
 mod error;
 #[cfg(test)]
 mod fixture;
 mod front;
+mod front_end;
 mod image;
 mod item;
 mod labels;
@@ -62,6 +65,8 @@ pub use config::{
     Config, CredentialsConfig, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,
 };
 pub use decisions::Counts;
+pub use erofs::mount_layer;
 pub use error::Error;
+pub use front_end::{Chosen, FrontEnd};
 pub use remote::Remote;
 pub use report::{HolderReport, LayerReport, LayerState, Progress, Report, Totals};

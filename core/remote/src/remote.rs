@@ -19,9 +19,10 @@ use pontoon_source::{Registry, Remembered};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
-use crate::config::{Config, HolderConfig};
+use crate::config::{Config, HolderConfig, LazyConfig};
 use crate::decisions::Decisions;
 use crate::download::Space;
+use crate::erofs::Erofs;
 use crate::front::Front;
 use crate::image::{Image, Part};
 use crate::labels::Wanted;
@@ -29,7 +30,7 @@ use crate::parents::Parents;
 use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
-use crate::stock::{Opened, Stock};
+use crate::stock::{Opened, Stock, TREES};
 use crate::toc::{Memory, Reading};
 use crate::{Error, credentials, restore, unpack};
 
@@ -38,6 +39,9 @@ const THREADS: usize = 2;
 
 /// How often idle images are looked for.
 const IDLE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Where FUSE is mounted.
+const MOUNTPOINT: &str = "mnt";
 
 /// Brings lazy layers, and unpacks the ordinary ones among them.
 #[derive(Debug)]
@@ -62,6 +66,7 @@ pub(crate) struct Shared {
     /// Where downloads are.
     pub(crate) temporary: PathBuf,
     pub(crate) front: Front,
+    pub(crate) erofs: Arc<Erofs>,
     pub(crate) sessions: Sessions,
     pub(crate) decisions: Decisions,
 }
@@ -103,11 +108,13 @@ impl Remote {
         let registry = Registry::new(config.registry.clone(), sources);
         let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache)?);
         let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
+        let erofs = Arc::new(choose(&directory, &temporary, &config.lazy)?);
         let stock = Stock::open(
             &directory,
             cache,
             Arc::clone(&engine),
             registry.clone(),
+            Arc::clone(&erofs),
             handle.clone(),
         );
         let stock = stock.map_err(|source| Error::Io {
@@ -128,13 +135,14 @@ impl Remote {
             },
             space: Space::new(config.unpack.temporary_bytes_max),
             front: Front::new(
-                directory.join("mnt"),
+                directory.join(MOUNTPOINT),
                 config.serving.clone(),
                 Arc::clone(&stock) as _,
                 handle.clone(),
                 keeper(&directory, config.holder.as_ref())?,
             ),
             runtime: handle.clone(),
+            erofs,
             temporary,
             registry,
             engine,
@@ -264,6 +272,10 @@ impl Remote {
         }
         item.prefetch_first(&layer, None);
         item.prefetch_everything(&layer);
+        let tree = shared.stock.trees().path(&item.record.tree);
+        shared
+            .erofs
+            .cover(&server, item.record.number, &layer, &tree)?;
         Ok(server.path(item.record.number))
     }
 }
@@ -325,6 +337,7 @@ impl LayerProvider for Remote {
             restore::name_lost(users);
         }
         if inherited.adopted > 0 {
+            shared.stock.adopt();
             restore::restore(&shared.stock, users);
         }
     }
@@ -416,6 +429,17 @@ fn keeper(directory: &Path, config: Option<&HolderConfig>) -> Result<Option<Arc<
     };
     let keeper = Keeper::new(settings).map_err(Error::Threads)?;
     Ok(Some(Arc::new(keeper)))
+}
+
+/// Whether the kernel serves trees below `directory`.
+fn choose(directory: &Path, temporary: &Path, config: &LazyConfig) -> Result<Erofs, Error> {
+    let chosen = config.front_end.choose(&directory.join(TREES), temporary)?;
+    tracing::info!(
+        front_end = chosen.name,
+        why = chosen.why,
+        "who serves lazy layers"
+    );
+    Ok(Erofs::new(directory.join(MOUNTPOINT), config, chosen))
 }
 
 /// Makes a directory that only its owner may look into, and answers its path without links.

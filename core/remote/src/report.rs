@@ -8,13 +8,15 @@ use pontoon_lazyfs::{BackgroundState, Counted};
 use pontoon_source::Traffic;
 use serde::Serialize;
 
-use crate::Remote;
 use crate::decisions::Counts;
 use crate::item::Item;
+use crate::{Chosen, Remote};
 
 /// All layers that this daemon knows of.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
+    /// Who serves trees.
+    pub front_end: Chosen,
     /// One entry for each.
     pub layers: Vec<LayerReport>,
     /// How often a layer was left to containerd since the start, by reason.
@@ -143,6 +145,7 @@ impl Remote {
                 }),
         );
         Report {
+            front_end: shared.erofs.chosen().clone(),
             layers,
             declined: counts.declined,
             unpacked: counts.unpacked,

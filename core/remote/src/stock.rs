@@ -21,12 +21,16 @@ use pontoon_source::{Reference, Registry};
 use tokio::runtime::Handle;
 
 use crate::anywhere::Anywhere;
+use crate::erofs::Erofs;
 use crate::item::{Item, lock};
 use crate::numbers::Numbers;
 use crate::reason::Refusal;
 use crate::record::{Facts, Record};
 use crate::restore::Failures;
 use crate::trees::Trees;
+
+/// The directory of the trees.
+pub(crate) const TREES: &str = "trees";
 
 /// How long a deletion waits for readers to let go.
 const READERS_PATIENCE: Duration = Duration::from_secs(1);
@@ -43,6 +47,8 @@ pub(crate) struct Stock {
     runtime: Handle,
     /// What the FUSE server shows.
     pub(crate) table: Arc<LayerTable>,
+    /// What the kernel shows.
+    erofs: Arc<Erofs>,
     items: Mutex<BTreeMap<String, Arc<Item>>>,
     /// Nothing is deleted any more: another daemon may have taken over. Changes while `items` is locked.
     pub(crate) closed: AtomicBool,
@@ -96,9 +102,10 @@ impl Stock {
         cache: Arc<Cache>,
         engine: Arc<pontoon_lazyfs::Engine>,
         registry: Registry,
+        erofs: Arc<Erofs>,
         runtime: Handle,
     ) -> io::Result<Arc<Self>> {
-        let trees = Arc::new(Trees::open(directory.join("trees"))?);
+        let trees = Arc::new(Trees::open(directory.join(TREES))?);
         Ok(Arc::new(Stock {
             numbers: Numbers::open(&directory.join("number"))?,
             trees,
@@ -107,6 +114,7 @@ impl Stock {
             registry,
             runtime,
             table: Arc::default(),
+            erofs,
             items: Mutex::default(),
             closed: AtomicBool::new(false),
             failures: Failures::default(),
@@ -138,6 +146,15 @@ impl Stock {
         if let Err(error) = self.sweep() {
             tracing::warn!(%error, "what crashes have left is not deleted; the next start tries again");
         }
+    }
+
+    /// Goes on with what an earlier daemon has mounted. Those layers are opened when they are asked for.
+    pub(crate) fn adopt(&self) {
+        let items = self.items();
+        let trees = items
+            .iter()
+            .map(|item| (item.record.number, item.record.tree.clone()));
+        self.erofs.adopt(&trees.collect());
     }
 
     fn sweep(&self) -> io::Result<()> {
@@ -334,6 +351,8 @@ impl Stock {
             if users.any() {
                 return Ok(false);
             }
+            // First, because it reads through the table.
+            self.erofs.uncover(item.record.number);
             self.table.remove(item.record.number);
             if let Some(layer) = lock(&item.layer).take() {
                 layer.close();

@@ -4,6 +4,7 @@
 
 mod crash;
 mod deadline;
+mod front_end;
 mod image;
 mod ordinary;
 mod pull;

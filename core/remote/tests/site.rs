@@ -78,6 +78,12 @@ impl Site {
         self.open = Some(Open { engine, remote });
     }
 
+    /// Opens everything again, with another configuration.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.reopen();
+    }
+
     /// As a daemon that ends.
     pub(crate) fn close(&mut self) {
         if let Some(open) = self.open.take() {

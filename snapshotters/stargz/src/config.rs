@@ -7,7 +7,7 @@ use pontoon_daemon::config::{Bytes, Count, DeValue, Section, Sections, Setting};
 use pontoon_daemon::section;
 use pontoon_layer::OpaqueXattr;
 use pontoon_remote::{
-    Config, CredentialsConfig, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,
+    Config, CredentialsConfig, FrontEnd, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,
 };
 use pontoon_source::{Credential, KubernetesConfig};
 
@@ -104,6 +104,9 @@ section! {
 section! {
     /// How layers become lazy.
     pub struct LazySection {
+        /// Who serves the trees of layers: `erofs`, the kernel from its own EROFS (Linux 6.12), with bytes from the daemon;
+        /// `fuse`, the daemon alone; `auto`, the kernel if it can.
+        pub front_end: FrontEndSetting = FrontEndSetting(FrontEnd::Auto),
         /// Milliseconds that a Prepare waits for registries before the layer is left to containerd, which holds all
         /// snapshots of this plugin up meanwhile.
         pub deadline_ms: Count<100, 30000> = Count(2000),
@@ -127,6 +130,35 @@ section! {
         pub layer_bytes_max: Bytes = Bytes(64 << 20),
         /// Space for ordinary layers that are on their way.
         pub temporary_bytes_max: Bytes = Bytes(512 << 20),
+    }
+}
+
+/// Who serves trees.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct FrontEndSetting(FrontEnd);
+
+impl FrontEndSetting {
+    const WORDS: [(&'static str, FrontEnd); 3] = [
+        ("auto", FrontEnd::Auto),
+        ("erofs", FrontEnd::Erofs),
+        ("fuse", FrontEnd::Fuse),
+    ];
+}
+
+impl Setting for FrontEndSetting {
+    fn allowed() -> String {
+        "\"auto\", \"erofs\" or \"fuse\"".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>) -> Option<Self> {
+        let word = value.as_str()?;
+        let found = Self::WORDS.iter().find(|(known, _)| *known == word)?;
+        Some(FrontEndSetting(found.1))
+    }
+
+    fn write(&self) -> String {
+        let word = Self::WORDS.iter().find(|(_, known)| *known == self.0);
+        word.map_or_else(String::new, |(word, _)| format!("{word:?}"))
     }
 }
 
@@ -228,6 +260,9 @@ impl StargzSections {
                 ..defaults.fetching
             },
             lazy: LazyConfig {
+                front_end: self.lazy.front_end.0,
+                // This program, whatever is in its place by now.
+                mounter: Some(PathBuf::from("/proc/self/exe")),
                 deadline: Duration::from_millis(self.lazy.deadline_ms.0.into()),
                 image_lifetime: seconds(self.lazy.image_seconds.0),
             },

@@ -1,4 +1,4 @@
-//! The lazy proxy snapshotter for containerd: eStargz and zstd:chunked layers from their registry, through FUSE.
+//! The lazy proxy snapshotter for containerd: eStargz and zstd:chunked layers from their registry, through EROFS or FUSE.
 
 mod config;
 mod engine;
@@ -89,5 +89,8 @@ fn tell_that_containers_end(wanted: bool, (major, minor): (u32, u32)) {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = pontoon_remote::mount_layer(std::env::args_os().skip(1)) {
+        return code;
+    }
     pontoon_daemon::run::<Stargz>()
 }

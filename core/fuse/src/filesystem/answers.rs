@@ -1,19 +1,19 @@
 //! The answers themselves.
 
-use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, ReplyData, ReplyXattr};
+use fuser::{Errno, FileAttr, FileType, INodeNo, ReplyXattr};
+use pontoon_lazyfs::LazyLayer;
 use pontoon_lazyfs::tree::{Nid, ReadError};
-use pontoon_lazyfs::{LazyLayer, Read};
 use tokio::runtime::Handle;
 
-use super::{Layered, REQUEST_BYTES_MAX};
+use super::Layered;
+use super::reading::data_bytes;
 use crate::attributes::{FOR_EVER, NOT_AT_ALL, of_inode, of_ours};
 use crate::greeting::Greeting;
 use crate::layers::Layers;
-use crate::node::{Node, layer_number};
+use crate::node::{Node, data_number, layer_number};
 use crate::operations::{Counters, count};
 use crate::server::OPENER;
 use crate::state::{self, STATE_DIRECTORY};
@@ -70,6 +70,14 @@ impl Layered {
                 let layer = self.layer(number)?;
                 (of_tree(number, &layer, nid)?, FOR_EVER)
             }
+            Node::Data(number) => {
+                let size = data_bytes(&*self.layer(number)?);
+                let epoch = SystemTime::UNIX_EPOCH;
+                (
+                    of_ours(node, FileType::RegularFile, 0o400, size, epoch),
+                    FOR_EVER,
+                )
+            }
             Node::StateDirectory(number) => {
                 self.layer(number)?;
                 let mode = state::DIRECTORY_MODE;
@@ -97,15 +105,7 @@ impl Layered {
         Ok(match directory {
             Node::Root if up => Ok(Node::Root),
             Node::Root if name == OPENER.as_bytes() => Ok(Node::Opener),
-            Node::Root => match layer_number(name) {
-                Some(number) => {
-                    let layer = self.layers.get(number);
-                    layer
-                        .map(|layer| Node::Tree(number, layer.tree().root()))
-                        .ok_or(NOT_AT_ALL)
-                }
-                None => Err(NOT_AT_ALL),
-            },
+            Node::Root => self.find_layer(name).ok_or(NOT_AT_ALL),
             Node::Tree(number, nid) => {
                 let layer = self.layer(number)?;
                 let is_root = nid == layer.tree().root();
@@ -126,51 +126,18 @@ impl Layered {
                 let found = name == state::file_name(&layer).as_bytes();
                 found.then_some(Node::StateFile(number)).ok_or(FOR_EVER)
             }
-            Node::Opener | Node::StateFile(_) => return Err(Errno::ENOTDIR),
+            Node::Opener | Node::Data(_) | Node::StateFile(_) => return Err(Errno::ENOTDIR),
         })
     }
 
-    pub(super) fn read_tree(
-        &self,
-        number: u32,
-        nid: Nid,
-        offset: u64,
-        size: u32,
-        reply: ReplyData,
-    ) {
-        let layer = match self.layer(number) {
-            Ok(layer) => layer,
-            Err(errno) => return reply.error(errno),
-        };
-        let size = size.min(REQUEST_BYTES_MAX) as usize;
-        BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(size.max(buffer.len()), 0);
-            let Some(buffer) = buffer.get_mut(..size) else {
-                return reply.error(Errno::EIO);
-            };
-            match layer.read(nid, offset, buffer) {
-                Ok(Read::Ready(bytes)) => reply.data(buffer.get(..bytes).unwrap_or_default()),
-                Ok(Read::Pending(pending)) => {
-                    count(&self.counters.read_waited);
-                    let counters = self.counters.clone();
-                    self.runtime.spawn(async move {
-                        match pending.await {
-                            Ok(bytes) => reply.data(&bytes),
-                            // The layer has logged it.
-                            Err(_) => {
-                                count(&counters.read_failed);
-                                reply.error(Errno::EIO);
-                            }
-                        }
-                    });
-                }
-                // The same: a line for each read would flood the log.
-                Err(_) => {
-                    count(&self.counters.read_failed);
-                    reply.error(Errno::EIO);
-                }
-            }
-        });
+    /// The directory or the data file of a layer.
+    fn find_layer(&self, name: &[u8]) -> Option<Node> {
+        if let Some(number) = data_number(name) {
+            return self.layers.get(number).map(|_| Node::Data(number));
+        }
+        let number = layer_number(name)?;
+        let layer = self.layers.get(number)?;
+        Some(Node::Tree(number, layer.tree().root()))
     }
 
     pub(super) fn xattr<T>(
@@ -184,11 +151,6 @@ impl Layered {
             _ => Err(Errno::NO_XATTR),
         }
     }
-}
-
-thread_local! {
-    /// Where reads are put together that are answered at once. As large as the largest one.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 fn of_tree(number: u32, layer: &LazyLayer, nid: Nid) -> Answer<FileAttr> {

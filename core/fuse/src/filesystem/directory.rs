@@ -95,7 +95,7 @@ impl Layered {
                 }
                 Ok(())
             }
-            Node::Opener | Node::StateFile(_) => Err(Errno::ENOTDIR),
+            Node::Opener | Node::Data(_) | Node::StateFile(_) => Err(Errno::ENOTDIR),
         }
     }
 }

@@ -9,8 +9,8 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
-use super::attach;
 use super::overlay::explained;
+use super::{attach, stat_below};
 use crate::{Error, Result};
 
 /// Mounts the EROFS image in the file `image` at `target`, a directory, read-only. `devices` are the files that
@@ -21,6 +21,12 @@ use crate::{Error, Result};
 /// bytes long. A kernel that cannot do this says `ENODEV` (no EROFS) or `ENOTBLK` (only from block devices).
 pub fn mount_erofs(image: &Path, devices: &[&Path], target: &Path) -> Result<()> {
     attach(detached(image, devices)?.as_fd(), target)
+}
+
+/// Whether the kernel can do this with the image in the file `image` and its `devices`: mounts it nowhere, and looks at
+/// its root. Nothing stays behind.
+pub fn try_erofs(image: &Path, devices: &[&Path]) -> Result<()> {
+    stat_below(detached(image, devices)?.as_fd(), ".").map(drop)
 }
 
 fn detached(image: &Path, devices: &[&Path]) -> Result<OwnedFd> {

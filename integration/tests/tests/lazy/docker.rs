@@ -78,7 +78,16 @@ impl Engine {
 
 #[test]
 fn docker_pulls_runs_builds_commits_and_pushes() {
-    let mut engine = Engine::start(&Setup::new(Version::V2_3));
+    docker_works(&Setup::new(Version::V2_3));
+}
+
+#[test]
+fn docker_pulls_runs_builds_commits_and_pushes_on_fuse() {
+    docker_works(&Setup::on_fuse(Version::V2_3));
+}
+
+fn docker_works(setup: &Setup) {
+    let mut engine = Engine::start(setup);
     let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
     let reference = engine.stage.publish(&image, "lazy");
     let size = image.image.size().unwrap();

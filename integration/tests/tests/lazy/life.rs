@@ -21,18 +21,23 @@ use crate::stage::{LARGE, LIMIT, Setup, Stage, large_digest};
 
 #[test]
 fn runs_is_committed_pushed_and_removed_on_containerd_2_3() {
-    lives(Version::V2_3, Conversion::Estargz);
+    lives(Setup::new(Version::V2_3), Conversion::Estargz);
+}
+
+#[test]
+fn runs_is_committed_pushed_and_removed_on_fuse() {
+    lives(Setup::on_fuse(Version::V2_3), Conversion::ZstdChunked);
 }
 
 #[test]
 fn runs_is_committed_pushed_and_removed_on_containerd_1_7() {
-    lives(Version::V1_7, Conversion::ZstdChunked);
+    lives(Setup::new(Version::V1_7), Conversion::ZstdChunked);
 }
 
-fn lives(version: Version, conversion: Conversion) {
+fn lives(setup: Setup, conversion: Conversion) {
     let mut stage = Stage::start(&Setup {
-        config: "[lazy]\nimage_seconds = 10\n".into(),
-        ..Setup::new(version)
+        lazy: "image_seconds = 10\n".into(),
+        ..setup
     });
     let image = convert(&lazy_fixture().unwrap(), conversion).unwrap();
     let reference = stage.publish(&image, "lazy");
@@ -107,16 +112,21 @@ fn push(stage: &Stage, image: &Layout, reference: &str) {
 
 #[test]
 fn comes_back_without_a_registry_on_containerd_2_3() {
-    comes_back(Version::V2_3, Conversion::EstargzSmallChunks);
+    comes_back(&Setup::new(Version::V2_3), Conversion::EstargzSmallChunks);
     if full() {
         for conversion in Conversion::ALL {
-            comes_back(Version::V1_7, conversion);
+            comes_back(&Setup::new(Version::V1_7), conversion);
         }
     }
 }
 
-fn comes_back(version: Version, conversion: Conversion) {
-    let mut stage = Stage::start(&Setup::new(version));
+#[test]
+fn comes_back_without_a_registry_on_fuse() {
+    comes_back(&Setup::on_fuse(Version::V2_3), Conversion::Estargz);
+}
+
+fn comes_back(setup: &Setup, conversion: Conversion) {
+    let mut stage = Stage::start(setup);
     if stage.rival {
         // It forgets what it fetched.
         return;
@@ -301,11 +311,20 @@ fn got(mark: &Mark<'_>) -> u64 {
         .sum()
 }
 
-/// What an image names as needed at its start comes before anybody asks, also when nothing else does; and a container
-/// can read how much of it is here, as with stargz-snapshotter.
+/// What an image names as needed at its start comes before anybody asks, also when nothing else does.
 #[test]
 fn what_an_image_needs_at_its_start_comes_at_once() {
-    let stage = Stage::start(&Setup::new(Version::V2_3));
+    comes_at_once(&Setup::new(Version::V2_3));
+}
+
+/// And a container can read how much of it is here, as with stargz-snapshotter.
+#[test]
+fn what_an_image_needs_at_its_start_comes_at_once_on_fuse() {
+    comes_at_once(&Setup::on_fuse(Version::V2_3));
+}
+
+fn comes_at_once(setup: &Setup) {
+    let stage = Stage::start(setup);
     if stage.rival {
         // It is told not to.
         return;
@@ -320,14 +339,21 @@ fn what_an_image_needs_at_its_start_comes_at_once() {
     wait::until("what is named", LIMIT, arrived).unwrap();
     let (_, layers) = image.image.parts().unwrap();
     let path = format!(".stargz-snapshotter/{}.json", layers[1]);
+    let of_fuse = stage.is_on_fuse();
     let whole = || {
-        let state = parse(&view.read(&path).unwrap());
-        assert_eq!(state["digest"], layers[1].as_str());
-        Ok(state["fetchedPercent"]
-            .as_f64()
-            .filter(|percent| *percent > 20.0))
+        let percent = match of_fuse {
+            true => {
+                let state = parse(&view.read(&path).unwrap());
+                assert_eq!(state["digest"], layers[1].as_str());
+                state["fetchedPercent"].as_f64()
+            }
+            false => stage.percent_of(&layers[1]),
+        };
+        Ok(percent.filter(|percent| *percent > 20.0))
     };
     wait::until("a good part of a layer", LIMIT, whole).unwrap();
+    // The kernel's EROFS has no file whose content changes.
+    assert_eq!(view.path(&path).exists(), of_fuse);
     stage.site.gate.down().unwrap();
     let content = view.read(LARGE.0).unwrap();
     assert_eq!(sha256(&content)["sha256:".len()..], large_digest());
@@ -365,6 +391,15 @@ impl Stage {
             Ok(None)
         });
         assert!(let_go.is_ok(), "left behind: {left:#?}");
+    }
+
+    /// How much of a layer is here, in percent, as the daemon says.
+    fn percent_of(&self, layer: &str) -> Option<f64> {
+        let socket = self.bench.cluster.sandbox.path("plugin-admin.sock");
+        let report = parse(&get_unix(&socket, "/layers").unwrap().body);
+        let layers = report["layers"].as_array()?;
+        let found = layers.iter().find(|found| found["digest"] == layer)?;
+        found["progress"]["percent"].as_f64()
     }
 
     /// How many chunks the daemon has stored since it was started.

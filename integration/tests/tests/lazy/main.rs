@@ -3,6 +3,9 @@
 //!
 //! `PONTOON_LAZY_PLUGIN=stargz` puts stargz-snapshotter in the plugin's place, which is how these tests themselves are
 //! tested, where it can do what they ask for. `PONTOON_FULL=1` runs the long forms.
+//!
+//! The kernel serves trees where it can, FUSE in the tests that are called so, and in all of them with
+//! `PONTOON_FRONT_END=fuse`, which `cargo xtask test --full` runs too.
 
 #![allow(clippy::unwrap_used, reason = "an unwrap is an assertion in a test")]
 

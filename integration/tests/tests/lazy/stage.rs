@@ -10,6 +10,7 @@ use pontoon_rig::cluster::{self, Cluster, SNAPSHOTTER};
 use pontoon_rig::containerd::{Pull, Version};
 use pontoon_rig::digest;
 use pontoon_rig::gate::Request;
+use pontoon_rig::http::get_unix;
 use pontoon_rig::image::{ADDED_BY_FORMATS, Converted, Layout, UNLISTED, noise};
 use pontoon_rig::plugin::Kind;
 use pontoon_rig::registry::Front;
@@ -20,6 +21,8 @@ use pontoon_rig::tree::Tree;
 use pontoon_rig::wait;
 use rustix::process::Pid;
 use serde_json::json;
+
+use crate::compose::parse;
 
 /// How long anything here may take before a test fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -48,8 +51,12 @@ pub(crate) enum Known {
 pub(crate) struct Setup {
     pub(crate) version: Version,
     pub(crate) site: site::Setup,
+    /// Who serves trees: `auto`, `erofs` or `fuse`.
+    pub(crate) front_end: String,
     /// More of the plugin's configuration, as whole sections.
     pub(crate) config: String,
+    /// More of the section `[lazy]` of the plugin's configuration, as whole lines.
+    pub(crate) lazy: String,
     /// Whether the plugin fetches what nobody has asked for.
     pub(crate) background: bool,
     /// From where the plugin knows the registry's user.
@@ -70,7 +77,9 @@ impl Setup {
         Self {
             version,
             site: site::Setup::default(),
+            front_end: front_end(),
             config: String::new(),
+            lazy: String::new(),
             background: false,
             known: Known::Nobody,
             patience_seconds: 20,
@@ -79,6 +88,19 @@ impl Setup {
             env: Vec::new(),
         }
     }
+
+    /// The same, and FUSE serves trees.
+    pub(crate) fn on_fuse(version: Version) -> Self {
+        Self {
+            front_end: "fuse".into(),
+            ..Self::new(version)
+        }
+    }
+}
+
+/// Who serves trees where a test does not say.
+pub(crate) fn front_end() -> String {
+    std::env::var("PONTOON_FRONT_END").unwrap_or_else(|_| "auto".into())
 }
 
 /// Everything that a test needs. The registry ends first.
@@ -234,6 +256,13 @@ impl Stage {
         self.run(id, reference, &["/bin/sh", "-c", &script]);
     }
 
+    /// Whether FUSE serves trees.
+    pub(crate) fn is_on_fuse(&self) -> bool {
+        let socket = self.bench.cluster.sandbox.path("plugin-admin.sock");
+        let report = parse(&get_unix(&socket, "/layers").unwrap().body);
+        report["front_end"]["name"] == "fuse"
+    }
+
     /// The socket on which the plugin listens to the kubelet.
     pub(crate) fn image_service(&self) -> PathBuf {
         self.bench.cluster.sandbox.path(IMAGE_SERVICE)
@@ -354,6 +383,10 @@ fn configuration(setup: &Setup, site: &Site, sandbox: &Sandbox) -> String {
         let more = format!("image_service_listen = {listen:?}\nimage_service = {runtime:?}\n");
         text.push_str(&more);
     }
+    text.push_str(&format!(
+        "[lazy]\nfront_end = {:?}\n{}",
+        setup.front_end, setup.lazy
+    ));
     text.push_str(&setup.config);
     text
 }

@@ -34,13 +34,22 @@ const SLACK: Duration = Duration::from_millis(500);
 
 #[test]
 fn a_registry_that_stalls_holds_up_nobody() {
+    holds_up_nobody(Setup::new(Version::V2_3));
+}
+
+#[test]
+fn a_registry_that_stalls_holds_up_nobody_on_fuse() {
+    holds_up_nobody(Setup::on_fuse(Version::V2_3));
+}
+
+fn holds_up_nobody(setup: Setup) {
     let stage = Stage::start(&Setup {
         site: site::Setup {
             users: Users::Bearer,
             tls: false,
         },
         known: Known::DockerConfig,
-        ..Setup::new(Version::V2_3)
+        ..setup
     });
     if stage.rival {
         return;

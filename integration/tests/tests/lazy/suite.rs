@@ -9,14 +9,31 @@ use pontoon_rig::plugin::{Kind, Plugin, Setup};
 use pontoon_rig::sandbox::{Sandbox, mounts_below};
 use pontoon_rig::tools::Tool;
 
+use crate::stage::front_end;
+
 /// How many cases the suite of 2.3 has.
 const CASES: usize = 21;
 
 #[test]
 fn containerd_2_3_suite_passes() {
+    suite_passes(&front_end());
+}
+
+#[test]
+fn containerd_2_3_suite_passes_on_fuse() {
+    suite_passes("fuse");
+}
+
+fn suite_passes(front_end: &str) {
     let sandbox = Sandbox::new().unwrap();
+    let kind = Kind::lazy_from_env();
+    let config = match kind {
+        Kind::Stargz => String::new(),
+        _ => format!("[lazy]\nfront_end = {front_end:?}\n"),
+    };
     let setup = Setup {
-        kind: Kind::lazy_from_env(),
+        kind,
+        config,
         ..Setup::default()
     };
     let mut plugin = Plugin::start(&sandbox, setup).unwrap();

@@ -21,7 +21,7 @@ const BEYOND_RIVAL: [Conversion; 3] = [
 #[test]
 fn estargz_is_what_containerd_2_3_unpacks() {
     check(
-        Version::V2_3,
+        &Setup::new(Version::V2_3),
         &[
             Conversion::Estargz,
             Conversion::EstargzSmallChunks,
@@ -34,7 +34,7 @@ fn estargz_is_what_containerd_2_3_unpacks() {
 #[test]
 fn zstd_chunked_and_external_tables_are_what_containerd_2_3_unpacks() {
     check(
-        Version::V2_3,
+        &Setup::new(Version::V2_3),
         &[
             Conversion::ZstdChunked,
             Conversion::ZstdChunkedMinChunk,
@@ -49,7 +49,18 @@ fn zstd_chunked_and_external_tables_are_what_containerd_2_3_unpacks() {
 fn formats_are_what_containerd_1_7_unpacks() {
     let some = [Conversion::EstargzMinChunk, Conversion::PodmanZstdChunked];
     let all = Conversion::ALL;
-    check(Version::V1_7, if full() { &all } else { &some });
+    check(
+        &Setup::new(Version::V1_7),
+        if full() { &all } else { &some },
+    );
+}
+
+#[test]
+fn formats_on_fuse_are_what_containerd_2_3_unpacks() {
+    check(
+        &Setup::on_fuse(Version::V2_3),
+        &[Conversion::Estargz, Conversion::PodmanZstdChunked],
+    );
 }
 
 /// Root file systems of Debian packages, with whiteouts and opaque directories on top: each runs lazily, and then equals
@@ -81,8 +92,8 @@ fn real_programs_run_lazily() {
     stage.finish();
 }
 
-fn check(version: Version, conversions: &[Conversion]) {
-    let stage = Stage::start(&Setup::new(version));
+fn check(setup: &Setup, conversions: &[Conversion]) {
+    let stage = Stage::start(setup);
     let fixture = lazy_fixture().unwrap();
     for conversion in conversions {
         if stage.rival && BEYOND_RIVAL.contains(conversion) {
