@@ -25,6 +25,41 @@ pub(crate) struct Report {
     /// Bytes of decompressed data on disk.
     #[serde(default)]
     pub(crate) cache_bytes: u64,
+    /// Who keeps the connection when the daemon ends. Nobody, if it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) holder: Option<Holder>,
+}
+
+/// The process that keeps connections when no daemon serves them.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub(crate) struct Holder {
+    /// The process. It is started when there is something to keep.
+    #[serde(default)]
+    pub(crate) pid: Option<u32>,
+    /// How many connections it keeps.
+    #[serde(default)]
+    pub(crate) kept: u64,
+    /// How often it was lost since the daemon's start.
+    #[serde(default)]
+    pub(crate) lost: u64,
+}
+
+impl Holder {
+    /// What becomes of containers when the daemon ends.
+    pub(crate) fn text(holder: Option<&Self>) -> String {
+        match holder {
+            None => "none: containers on lazy layers end with the daemon".to_owned(),
+            Some(Holder {
+                pid: Some(pid),
+                kept,
+                ..
+            }) => {
+                format!("process {pid} keeps {}", text::count(*kept, "connection"))
+            }
+            Some(Holder { kept: 0, .. }) => "not needed: nothing is mounted".to_owned(),
+            Some(_) => "lost: containers on lazy layers end with the daemon".to_owned(),
+        }
+    }
 }
 
 /// Who serves trees.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::admin::Admin;
 use crate::failure::Failure;
-use crate::layers::{Layer, Report, State};
+use crate::layers::{Holder, Layer, Report, State};
 use crate::text::{self, count};
 
 /// The exit codes.
@@ -125,6 +125,10 @@ impl Answer {
             lazy.len(),
             sum(&self.report.unpacked),
             sum(&self.report.declined),
+        ));
+        text.push_str(&format!(
+            "holder    {}\n",
+            Holder::text(self.report.holder.as_ref())
         ));
         text.push_str(&format!(
             "cache     {} on disk, {} of them mounted, {} evicted\n",

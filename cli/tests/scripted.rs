@@ -17,7 +17,8 @@ const LAYERS: &str = r#"{"layers":[
     {"image":"docker.io/library/a:1","digest":"sha256:3333333333333333","state":"declined",
      "reason":"the registry is not available","detail":"refused"},
     {"image":"docker.io/library/b:1","digest":"sha256:4444444444444444","state":"frozen"}],
-    "declined":{"the registry is not available":3},"cache_bytes":2000000,"more":{}}"#;
+    "declined":{"the registry is not available":3},"cache_bytes":2000000,"more":{},
+    "holder":{"pid":77,"kept":1,"lost":0,"more":1}}"#;
 
 const METRICS: &str = "# TYPE pontoon_registry_requests counter\npontoon_registry_requests_total 7\n\
     pontoon_registry_blob_bytes_total{} 5000\npontoon_lazy_reads_total{result=\"ready\"} 9\n# EOF\n";
@@ -69,6 +70,7 @@ fn status_is_short_and_aligned() {
     let expected = "\
 daemon    ready, asked at SOCKET
 layers    1 lazy, 0 unpacked by it, 3 left to containerd
+holder    process 77 keeps 1 connection
 cache     2.0 MB on disk, 0 B of them mounted, 0 B evicted
 registry  7 requests, 0 retries, 5.0 kB of blobs
 reads     9 from disk, 0 after a fetch, 0 failed
@@ -120,6 +122,7 @@ fn json_is_one_object_on_one_line() {
         "cache",
         "cache_bytes",
         "declined",
+        "holder",
         "layers",
         "reads",
         "ready",

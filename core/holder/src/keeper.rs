@@ -303,10 +303,13 @@ impl Shared {
                 Err(error) => {
                     failures += 1;
                     drop(inner);
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "nobody keeps the connections of lazy layers: if this daemon dies now, containers on them read errors; trying again"
-                    );
+                    // Once: it is tried for as long as it takes.
+                    if failures == 1 {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "nobody keeps the connections of lazy layers: if this daemon dies now, containers on them read errors; trying again"
+                        );
+                    }
                 }
             }
         }
