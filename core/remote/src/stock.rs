@@ -145,23 +145,13 @@ impl Stock {
         }
     }
 
-    /// Goes on with what an earlier daemon has mounted: opens the layers that it serves.
+    /// Goes on with what an earlier daemon has mounted.
     pub(crate) fn adopt(&self) {
-        let records = self.items().into_iter().map(|item| item.record.clone());
-        let records: BTreeMap<u32, Record> =
-            records.map(|record| (record.number, record)).collect();
-        let trees = records.iter();
-        let trees = trees.map(|(number, record)| (*number, record.tree.clone()));
-        for number in self.erofs.adopt(&trees.collect()) {
-            let opened = records.get(&number).map(|record| self.open_layer(record));
-            if let Some(Err(error)) = opened {
-                self.erofs.uncover(number);
-                tracing::error!(
-                    number,
-                    error = &error as &dyn std::error::Error,
-                    "a layer that is mounted cannot be opened"
-                );
-            }
+        let items = self.items().into_iter();
+        let trees = items.map(|item| (item.record.number, item.record.tree.clone()));
+        let kept = self.erofs.adopt(&trees.collect());
+        if kept > 0 {
+            tracing::info!(layers = kept, "the kernel goes on serving layers");
         }
     }
 
@@ -330,6 +320,7 @@ impl Stock {
 
     /// Deletes the tree unless somebody has it, and the data unless another tree has it. Whether it did.
     fn forget_unused(&self, tree: &str, key: &Key) -> Result<bool> {
+        let known = lock(&self.items).get(tree).cloned();
         let mut waited = Duration::ZERO;
         loop {
             match self.try_forget(tree, key) {
@@ -344,7 +335,14 @@ impl Stock {
                         reason: format!("{error}; it is tried again"),
                     });
                 }
-                Ok(forgotten) => return Ok(forgotten),
+                Ok(true) => {
+                    // Without a lock that answering the kernel takes.
+                    if let Some(item) = known {
+                        self.erofs.uncover(item.record.number);
+                    }
+                    return Ok(true);
+                }
+                Ok(false) => return Ok(false),
             }
         }
     }
@@ -359,8 +357,6 @@ impl Stock {
             if users.any() {
                 return Ok(false);
             }
-            // First, because it reads through the table.
-            self.erofs.uncover(item.record.number);
             self.table.remove(item.record.number);
             if let Some(layer) = lock(&item.layer).take() {
                 layer.close();
