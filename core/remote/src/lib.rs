@@ -20,7 +20,7 @@
 //! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`, `below.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
 //! 5. `front.rs`: the FUSE server, when the first layer is mounted. `front_end.rs` has chosen at the start whether the
-//!    kernel serves the trees itself; `erofs.rs` mounts them then.
+//!    kernel serves the trees itself; `erofs.rs` mounts them then, by `mounter.rs`.
 //!
 //! A Prepare waits for all of this until a deadline; what is not there by then goes on, and the next Prepare finds it.
 //! After a restart layers come back from disk, without registry and without credentials.
@@ -45,6 +45,7 @@ mod front_end;
 mod image;
 mod item;
 mod labels;
+mod mounter;
 mod numbers;
 mod parents;
 mod promise;
@@ -60,8 +61,8 @@ mod unpack;
 
 pub use config::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
 pub use decisions::Counts;
-pub use erofs::mount_layer;
 pub use error::Error;
 pub use front_end::{Chosen, FrontEnd};
+pub use mounter::mount_layer;
 pub use remote::Remote;
 pub use report::{LayerReport, LayerState, Progress, Report, Totals};

@@ -155,6 +155,16 @@ impl Stock {
         }
     }
 
+    /// How often bytes of each open layer were read, by number.
+    pub(crate) fn reads(&self) -> Vec<(u32, u64)> {
+        let items = self.items().into_iter();
+        let opened = items.filter_map(|item| Some((item.record.number, item.opened()?)));
+        let counted = opened.map(|(number, layer)| (number, layer.status().counted));
+        let reads =
+            counted.map(|(number, counted)| (number, counted.ready_reads + counted.waited_reads));
+        reads.collect()
+    }
+
     fn sweep(&self) -> io::Result<()> {
         let items = lock(&self.items);
         for name in self.trees.names()? {
