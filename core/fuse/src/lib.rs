@@ -30,6 +30,7 @@ mod state;
 
 pub use error::{Error, Result};
 pub use layers::{LAYER_NUMBERS, LayerTable, Layers};
+pub use node::data_name;
 pub use operations::Operations;
 pub use server::{Config, Server};
 pub use state::STATE_DIRECTORY;

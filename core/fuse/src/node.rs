@@ -72,8 +72,8 @@ impl Node {
 /// What the name of a layer's data file ends with, behind the layer's number.
 const DATA_SUFFIX: &[u8] = b".data";
 
-/// The name of the data file of the layer `number`.
-pub(crate) fn data_name(number: u32) -> String {
+/// The name of the data file of the layer `number`, below the mount.
+pub fn data_name(number: u32) -> String {
     format!("{number}{}", DATA_SUFFIX.escape_ascii())
 }
 

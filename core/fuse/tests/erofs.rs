@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use pontoon_fuse::Config as Serving;
 use pontoon_lazyfs::Config;
-use pontoon_linux::{detach, mount_erofs, try_erofs};
+use pontoon_linux::{DeviceReads, detach, mount_erofs, try_erofs};
 
 use crate::fixture::{Maker, exact, noise, wait_until};
 use crate::mounted::{Added, Mounted, is_mounted};
@@ -26,7 +26,7 @@ impl Covered {
             return None;
         }
         let target = mounted.server.path(number);
-        mount_erofs(&tree, &[&data], &target).unwrap();
+        mount_erofs(&tree, &[&data], DeviceReads::Buffered, &target).unwrap();
         Some(Covered(target))
     }
 

@@ -35,6 +35,6 @@ pub use mount::fuse::{
 };
 pub use mount::list::{Mounted, mounts_below};
 pub use mount::{
-    Call, Mounter, RecordingMounter, SystemMounter, mount_erofs, try_erofs, try_id_map,
+    Call, DeviceReads, Mounter, RecordingMounter, SystemMounter, mount_erofs, try_erofs, try_id_map,
 };
 pub use packet::{Packet, PacketSocket, Peer};

@@ -24,7 +24,7 @@ use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags}
 
 use crate::raw::{MountChange, mount_setattr};
 use crate::{Error, IdMap, Result};
-pub use erofs::{mount_erofs, try_erofs};
+pub use erofs::{DeviceReads, mount_erofs, try_erofs};
 pub(crate) use options::MountOptions;
 pub(crate) use overlay::detached as detached_overlay;
 

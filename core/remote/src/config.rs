@@ -36,8 +36,8 @@ pub struct Config {
 /// See [`Config::holder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HolderConfig {
-    /// The holder's program.
-    pub program: PathBuf,
+    /// The holder's program. `None`: `pontoon-holder` beside the daemon's own.
+    pub program: Option<PathBuf>,
     /// For how long connections are kept when no daemon serves them.
     pub patience: Duration,
     /// What the holder's log says when it gives up: what an operator has to do.

@@ -7,21 +7,20 @@
 //! Its bytes come from the layer's data file below the same FUSE mount, or, when all of them are here, from the cache's
 //! own file.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pontoon_fuse::Server;
+use pontoon_fuse::{Server, data_name};
 use pontoon_lazyfs::LazyLayer;
-use pontoon_linux::{detach, is_mount_point, mount_erofs, mounts_below};
+use pontoon_linux::{detach, is_mount_point, mounts_below};
 use pontoon_snapshot::{Error, Result};
+use rustix::fs::{Advice, fadvise};
 
 use crate::LazyConfig;
 use crate::front_end::{Chosen, FrontEnd};
+use crate::mounter::mount;
 
 /// Mounts layers, if the kernel is to.
 #[derive(Debug)]
@@ -31,10 +30,11 @@ pub(crate) struct Erofs {
     chosen: Chosen,
     /// There is no way but this.
     must: bool,
-    /// The program that mounts, see [`mount_layer`]. Without one it is this process.
+    /// The program that mounts, see [`mount_layer`](crate::mount_layer). Without one it is this process.
     mounter: Option<PathBuf>,
-    /// The layers that were mounted. Held while one is: two mounts on top of each other would be one too many.
-    covered: Mutex<BTreeSet<u32>>,
+    /// The layers that were mounted, with how many of their reads were noticed. Held while one is: two mounts on top of
+    /// each other would be one too many.
+    covered: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl Erofs {
@@ -70,7 +70,7 @@ impl Erofs {
         let target = server.path(number);
         let mut covered = self.covered();
         // Somebody may have taken it off. Is it there, the kernel knows that without asking us.
-        if covered.contains(&number) && is_mount_point(&target).unwrap_or(false) {
+        if covered.contains_key(&number) && is_mount_point(&target).unwrap_or(false) {
             return Ok(());
         }
         let mounter = self.mounter.as_deref();
@@ -89,22 +89,23 @@ impl Erofs {
                 Ok(())
             }
             Ok(()) => {
-                covered.insert(number);
+                covered.insert(number, 0);
                 Ok(())
             }
         }
     }
 
-    /// Takes the mount of a layer off that nobody is to find any more. Who uses it keeps it.
+    /// Takes the mount of a layer off that nobody is to find any more. Who uses it keeps it. As [`Erofs::cover`], the
+    /// kernel may ask the server.
     pub(crate) fn uncover(&self, number: u32) {
-        if self.covered().remove(&number) {
+        if self.covered().remove(&number).is_some() {
             take_off(&self.mountpoint.join(number.to_string()));
         }
     }
 
     /// Takes off what a predecessor has mounted, but for the layers in `trees`, by number with the name of the tree;
-    /// answers the numbers of those that stay.
-    pub(crate) fn adopt(&self, trees: &BTreeMap<u32, String>) -> Vec<u32> {
+    /// answers how many stay.
+    pub(crate) fn adopt(&self, trees: &BTreeMap<u32, String>) -> usize {
         let mounts = mounts_below(&self.mountpoint).unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -122,17 +123,42 @@ impl Erofs {
                     if self.chosen.is_erofs()
                         && mount.fs_type == "erofs"
                         && trees.get(&number).map(String::as_str) == tree
-                        && !kept.contains(&number) =>
+                        && !kept.contains_key(&number) =>
                 {
-                    kept.insert(number);
+                    kept.insert(number, 0);
                 }
                 _ => take_off(&mount.target),
             }
         }
-        kept.iter().copied().collect()
+        kept.len()
     }
 
-    fn covered(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+    /// Has the kernel drop FUSE's pages of the layers that were read since the last time; `reads` is how often each was, by
+    /// number. EROFS has copied them, and a program whose memory is limited pays for both.
+    ///
+    /// It asks nobody: the mount holds the data file's name, and opening and closing are silent.
+    pub(crate) fn drop_copies(&self, reads: &[(u32, u64)]) {
+        let mut read = Vec::new();
+        let mut covered = self.covered();
+        for (number, reads) in reads {
+            if let Some(noticed) = covered.get_mut(number).filter(|noticed| *noticed != reads) {
+                *noticed = *reads;
+                read.push(*number);
+            }
+        }
+        drop(covered);
+        for number in read {
+            let path = self.mountpoint.join(data_name(number));
+            // Pages that are being filled stay; the next time takes them.
+            let dropped =
+                File::open(path).and_then(|file| Ok(fadvise(file, 0, None, Advice::DontNeed)?));
+            if let Err(error) = dropped {
+                tracing::debug!(number, %error, "the kernel keeps two copies of what was read");
+            }
+        }
+    }
+
+    fn covered(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
         self.covered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,78 +172,10 @@ fn take_off(target: &Path) {
     }
 }
 
-/// Mounts a layer at `target`; `served` is its data file.
-fn mount(
-    layer: &LazyLayer,
-    tree: &Path,
-    served: &Path,
-    target: &Path,
-    mounter: Option<&Path>,
-) -> Result<(), Reason> {
-    let cached = layer.cached();
-    // The kernel keeps the file: an eviction, which takes it away as a whole, takes nothing from the mount.
-    let whole = match cached.is_complete() {
-        true => cached.pin().and_then(|pin| pin.file()).ok(),
-        false => None,
-    };
-    let Some(mounter) = mounter else {
-        let device = whole.as_ref().map(|file| descriptor(file.as_raw_fd()));
-        let device = device.as_deref().unwrap_or(served);
-        return mount_erofs(tree, &[device], target).map_err(|error| Box::new(error) as Reason);
-    };
-    let mut command = Command::new(mounter);
-    command.arg(MOUNT_LAYER).arg(tree).arg(target);
-    match whole {
-        Some(file) => {
-            let file = file.try_clone()?;
-            command.arg(descriptor(0)).stdin(file)
-        }
-        None => command.arg(served).stdin(Stdio::null()),
-    };
-    let output = command.stdout(Stdio::null()).output()?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8_lossy(&output.stderr).trim().into()),
-    }
-}
-
-/// Why not.
-type Reason = Box<dyn std::error::Error + Send + Sync>;
-
-/// A path to what is open.
-fn descriptor(number: i32) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{number}"))
-}
-
-/// The first argument of a process that only mounts a layer.
-const MOUNT_LAYER: &str = "mount-layer";
-
-/// Mounts a layer for the daemon that runs this process, if `arguments`, without the program's name, say so.
-///
-/// The kernel asks the daemon while it does that, and a process that is killed while it waits for its own answer
-/// cannot end: its threads do not answer any more, and what they served from stays open until all of them are gone.
-pub fn mount_layer(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let [word, tree, target, device] = arguments.as_slice() else {
-        return None;
-    };
-    if word != MOUNT_LAYER {
-        return None;
-    }
-    let [tree, target, device] = [tree, target, device].map(Path::new);
-    Some(match mount_erofs(tree, &[device], target) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // For the daemon, which logs it.
-            let _ = writeln!(io::stderr(), "{error}: {}", error.source);
-            ExitCode::FAILURE
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pontoon_linux::{DeviceReads, mount_erofs};
     use std::fs;
 
     fn erofs(mountpoint: &Path, name: &'static str) -> Erofs {
@@ -239,7 +197,12 @@ mod tests {
             fs::create_dir_all(at(name)).unwrap();
             fs::write(directory.join(tree), &image).unwrap();
             let devices = directory.join("data");
-            if let Err(error) = mount_erofs(&directory.join(tree), &[&devices], &at(name)) {
+            if let Err(error) = mount_erofs(
+                &directory.join(tree),
+                &[&devices],
+                DeviceReads::Buffered,
+                &at(name),
+            ) {
                 println!("not tested: {error}");
                 return;
             }
@@ -252,15 +215,21 @@ mod tests {
             mounts.map(|mount| mount.target).collect::<Vec<_>>()
         };
         let adopting = erofs(&mountpoint, "erofs");
-        assert_eq!(adopting.adopt(&trees), [1]);
+        assert_eq!(adopting.adopt(&trees), 1);
         assert_eq!(mounted(), [at("1")]);
-        assert_eq!(erofs(&mountpoint, "erofs").adopt(&trees), [1]);
+        assert_eq!(erofs(&mountpoint, "erofs").adopt(&trees), 1);
         // Not its own.
         adopting.uncover(4);
         adopting.uncover(1);
         assert!(mounted().is_empty());
-        mount_erofs(&directory.join("0a"), &[&directory.join("data")], &at("1")).unwrap();
-        assert_eq!(erofs(&mountpoint, "fuse").adopt(&trees), [0; 0]);
+        mount_erofs(
+            &directory.join("0a"),
+            &[&directory.join("data")],
+            DeviceReads::Buffered,
+            &at("1"),
+        )
+        .unwrap();
+        assert_eq!(erofs(&mountpoint, "fuse").adopt(&trees), 0);
         assert!(mounted().is_empty());
     }
 }

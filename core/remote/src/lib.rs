@@ -22,7 +22,7 @@
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
 //! 5. `front.rs`: the FUSE server, when the first layer is mounted, or from the start if a predecessor has left its
 //!    connection; `restore.rs`: the layers that are read through it. `front_end.rs` has chosen at the start whether the
-//!    kernel serves the trees itself; `erofs.rs` mounts them then.
+//!    kernel serves the trees itself; `erofs.rs` mounts them then, by `mounter.rs`.
 //!
 //! A Prepare waits for all of this until a deadline; what is not there by then goes on, and the next Prepare finds it.
 //! After a restart layers come back from disk, without registry and without credentials.
@@ -47,6 +47,7 @@ mod front_end;
 mod image;
 mod item;
 mod labels;
+mod mounter;
 mod numbers;
 mod parents;
 mod promise;
@@ -65,8 +66,8 @@ pub use config::{
     Config, CredentialsConfig, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,
 };
 pub use decisions::Counts;
-pub use erofs::mount_layer;
 pub use error::Error;
 pub use front_end::{Chosen, FrontEnd};
+pub use mounter::mount_layer;
 pub use remote::Remote;
 pub use report::{HolderReport, LayerReport, LayerState, Progress, Report, Totals};

@@ -40,6 +40,9 @@ const THREADS: usize = 2;
 /// How often idle images are looked for.
 const IDLE_INTERVAL: Duration = Duration::from_secs(15);
 
+/// How long what EROFS has read is in memory twice, at most.
+const COPIES_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Where FUSE is mounted.
 const MOUNTPOINT: &str = "mnt";
 
@@ -151,6 +154,7 @@ impl Remote {
             decisions: Decisions::open(directory.join("decisions.json"), root.join("snapshots")),
             config,
         });
+        handle.spawn(drop_copies(Arc::clone(&shared), stopped.clone()));
         handle.spawn(drop_idle(Arc::clone(&shared), stopped));
         Ok(Arc::new(Remote {
             shared,
@@ -422,13 +426,32 @@ fn keeper(directory: &Path, config: Option<&HolderConfig>) -> Result<Option<Arc<
     };
     let settings = Settings {
         directory: directory.join("holder"),
-        program: config.program.clone(),
+        program: config
+            .program
+            .clone()
+            .unwrap_or_else(pontoon_holder::program_beside),
         unit: pontoon_holder::is_unit(),
         patience: config.patience,
         advice: config.advice.clone(),
     };
     let keeper = Keeper::new(settings).map_err(Error::Threads)?;
     Ok(Some(Arc::new(keeper)))
+}
+
+/// Has the kernel keep one copy of what is read, not two.
+async fn drop_copies(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    while shared.erofs.chosen().is_erofs() {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = tokio::time::sleep(COPIES_INTERVAL) => {}
+        }
+        let shared = Arc::clone(&shared);
+        let dropped = tokio::task::spawn_blocking(move || {
+            shared.erofs.drop_copies(&shared.stock.reads());
+        });
+        // A panic has been logged.
+        let _ = dropped.await;
+    }
 }
 
 /// Whether the kernel serves trees below `directory`.

@@ -148,13 +148,24 @@ impl Stock {
         }
     }
 
-    /// Goes on with what an earlier daemon has mounted. Those layers are opened when they are asked for.
+    /// Goes on with what an earlier daemon has mounted.
     pub(crate) fn adopt(&self) {
-        let items = self.items();
-        let trees = items
-            .iter()
-            .map(|item| (item.record.number, item.record.tree.clone()));
-        self.erofs.adopt(&trees.collect());
+        let items = self.items().into_iter();
+        let trees = items.map(|item| (item.record.number, item.record.tree.clone()));
+        let kept = self.erofs.adopt(&trees.collect());
+        if kept > 0 {
+            tracing::info!(layers = kept, "the kernel goes on serving layers");
+        }
+    }
+
+    /// How often bytes of each open layer were read, by number.
+    pub(crate) fn reads(&self) -> Vec<(u32, u64)> {
+        let items = self.items().into_iter();
+        let opened = items.filter_map(|item| Some((item.record.number, item.opened()?)));
+        let counted = opened.map(|(number, layer)| (number, layer.status().counted));
+        let reads =
+            counted.map(|(number, counted)| (number, counted.ready_reads + counted.waited_reads));
+        reads.collect()
     }
 
     fn sweep(&self) -> io::Result<()> {
@@ -322,6 +333,7 @@ impl Stock {
 
     /// Deletes the tree unless somebody has it, and the data unless another tree has it. Whether it did.
     fn forget_unused(&self, tree: &str, key: &Key) -> Result<bool> {
+        let known = lock(&self.items).get(tree).cloned();
         let mut waited = Duration::ZERO;
         loop {
             match self.try_forget(tree, key) {
@@ -336,7 +348,14 @@ impl Stock {
                         reason: format!("{error}; it is tried again"),
                     });
                 }
-                Ok(forgotten) => return Ok(forgotten),
+                Ok(true) => {
+                    // Without a lock that answering the kernel takes.
+                    if let Some(item) = known {
+                        self.erofs.uncover(item.record.number);
+                    }
+                    return Ok(true);
+                }
+                Ok(false) => return Ok(false),
             }
         }
     }
@@ -351,8 +370,6 @@ impl Stock {
             if users.any() {
                 return Ok(false);
             }
-            // First, because it reads through the table.
-            self.erofs.uncover(item.record.number);
             self.table.remove(item.record.number);
             if let Some(layer) = lock(&item.layer).take() {
                 layer.close();

@@ -96,6 +96,40 @@ fn a_complete_layer_needs_nobody() {
     assert_eq!((reads.ready_reads, reads.waited_reads), (0, 0));
 }
 
+/// What EROFS has read is not kept a second time as pages of FUSE's.
+#[test]
+fn memory_has_one_copy() {
+    let registry = Registry::start();
+    let site = site(FrontEnd::Auto, false);
+    if !is_erofs(&site) {
+        return;
+    }
+    let content = [7; 500_000];
+    let image = Image::new(&[&Layer::lazy(&[("large", 0o644, &content)])]);
+    let reference = registry.push(&image, "a");
+    let names = site.pull("default", &image, &reference);
+    let reads = || {
+        let fetched = site.remote().totals().fetched;
+        fetched.ready_reads + fetched.waited_reads
+    };
+    site.inside(&names[0], |root| {
+        let read = || assert!(fs::read(root.join("large")).unwrap() == content);
+        read();
+        let report = site.remote().report();
+        let number = report.layers[0].progress.as_ref().unwrap().number.unwrap();
+        let data = site.root().join(format!("lazy/mnt/{number}.data"));
+        eventually("FUSE's pages are gone", || {
+            let before = reads();
+            assert!(fs::read(&data).unwrap()[..content.len()] == content);
+            reads() > before
+        });
+        // EROFS's are not.
+        let before = reads();
+        read();
+        assert_eq!(reads(), before);
+    });
+}
+
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {

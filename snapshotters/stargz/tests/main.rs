@@ -16,6 +16,10 @@ use pontoon_daemon::config::Bytes;
 #[allow(dead_code, reason = "only the sections are looked at")]
 mod config;
 
+#[path = "../src/holder.rs"]
+#[allow(dead_code, reason = "only what becomes of a section is looked at")]
+mod holder;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_pontoon-stargz");
 
 fn repository(path: &str) -> PathBuf {
@@ -134,19 +138,14 @@ fn the_holder_has_a_unit() {
 fn older_kernels_have_no_holder() {
     let section = config::StargzSections::default().holder;
     let root = Path::new("/root");
-    assert!(section.provider((6, 8), root).is_none());
-    assert!(
-        section
-            .provider((6, 9), root)
-            .unwrap()
-            .advice
-            .contains("/root")
-    );
+    assert!(holder::provider(&section, (6, 8), root).is_none());
+    let config = holder::provider(&section, (6, 9), root).unwrap();
+    assert!(config.advice.contains("/root"));
     let off = config::HolderSection {
         enabled: false,
         ..section
     };
-    assert!(off.provider((6, 18), root).is_none());
+    assert!(holder::provider(&off, (6, 18), root).is_none());
 }
 
 struct Daemon(Child);

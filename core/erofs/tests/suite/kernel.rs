@@ -267,14 +267,32 @@ fn what_the_kernel_refuses_is_explained() {
     let files = site.store("image", &everything());
     let missing = files.data.with_extension("missing");
     let target = site.dir("root");
-    let error = pontoon_linux::mount_erofs(&files.image, &[&missing], &target).unwrap_err();
+    let error = pontoon_linux::mount_erofs(
+        &files.image,
+        &[&missing],
+        pontoon_linux::DeviceReads::Buffered,
+        &target,
+    )
+    .unwrap_err();
     assert!(
         error.to_string().contains(files.image.to_str().unwrap()),
         "{error}"
     );
-    let error = pontoon_linux::mount_erofs(&files.data, &[&files.data], &target).unwrap_err();
+    let error = pontoon_linux::mount_erofs(
+        &files.data,
+        &[&files.data],
+        pontoon_linux::DeviceReads::Buffered,
+        &target,
+    )
+    .unwrap_err();
     assert_eq!(error.errno(), Some(rustix::io::Errno::INVAL), "{error}");
     fs::write(&files.image, vec![0; 8192]).unwrap();
-    pontoon_linux::mount_erofs(&files.image, &[&files.data], &target).unwrap_err();
+    pontoon_linux::mount_erofs(
+        &files.image,
+        &[&files.data],
+        pontoon_linux::DeviceReads::Buffered,
+        &target,
+    )
+    .unwrap_err();
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pontoon_linux::{Map, Mounter, SystemMounter, mount_erofs};
+use pontoon_linux::{DeviceReads, Map, Mounter, SystemMounter, mount_erofs};
 use pontoon_snapshot::Mount;
 use rustix::mount::UnmountFlags;
 
@@ -51,7 +51,7 @@ impl Site {
     /// Mounts an image by the kernel. The data may be somewhere else meanwhile.
     pub(crate) fn mount(&self, name: &str, files: &Files) -> PathBuf {
         let target = self.dir(name);
-        mount_erofs(&files.image, &[&files.data], &target)
+        mount_erofs(&files.image, &[&files.data], DeviceReads::Buffered, &target)
             .unwrap_or_else(|error| panic!("{error}: {}; needs Linux 6.12 and root", error.source));
         target
     }

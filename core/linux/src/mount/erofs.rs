@@ -13,23 +13,39 @@ use super::overlay::explained;
 use super::{attach, stat_below};
 use crate::{Error, Result};
 
+/// How the kernel reads the files of an EROFS mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceReads {
+    /// Through their own pages, of which EROFS makes copies. Who waits can be killed.
+    Buffered,
+    /// Straight into EROFS's pages, where the files' filesystem can do that. Who waits can be killed when that one has
+    /// answered.
+    Direct,
+}
+
 /// Mounts the EROFS image in the file `image` at `target`, a directory, read-only. `devices` are the files that
-/// the image's device table stands for, in its order.
+/// the image's device table stands for, in its order, and are read as `reads` says.
 ///
 /// The kernel opens the devices before this returns. So if one lies on a FUSE mount, another thread must be serving
 /// it. Until it is unmounted the mount holds image and devices; no process needs them open. Paths are at most 255
 /// bytes long. A kernel that cannot do this says `ENODEV` (no EROFS) or `ENOTBLK` (only from block devices).
-pub fn mount_erofs(image: &Path, devices: &[&Path], target: &Path) -> Result<()> {
-    attach(detached(image, devices)?.as_fd(), target)
+pub fn mount_erofs(
+    image: &Path,
+    devices: &[&Path],
+    reads: DeviceReads,
+    target: &Path,
+) -> Result<()> {
+    attach(detached(image, devices, reads)?.as_fd(), target)
 }
 
 /// Whether the kernel can do this with the image in the file `image` and its `devices`: mounts it nowhere, and looks at
 /// its root. Nothing stays behind.
 pub fn try_erofs(image: &Path, devices: &[&Path]) -> Result<()> {
-    stat_below(detached(image, devices)?.as_fd(), ".").map(drop)
+    let mount = detached(image, devices, DeviceReads::Buffered)?;
+    stat_below(mount.as_fd(), ".").map(drop)
 }
 
-fn detached(image: &Path, devices: &[&Path]) -> Result<OwnedFd> {
+fn detached(image: &Path, devices: &[&Path], reads: DeviceReads) -> Result<OwnedFd> {
     let operation = || format!("mount the EROFS image {}", image.display());
     let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(|errno| Error::new(operation(), errno))?;
@@ -37,6 +53,9 @@ fn detached(image: &Path, devices: &[&Path]) -> Result<OwnedFd> {
     fsconfig_set_string(&context, "source", image).map_err(refused)?;
     for device in devices {
         fsconfig_set_string(&context, "device", *device).map_err(refused)?;
+    }
+    if reads == DeviceReads::Direct {
+        fsconfig_set_flag(&context, "directio").map_err(refused)?;
     }
     fsconfig_set_flag(&context, "ro").map_err(refused)?;
     fsconfig_create(&context).map_err(refused)?;
