@@ -34,8 +34,8 @@ pub struct Config {
 /// See [`Config::holder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HolderConfig {
-    /// The holder's program.
-    pub program: PathBuf,
+    /// The holder's program. `None`: the one beside this process's own.
+    pub program: Option<PathBuf>,
     /// For how long connections are kept when no daemon serves them.
     pub patience: Duration,
     /// What the holder's log says when it gives up: what an operator has to do.

@@ -409,7 +409,10 @@ fn keeper(directory: &Path, config: Option<&HolderConfig>) -> Result<Option<Arc<
     };
     let settings = Settings {
         directory: directory.join("holder"),
-        program: config.program.clone(),
+        program: config
+            .program
+            .clone()
+            .unwrap_or_else(pontoon_holder::program_beside),
         unit: pontoon_holder::is_unit(),
         patience: config.patience,
         advice: config.advice.clone(),

@@ -1,18 +1,13 @@
 //! The sections of the configuration, and what they mean for the provider.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pontoon_daemon::config::{Bytes, Count, DeValue, Section, Sections, Setting};
 use pontoon_daemon::section;
 use pontoon_layer::OpaqueXattr;
-use pontoon_remote::{
-    Config, CredentialsConfig, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,
-};
+use pontoon_remote::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
 use pontoon_source::{Credential, KubernetesConfig};
-
-/// The first kernel with `FUSE_NOTIFY_RESEND`, without which what a dead daemon was asked would wait for ever.
-pub(crate) const ADOPTION: (u32, u32) = (6, 9);
 
 section! {
     /// As for every overlay snapshotter.
@@ -243,23 +238,6 @@ impl StargzSections {
             },
             ..defaults
         }
-    }
-}
-
-impl HolderSection {
-    /// What it means on a kernel of this release, for the daemon of `root`.
-    pub(crate) fn provider(&self, release: (u32, u32), root: &Path) -> Option<HolderConfig> {
-        (self.enabled && release >= ADOPTION).then(|| HolderConfig {
-            program: match self.program.is_empty() {
-                true => pontoon_holder::program_beside(),
-                false => PathBuf::from(&self.program),
-            },
-            patience: seconds(self.patience_seconds.0),
-            advice: format!(
-                "Containers on lazy layers of {} read errors from now on: start pontoon-stargz again (journalctl -u pontoon-stargz says why it is not running), then restart these containers.",
-                root.display()
-            ),
-        })
     }
 }
 

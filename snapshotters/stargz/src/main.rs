@@ -2,6 +2,7 @@
 
 mod config;
 mod engine;
+mod holder;
 mod numbers;
 
 use std::path::Path;
@@ -29,11 +30,7 @@ impl Plugin for Stargz {
     fn open(root: &Path, sections: &StargzSections) -> Result<Arc<dyn pontoon_daemon::Engine>> {
         let features = probe(root)?;
         let mut config = sections.provider(features.userxattr);
-        let release = kernel_release();
-        config.holder = sections.holder.provider(release, root);
-        if config.holder.is_none() {
-            tell_that_containers_end(sections.holder.enabled, release);
-        }
+        config.holder = holder::config(&sections.holder, root);
         let remote = Remote::open(root, config);
         let remote = remote.map_err(|error| Error::Failed {
             operation: format!("opening the lazy layers of {}", root.display()),
@@ -63,29 +60,6 @@ fn probe(root: &Path) -> Result<Features> {
     let existing = root.ancestors().find(|directory| directory.is_dir());
     let scratch = format!(".pontoon-probe-{}", std::process::id());
     Features::probe(&existing.unwrap_or(root).join(scratch))
-}
-
-/// For tests: the release of another kernel, which this daemon takes its own one for.
-const OTHER_KERNEL: &str = "PONTOON_KERNEL_RELEASE";
-
-fn kernel_release() -> (u32, u32) {
-    match std::env::var(OTHER_KERNEL) {
-        Ok(other) => pontoon_linux::probe::parse_release(&other),
-        Err(_) => pontoon_linux::probe::kernel_release(),
-    }
-}
-
-fn tell_that_containers_end(wanted: bool, (major, minor): (u32, u32)) {
-    let reason = match wanted {
-        true => format!(
-            "Linux {major}.{minor} cannot hand FUSE requests to another process; 6.9 and later can"
-        ),
-        false => "[holder] enabled is false".to_owned(),
-    };
-    tracing::warn!(
-        reason,
-        "containers on lazy layers read errors when this daemon ends, also when it is upgraded: drain the node before"
-    );
 }
 
 fn main() -> ExitCode {

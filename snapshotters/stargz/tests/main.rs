@@ -130,25 +130,6 @@ fn the_holder_has_a_unit() {
     }
 }
 
-#[test]
-fn older_kernels_have_no_holder() {
-    let section = config::StargzSections::default().holder;
-    let root = Path::new("/root");
-    assert!(section.provider((6, 8), root).is_none());
-    assert!(
-        section
-            .provider((6, 9), root)
-            .unwrap()
-            .advice
-            .contains("/root")
-    );
-    let off = config::HolderSection {
-        enabled: false,
-        ..section
-    };
-    assert!(off.provider((6, 18), root).is_none());
-}
-
 struct Daemon(Child);
 
 impl Drop for Daemon {
