@@ -36,7 +36,7 @@ pub struct Config {
 /// See [`Config::holder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HolderConfig {
-    /// The holder's program. `None`: `pontoon-holder` beside the daemon's own.
+    /// The holder's program. `None`: the one beside this process's own.
     pub program: Option<PathBuf>,
     /// For how long connections are kept when no daemon serves them.
     pub patience: Duration,

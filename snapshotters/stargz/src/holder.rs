@@ -1,9 +1,8 @@
-//! Whether a process keeps containers going when the daemon ends: what the configuration says, and what the kernel can.
+//! Who keeps lazy layers going when this daemon ends, if this kernel lets anybody.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pontoon_linux::probe;
 use pontoon_remote::HolderConfig;
 
 use crate::config::HolderSection;
@@ -14,19 +13,33 @@ const ADOPTION: (u32, u32) = (6, 9);
 /// For tests: the release of another kernel, which this daemon takes its own one for.
 const OTHER_KERNEL: &str = "PONTOON_KERNEL_RELEASE";
 
-/// The holder for the daemon of `root` on a kernel of `release`. The log says why, if there is none.
-pub(crate) fn provider(
-    section: &HolderSection,
-    release: (u32, u32),
-    root: &Path,
-) -> Option<HolderConfig> {
-    if !section.enabled || release < ADOPTION {
-        tell_that_containers_end(section.enabled, release);
-        return None;
+/// What `section` means on this kernel, for the daemon of `root`. If it means that containers end with the daemon, that
+/// is logged.
+pub(crate) fn config(section: &HolderSection, root: &Path) -> Option<HolderConfig> {
+    let release = match std::env::var(OTHER_KERNEL) {
+        Ok(other) => pontoon_linux::probe::parse_release(&other),
+        Err(_) => pontoon_linux::probe::kernel_release(),
+    };
+    let config = of(section, release, root);
+    if config.is_none() {
+        let reason = match section.enabled {
+            true => format!(
+                "Linux {}.{} cannot hand FUSE requests to another process; 6.9 and later can",
+                release.0, release.1
+            ),
+            false => "[holder] enabled is false".to_owned(),
+        };
+        tracing::warn!(
+            reason,
+            "containers on lazy layers read errors when this daemon ends, also when it is upgraded: drain the node before"
+        );
     }
-    let program = Some(&section.program).filter(|program| !program.is_empty());
-    Some(HolderConfig {
-        program: program.map(PathBuf::from),
+    config
+}
+
+fn of(section: &HolderSection, release: (u32, u32), root: &Path) -> Option<HolderConfig> {
+    (section.enabled && release >= ADOPTION).then(|| HolderConfig {
+        program: Some(PathBuf::from(&section.program)).filter(|_| !section.program.is_empty()),
         patience: Duration::from_secs(section.patience_seconds.0.into()),
         advice: format!(
             "Containers on lazy layers of {} read errors from now on: start pontoon-stargz again (journalctl -u pontoon-stargz says why it is not running), then restart these containers.",
@@ -35,23 +48,22 @@ pub(crate) fn provider(
     })
 }
 
-/// Of the kernel that this daemon runs on.
-pub(crate) fn kernel_release() -> (u32, u32) {
-    match std::env::var(OTHER_KERNEL) {
-        Ok(other) => probe::parse_release(&other),
-        Err(_) => probe::kernel_release(),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn tell_that_containers_end(wanted: bool, (major, minor): (u32, u32)) {
-    let reason = match wanted {
-        true => format!(
-            "Linux {major}.{minor} cannot hand FUSE requests to another process; 6.9 and later can"
-        ),
-        false => "[holder] enabled is false".to_owned(),
-    };
-    tracing::warn!(
-        reason,
-        "containers on lazy layers read errors when this daemon ends, also when it is upgraded: drain the node before"
-    );
+    #[test]
+    fn older_kernels_have_no_holder() {
+        let section = HolderSection::default();
+        let root = Path::new("/a/root");
+        assert_eq!(of(&section, (6, 8), root), None);
+        let config = of(&section, (6, 9), root).unwrap();
+        assert_eq!((config.program, config.patience.as_secs()), (None, 300));
+        assert!(config.advice.contains("/a/root"));
+        let off = HolderSection {
+            enabled: false,
+            ..section
+        };
+        assert_eq!(of(&off, (7, 0), root), None);
+    }
 }

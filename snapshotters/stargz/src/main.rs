@@ -30,7 +30,7 @@ impl Plugin for Stargz {
     fn open(root: &Path, sections: &StargzSections) -> Result<Arc<dyn pontoon_daemon::Engine>> {
         let features = probe(root)?;
         let mut config = sections.provider(features.userxattr);
-        config.holder = holder::provider(&sections.holder, holder::kernel_release(), root);
+        config.holder = holder::config(&sections.holder, root);
         let remote = Remote::open(root, config);
         let remote = remote.map_err(|error| Error::Failed {
             operation: format!("opening the lazy layers of {}", root.display()),

@@ -16,10 +16,6 @@ use pontoon_daemon::config::Bytes;
 #[allow(dead_code, reason = "only the sections are looked at")]
 mod config;
 
-#[path = "../src/holder.rs"]
-#[allow(dead_code, reason = "only what becomes of a section is looked at")]
-mod holder;
-
 const BINARY: &str = env!("CARGO_BIN_EXE_pontoon-stargz");
 
 fn repository(path: &str) -> PathBuf {
@@ -132,20 +128,6 @@ fn the_holder_has_a_unit() {
     for line in ["Type=notify", "OOMScoreAdjust=-1000", "Restart=always"] {
         assert!(holder.lines().any(|found| found == line), "{line}");
     }
-}
-
-#[test]
-fn older_kernels_have_no_holder() {
-    let section = config::StargzSections::default().holder;
-    let root = Path::new("/root");
-    assert!(holder::provider(&section, (6, 8), root).is_none());
-    let config = holder::provider(&section, (6, 9), root).unwrap();
-    assert!(config.advice.contains("/root"));
-    let off = config::HolderSection {
-        enabled: false,
-        ..section
-    };
-    assert!(holder::provider(&off, (6, 18), root).is_none());
 }
 
 struct Daemon(Child);

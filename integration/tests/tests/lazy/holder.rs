@@ -4,8 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
+use pontoon_integration::full;
+use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::Request;
 use pontoon_rig::image::{Conversion, convert, lazy_fixture, noise};
@@ -61,10 +64,8 @@ fn reads(file: &File) -> std::io::Result<()> {
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
     let mut bytes = vec![0; 200_000];
     file.read_exact_at(&mut bytes, 0)?;
-    assert!(
-        bytes == noise(LARGE.1 as u64, LARGE.1)[..200_000],
-        "wrong bytes"
-    );
+    static CONTENT: LazyLock<Vec<u8>> = LazyLock::new(|| noise(LARGE.1 as u64, LARGE.1));
+    assert!(bytes == CONTENT[..200_000], "wrong bytes");
     Ok(())
 }
 
@@ -233,6 +234,47 @@ fn who_waits_for_a_cold_byte_can_be_killed_with_and_without_a_daemon() {
     drop(hold);
     stage.bench.cluster.plugin.resume().unwrap();
     assert!(third.ends(LIMIT), "its read failed");
+    stage.end();
+}
+
+/// One connection has all of them, so it takes no longer than one.
+#[test]
+fn a_hundred_mounts_go_on_with_the_next_daemon() {
+    let Some((mut stage, reference)) = running(&Setup::new(Version::V2_3)) else {
+        return;
+    };
+    let count = if full() { 100 } else { 10 };
+    let targets: Vec<String> = (0..count)
+        .map(|number| {
+            let target = stage.bench.cluster.sandbox.subdir(&format!("v/{number}"));
+            let target = target.unwrap().to_str().unwrap().to_owned();
+            let mount = ["images", "mount", "--snapshotter", SNAPSHOTTER];
+            let all = mount.into_iter().chain([reference.as_str(), &target]);
+            stage.bench.cluster.containerd.ctr(all).unwrap();
+            target
+        })
+        .collect();
+    let files = targets
+        .iter()
+        .map(|target| File::open(Path::new(target).join(LARGE.0)).unwrap());
+    let files: Vec<File> = files.collect();
+    reads(&files[0]).unwrap();
+    stage.bench.cluster.plugin.kill().unwrap();
+    let begun = Instant::now();
+    stage.bench.cluster.plugin.resume().unwrap();
+    let ready = begun.elapsed();
+    files.iter().for_each(|file| reads(file).unwrap());
+    eprintln!(
+        "{count} mounts: the next daemon answers after {ready:?}, all of them were read after {:?}",
+        begun.elapsed()
+    );
+    drop(files);
+    stage.bench.cluster.wait_connected().unwrap();
+    for target in &targets {
+        let unmount = ["images", "unmount", "--rm", "--snapshotter", SNAPSHOTTER];
+        let all = unmount.into_iter().chain([target.as_str()]);
+        stage.bench.cluster.containerd.ctr(all).unwrap();
+    }
     stage.end();
 }
 
