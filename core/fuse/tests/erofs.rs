@@ -1,8 +1,8 @@
 //! The kernel's EROFS with bytes of a data file. Nothing here where the kernel cannot do that.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -10,7 +10,9 @@ use pontoon_fuse::Config as Serving;
 use pontoon_lazyfs::Config;
 use pontoon_linux::{DeviceReads, detach, mount_erofs, try_erofs};
 
-use crate::fixture::{Maker, exact, noise, wait_until};
+use pontoon_layer::{Entry, EntryKind};
+
+use crate::fixture::{Maker, entry, exact, noise, wait_until};
 use crate::mounted::{Added, Mounted, is_mounted};
 
 /// A layer as EROFS over its own directory, taken off on drop.
@@ -170,6 +172,47 @@ fn waits(mounted: &Mounted, readers: u64) {
     });
 }
 
+/// An ACL by which user 1234 may read, and others may not (acl(5), in the form of the kernel's xattr).
+fn for_one_user() -> Vec<u8> {
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, 6, u32::MAX),
+        (0x02, 4, 1234),
+        (0x04, 0, u32::MAX),
+        (0x10, 4, u32::MAX),
+        (0x20, 0, u32::MAX),
+    ];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
+}
+
+#[test]
+fn acls_count() {
+    let mounted = Mounted::empty();
+    let mut maker = Maker::new();
+    let file = Entry {
+        xattrs: vec![(b"system.posix_acl_access".to_vec(), for_one_user())],
+        ..entry(EntryKind::File { data_offset: 0 }, 0o640)
+    };
+    maker.add("for-one", file);
+    mounted.add(1, maker);
+    let Some(covered) = Covered::new(&mounted, 1) else {
+        return;
+    };
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(mounted.directory.path(), open).unwrap();
+    for (user, may) in [(1234, true), (1235, false)] {
+        let mut cat = Command::new("cat");
+        cat.arg(covered.path("for-one")).uid(user).gid(user);
+        let status = cat.stderr(Stdio::null()).status().unwrap();
+        assert_eq!(status.success(), may, "{user}");
+    }
+}
+
 /// One of two that wait for the same page: it is gone at once, and the other one gets its bytes.
 #[test]
 fn who_waits_can_be_killed_beside_others() {
@@ -188,7 +231,12 @@ fn who_waits_can_be_killed_beside_others() {
             fs::read_to_string(&stat).unwrap().contains("(cat) D ")
         });
         killed.kill().unwrap();
-        assert_eq!(killed.wait().unwrap().signal(), Some(9));
+        let mut ended = None;
+        wait_until("who was killed is gone", || {
+            ended = killed.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert_eq!(ended.unwrap().signal(), Some(9));
         // Nothing had come meanwhile.
         assert_eq!(added.layer.status().local_bytes, 0);
         added.blob.release();

@@ -38,7 +38,7 @@ fn stays_within(conversion: Conversion, megabytes: usize) {
             tls: true,
             ..site::Setup::default()
         },
-        config: format!("[lazy]\nmemory_bytes_max = \"{MEMORY_MIB}MiB\"\n"),
+        lazy: format!("memory_bytes_max = \"{MEMORY_MIB}MiB\"\n"),
         background: true,
         ..Setup::new(Version::V2_3)
     });
