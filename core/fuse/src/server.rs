@@ -284,6 +284,11 @@ impl Server {
         kept.is_left
     }
 
+    /// The number of its connection, as `/sys/fs/fuse/connections` has it.
+    pub fn connection(&self) -> Option<u32> {
+        self.mount.connection
+    }
+
     /// Whether this is what is found at the mountpoint, and not hidden or taken off.
     pub fn is_mounted(&self) -> bool {
         self.mount.is_there()

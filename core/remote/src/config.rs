@@ -51,7 +51,7 @@ pub struct LazyConfig {
     pub deadline: Duration,
     /// Who serves trees.
     pub front_end: FrontEnd,
-    /// The program that mounts them for this one, by calling [`mount_layer`](crate::mount_layer). `None`: this process
+    /// The program that mounts them for this one, by calling [`at_mounts`](crate::at_mounts). `None`: this process
     /// does, which then must not be killed meanwhile.
     pub mounter: Option<PathBuf>,
     /// How long an image is remembered after its last layer was asked for: the proof that it may be read, and what was

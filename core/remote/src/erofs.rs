@@ -8,19 +8,17 @@
 //! own file.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pontoon_fuse::{Server, data_name};
 use pontoon_lazyfs::LazyLayer;
-use pontoon_linux::{detach, is_mount_point, mounts_below};
+use pontoon_linux::mounts_below;
 use pontoon_snapshot::{Error, Result};
-use rustix::fs::{Advice, fadvise};
 
 use crate::LazyConfig;
 use crate::front_end::{Chosen, FrontEnd};
-use crate::mounter::mount;
+use crate::mounter::Mounter;
 
 /// Mounts layers, if the kernel is to.
 #[derive(Debug)]
@@ -30,11 +28,18 @@ pub(crate) struct Erofs {
     chosen: Chosen,
     /// There is no way but this.
     must: bool,
-    /// The program that mounts, see [`mount_layer`](crate::mount_layer). Without one it is this process.
-    mounter: Option<PathBuf>,
-    /// The layers that were mounted, with how many of their reads were noticed. Held while one is: two mounts on top of
-    /// each other would be one too many.
-    covered: Mutex<BTreeMap<u32, u64>>,
+    mounter: Mounter,
+    /// Held while one is mounted: two mounts on top of each other would be one too many.
+    covered: Mutex<Covered>,
+}
+
+/// What was mounted.
+#[derive(Debug, Default)]
+struct Covered {
+    /// The FUSE connection that it lies on, once that is known.
+    connection: Option<u32>,
+    /// The layers, with how many of their reads were noticed.
+    layers: BTreeMap<u32, u64>,
 }
 
 impl Erofs {
@@ -42,7 +47,7 @@ impl Erofs {
         Erofs {
             mountpoint,
             must: config.front_end == FrontEnd::Erofs,
-            mounter: config.mounter.clone(),
+            mounter: Mounter::new(config.mounter.clone()),
             chosen,
             covered: Mutex::default(),
         }
@@ -56,7 +61,8 @@ impl Erofs {
     /// Mounts a layer with the tree in the file `tree` over its directory, unless it is. The kernel asks `server` meanwhile,
     /// so nothing may be held that answering takes.
     ///
-    /// It is no error if the kernel refuses and the operator leaves the choice to us: FUSE has the directory.
+    /// It is no error if the kernel refuses and the operator leaves the choice to us, nor if somebody has taken the mount
+    /// off: FUSE has the directory.
     pub(crate) fn cover(
         &self,
         server: &Server,
@@ -67,15 +73,18 @@ impl Erofs {
         if !self.chosen.is_erofs() {
             return Ok(());
         }
-        let target = server.path(number);
+        let (target, served) = (server.path(number), server.data_path(number));
+        let connection = server.connection();
         let mut covered = self.covered();
-        // Somebody may have taken it off. Is it there, the kernel knows that without asking us.
-        if covered.contains_key(&number) && is_mount_point(&target).unwrap_or(false) {
+        if covered.connection.is_some() && covered.connection != connection {
+            // They went with it.
+            covered.layers.clear();
+        }
+        covered.connection = connection;
+        if covered.layers.contains_key(&number) {
             return Ok(());
         }
-        let mounter = self.mounter.as_deref();
-        let mounted = mount(layer, tree, &server.data_path(number), &target, mounter);
-        match mounted {
+        match self.mounter.mount(layer, tree, &served, &target) {
             Err(error) if self.must => Err(Error::Failed {
                 operation: format!("mounting the tree of layer {}", layer.digest()),
                 source: error,
@@ -89,7 +98,7 @@ impl Erofs {
                 Ok(())
             }
             Ok(()) => {
-                covered.insert(number, 0);
+                covered.layers.insert(number, 0);
                 Ok(())
             }
         }
@@ -98,8 +107,20 @@ impl Erofs {
     /// Takes the mount of a layer off that nobody is to find any more. Who uses it keeps it. As [`Erofs::cover`], the
     /// kernel may ask the server.
     pub(crate) fn uncover(&self, number: u32) {
-        if self.covered().remove(&number).is_some() {
-            take_off(&self.mountpoint.join(number.to_string()));
+        if self.covered().layers.remove(&number).is_some() {
+            self.take_off(&[self.mountpoint.join(number.to_string())]);
+        }
+    }
+
+    fn take_off(&self, targets: &[PathBuf]) {
+        if targets.is_empty() {
+            return;
+        }
+        if let Err(error) = self.mounter.unmount(targets) {
+            tracing::warn!(
+                error = &*error as &dyn std::error::Error,
+                "the mount of a layer that is gone stays"
+            );
         }
     }
 
@@ -113,7 +134,9 @@ impl Erofs {
             );
             Vec::new()
         });
-        let mut kept = self.covered();
+        let mut covered = self.covered();
+        let kept = &mut covered.layers;
+        let mut unwanted = Vec::new();
         for mount in mounts {
             let name = mount.target.file_name().and_then(|name| name.to_str());
             let number = name.and_then(|name| name.parse().ok());
@@ -127,48 +150,41 @@ impl Erofs {
                 {
                     kept.insert(number, 0);
                 }
-                _ => take_off(&mount.target),
+                _ => unwanted.push(mount.target),
             }
         }
-        kept.len()
+        let kept = kept.len();
+        drop(covered);
+        self.take_off(&unwanted);
+        kept
     }
 
     /// Has the kernel drop FUSE's pages of the layers that were read since the last time; `reads` is how often each was, by
     /// number. EROFS has copied them, and a program whose memory is limited pays for both.
-    ///
-    /// It asks nobody: the mount holds the data file's name, and opening and closing are silent.
     pub(crate) fn drop_copies(&self, reads: &[(u32, u64)]) {
         let mut read = Vec::new();
         let mut covered = self.covered();
         for (number, reads) in reads {
-            if let Some(noticed) = covered.get_mut(number).filter(|noticed| *noticed != reads) {
+            let noticed = covered.layers.get_mut(number);
+            if let Some(noticed) = noticed.filter(|noticed| *noticed != reads) {
                 *noticed = *reads;
-                read.push(*number);
+                read.push(self.mountpoint.join(data_name(*number)));
             }
         }
         drop(covered);
-        for number in read {
-            let path = self.mountpoint.join(data_name(number));
-            // Pages that are being filled stay; the next time takes them.
-            let dropped =
-                File::open(path).and_then(|file| Ok(fadvise(file, 0, None, Advice::DontNeed)?));
-            if let Err(error) = dropped {
-                tracing::debug!(number, %error, "the kernel keeps two copies of what was read");
-            }
+        // Pages that are being filled stay; the next time takes them.
+        if !read.is_empty()
+            && let Err(error) = self.mounter.forget(&read)
+        {
+            tracing::debug!(
+                error = &*error as &dyn std::error::Error,
+                "the kernel keeps two copies of what was read"
+            );
         }
     }
 
-    fn covered(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+    fn covered(&self) -> MutexGuard<'_, Covered> {
         self.covered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn take_off(target: &Path) {
-    if let Err(error) = detach(target) {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "the mount of a layer that is gone stays"
-        );
     }
 }
 

@@ -68,6 +68,6 @@ pub use config::{
 pub use decisions::Counts;
 pub use error::Error;
 pub use front_end::{Chosen, FrontEnd};
-pub use mounter::mount_layer;
+pub use mounter::at_mounts;
 pub use remote::Remote;
 pub use report::{HolderReport, LayerReport, LayerState, Progress, Report, Totals};

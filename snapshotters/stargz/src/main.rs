@@ -63,7 +63,7 @@ fn probe(root: &Path) -> Result<Features> {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = pontoon_remote::mount_layer(std::env::args_os().skip(1)) {
+    if let Some(code) = pontoon_remote::at_mounts(std::env::args_os().skip(1)) {
         return code;
     }
     pontoon_daemon::run::<Stargz>()

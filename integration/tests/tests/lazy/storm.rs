@@ -1,5 +1,6 @@
 //! The daemon is killed again and again under a container that reads.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -51,10 +52,13 @@ const MOMENTS: [Moment; 8] = [
     Moment::Eviction,
 ];
 
+/// The layers of the three images.
+const LAYERS_MAX: usize = 3 * 5;
+
 #[test]
 fn containers_read_on_while_the_daemon_is_killed_again_and_again() {
     let mut stage = Stage::start(&Setup {
-        config: "[lazy]\nimage_seconds = 10\n".into(),
+        lazy: "image_seconds = 10\n".into(),
         background: true,
         // Beside what is running there is room for one other image, so it evicts.
         cache_max: "\"64MiB\"",
@@ -108,10 +112,23 @@ fn containers_read_on_while_the_daemon_is_killed_again_and_again() {
     stage.finish();
 }
 
-/// One connection, one mount and one holder, however many daemons there were.
+/// One connection, one FUSE mount, at most one EROFS mount for each layer, and one holder, however many daemons there
+/// were.
 fn check_nothing_leaks(stage: &mut Stage) {
     let plugin = &mut stage.bench.cluster.plugin;
-    assert_eq!(plugin.mounts().unwrap(), [plugin.root().join("lazy/mnt")]);
+    let mounts = plugin.mounts().unwrap();
+    let kept = plugin.root().join("lazy/mnt");
+    let all: BTreeSet<&PathBuf> = mounts.iter().collect();
+    assert!(
+        all.contains(&kept) && all.len() == mounts.len(),
+        "{mounts:?}"
+    );
+    let layers = all.iter().filter(|mount| mount.parent() == Some(&kept));
+    let layers = layers.count();
+    assert!(
+        layers == all.len() - 1 && layers <= LAYERS_MAX,
+        "{mounts:?}"
+    );
     let fds = plugin.process().unwrap().open_fds().unwrap();
     let devices = |fds: Vec<String>| fds.iter().filter(|fd| *fd == "/dev/fuse").count();
     // The one it serves, and the one it would give to another holder.
