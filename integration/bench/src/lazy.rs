@@ -1,0 +1,153 @@
+//! `bench lazy`: from "pull" to the first useful line of real programs, over links as slow as real ones, on Pontoon
+//! beside containerd's own way and whatever else there is.
+
+mod measure;
+mod node;
+mod store;
+mod table;
+mod timed;
+mod timeline;
+mod watch;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum as _;
+use pontoon_rig::image::{Conversion, Workload, convert};
+use pontoon_rig::wait;
+use serde::Serialize;
+
+use measure::{Case, Record, Road, measure};
+use node::Column;
+use store::{Form, Store};
+use table::{Judged, Records};
+
+/// What is measured, and how often.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Lazy {
+    /// Only these workloads.
+    #[arg(long, value_delimiter = ',', value_parser = workload)]
+    only: Vec<Workload>,
+    /// Only these links.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    links: Vec<Road>,
+    /// Only these columns.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    columns: Vec<Column>,
+    /// How often each is measured; what is told is the median.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// A file with the configuration of our daemon.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Where the JSON goes; the tables go beside it with the ending `.md`, and what went over the link in each
+    /// measurement into the folder of the same name.
+    #[arg(long, default_value = "target/bench/lazy.json")]
+    out: PathBuf,
+}
+
+fn workload(name: &str) -> Result<Workload, String> {
+    let all = Workload::ALL;
+    let found = all.into_iter().find(|workload| workload.name() == name);
+    let names = all.map(Workload::name).join(", ");
+    found.ok_or(format!("there are {names}"))
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    machine: String,
+    measurements: &'a [Record],
+    goals: &'a [Judged],
+}
+
+/// Measures what `arguments` choose, and writes the report.
+pub(crate) fn run(arguments: &Lazy) -> Result<(), Box<dyn Error>> {
+    let workloads = chosen(&arguments.only, &Workload::ALL);
+    let roads = chosen(&arguments.links, Road::value_variants());
+    let columns = chosen(&arguments.columns, Column::value_variants());
+    let config = match &arguments.config {
+        Some(path) => fs::read_to_string(path)?,
+        None => String::new(),
+    };
+    let mut store = Store::start()?;
+    for &workload in &workloads {
+        prepare(&mut store, workload, &columns)?;
+    }
+    let timelines = arguments.out.with_extension("");
+    fs::create_dir_all(&timelines)?;
+    let mut records = Records::default();
+    for round in 0..arguments.rounds {
+        for &road in &roads {
+            for &workload in &workloads {
+                // In turns: what the machine does meanwhile hits all alike.
+                for &column in &columns {
+                    wait::check_interrupt()?;
+                    let case = Case {
+                        workload,
+                        column,
+                        road,
+                    };
+                    let measured = measure(&store, case, &config)?;
+                    tell(round, &measured.record);
+                    let name = format!("{}-{column:?}-{road:?}-{round}.txt", workload.name());
+                    let path = timelines.join(name.to_lowercase());
+                    fs::write(path, timeline::text(&measured))?;
+                    records.0.push(measured.record);
+                }
+            }
+        }
+    }
+    write(&records, &arguments.out)
+}
+
+fn chosen<T: Copy>(wanted: &[T], all: &[T]) -> Vec<T> {
+    if wanted.is_empty() { all } else { wanted }.to_vec()
+}
+
+/// Makes the images that `columns` need and stores them.
+fn prepare(
+    store: &mut Store,
+    workload: Workload,
+    columns: &[Column],
+) -> Result<(), Box<dyn Error>> {
+    let plain = workload.image()?;
+    store.push(workload, Form::Plain, &plain)?;
+    if columns.iter().any(|column| column.form() == Form::Estargz) {
+        let converted = convert(&plain, Conversion::Estargz)?;
+        store.push(workload, Form::Estargz, &converted.image)?;
+    }
+    Ok(())
+}
+
+fn tell(round: u32, record: &Record) {
+    eprintln!(
+        "round {}: {}, {}, {}: ready after {:.2} s (pulled after {:.2} s), {:.1} MB",
+        round + 1,
+        record.workload,
+        record.road.title(),
+        record.column.title(),
+        record.ready_s,
+        record.pull_s,
+        record.bytes as f64 / 1e6,
+    );
+}
+
+fn write(records: &Records, out: &Path) -> Result<(), Box<dyn Error>> {
+    let machine = crate::machine()?;
+    let goals = table::judge(records);
+    let text = format!("{machine}\n\n{}", table::tables(records, &goals));
+    println!("{text}");
+    if let Some(folder) = out.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let report = Report {
+        machine,
+        measurements: &records.0,
+        goals: &goals,
+    };
+    fs::write(out, serde_json::to_string_pretty(&report)?)?;
+    fs::write(out.with_extension("md"), text)?;
+    println!("written to {0} and {0} with the ending .md", out.display());
+    Ok(())
+}

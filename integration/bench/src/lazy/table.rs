@@ -1,0 +1,211 @@
+//! Medians, ratios and goals of what was measured.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::measure::{Record, Road};
+use super::node::Column;
+use crate::metadata::middle;
+use crate::report::Goal;
+
+/// One number of a record, where it has it.
+pub(super) type Number = fn(&Record) -> Option<f64>;
+
+/// The records of one run.
+#[derive(Debug, Default)]
+pub(super) struct Records(pub(super) Vec<Record>);
+
+impl Records {
+    /// The median of a number over the rounds.
+    pub(super) fn median(
+        &self,
+        workload: &str,
+        column: Column,
+        road: Road,
+        number: Number,
+    ) -> Option<f64> {
+        let of = |r: &&Record| r.workload == workload && r.column == column && r.road == road;
+        let numbers: Vec<f64> = self.0.iter().filter(of).filter_map(number).collect();
+        (!numbers.is_empty()).then(|| middle(numbers))
+    }
+
+    fn workloads(&self) -> Vec<&'static str> {
+        let mut seen = Vec::new();
+        for record in &self.0 {
+            if !seen.contains(&record.workload) {
+                seen.push(record.workload);
+            }
+        }
+        seen
+    }
+
+    fn columns(&self, road: Road) -> BTreeSet<Column> {
+        let of = self.0.iter().filter(|r| r.road == road);
+        of.map(|r| r.column).collect()
+    }
+
+    fn roads(&self) -> BTreeSet<Road> {
+        self.0.iter().map(|r| r.road).collect()
+    }
+}
+
+/// A goal for one workload, and what came of it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Judged {
+    pub(super) what: String,
+    pub(super) unit: &'static str,
+    pub(super) ours: f64,
+    /// What it is compared with, and its value.
+    pub(super) beside: Option<(String, f64)>,
+    pub(super) goal: Goal,
+    pub(super) met: bool,
+}
+
+impl Judged {
+    /// `ours` beside `theirs`.
+    pub(super) fn ratio(
+        what: String,
+        unit: &'static str,
+        ours: f64,
+        beside: (&str, f64),
+        goal: Goal,
+    ) -> Self {
+        let ratio = ours / beside.1;
+        let met = match goal {
+            Goal::AtMost(bound) => ratio <= bound,
+            Goal::AtLeast(bound) => ratio >= bound,
+            Goal::ValueAtMost(bound) => ours <= bound,
+        };
+        Judged {
+            what,
+            unit,
+            ours,
+            beside: Some((beside.0.to_owned(), beside.1)),
+            goal,
+            met,
+        }
+    }
+
+    /// `ours` alone.
+    pub(super) fn value(what: String, unit: &'static str, ours: f64, most: f64) -> Self {
+        Judged {
+            what,
+            unit,
+            ours,
+            beside: None,
+            goal: Goal::ValueAtMost(most),
+            met: ours <= most,
+        }
+    }
+}
+
+/// What every start is judged by.
+pub(super) fn judge(records: &Records) -> Vec<Judged> {
+    let mut rows = Vec::new();
+    for road in records.roads() {
+        for workload in records.workloads() {
+            judge_start(records, workload, road, &mut rows);
+        }
+    }
+    rows
+}
+
+fn judge_start(records: &Records, workload: &str, road: Road, rows: &mut Vec<Judged>) {
+    let ready = |column| records.median(workload, column, road, |r| Some(r.ready_s));
+    let of = |column, number| records.median(workload, column, road, number);
+    let name = |what: &str| format!("{workload}, {}: {what}", road.title());
+    if let (Some(ours), Some(full)) = (ready(Column::Cold), ready(Column::Overlayfs))
+        && road == Road::Slow
+    {
+        let what = name("ready, nothing learned");
+        let beside = ("overlayfs", full);
+        rows.push(Judged::ratio(what, "s", ours, beside, Goal::AtMost(0.4)));
+    }
+    let second: Number = |r| r.second_s;
+    if let (Some(ours), Some(theirs)) = (of(Column::Cold, second), of(Column::Overlayfs, second)) {
+        let beside = ("overlayfs", theirs);
+        let goal = Goal::AtMost(1.25);
+        rows.push(Judged::ratio(name("second start"), "s", ours, beside, goal));
+    }
+    if let Some(ours) = of(Column::Cold, |r| Some(r.daemon.rss_anon_mb)) {
+        rows.push(Judged::value(name("peak RssAnon"), "MB", ours, 40.0));
+    }
+}
+
+/// A table of one number: a row for each workload, a column for each column.
+fn matrix(records: &Records, road: Road, what: &str, number: Number) -> String {
+    let columns = records.columns(road);
+    let titles: Vec<&str> = columns.iter().map(|column| column.title()).collect();
+    let mut text = format!("| {what} | {} |\n|---|", titles.join(" | "));
+    text.push_str(&"---:|".repeat(columns.len()));
+    text.push('\n');
+    let mut empty = true;
+    for workload in records.workloads() {
+        let _ = write!(text, "| {workload} |");
+        for column in &columns {
+            let value = records.median(workload, *column, road, number);
+            empty &= value.is_none();
+            let _ = write!(text, " {} |", value.map_or("-".to_owned(), figure));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    if empty { String::new() } else { text }
+}
+
+/// All tables.
+pub(super) fn tables(records: &Records, judged: &[Judged]) -> String {
+    let numbers: [(&str, Number); 8] = [
+        ("ready, s", |r| Some(r.ready_s)),
+        ("pulled, s", |r| Some(r.pull_s)),
+        ("second start, s", |r| r.second_s),
+        ("start with dropped caches, our daemon restarted, s", |r| {
+            r.restarted_s
+        }),
+        ("MB over the link", |r| Some(r.bytes as f64 / 1e6)),
+        ("link idle, s", |r| Some(r.idle_s)),
+        ("requests", |r| Some(r.requests as f64)),
+        ("connections", |r| Some(r.connections as f64)),
+    ];
+    let mut text = String::new();
+    for road in records.roads() {
+        let _ = writeln!(text, "### {}\n", road.title());
+        for (what, number) in numbers {
+            text.push_str(&matrix(records, road, what, number));
+        }
+        let taken: [(&str, Number); 2] = [
+            ("processor time of the snapshotter, s", |r| {
+                Some(r.daemon.cpu_s)
+            }),
+            ("peak RssAnon of the snapshotter, MB", |r| {
+                Some(r.daemon.rss_anon_mb)
+            }),
+        ];
+        for (what, number) in taken {
+            text.push_str(&matrix(records, road, what, number));
+        }
+    }
+    text.push_str("### Goals\n\n| what | unit | Pontoon | beside | ratio | goal | met |\n");
+    text.push_str("|---|---|---:|---:|---:|---:|---|\n");
+    for row in judged {
+        let beside = row.beside.as_ref();
+        let ratio = beside.map_or("-".to_owned(), |b| format!("{:.2}x", row.ours / b.1));
+        let beside = beside.map_or("-".to_owned(), |b| format!("{} ({})", figure(b.1), b.0));
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {beside} | {ratio} | {} | {} |",
+            row.what,
+            row.unit,
+            figure(row.ours),
+            row.goal,
+            if row.met { "yes" } else { "NO" },
+        );
+    }
+    text
+}
+
+fn figure(value: f64) -> String {
+    crate::report::number(value)
+}
