@@ -1,8 +1,11 @@
 //! `bench lazy`: from "pull" to the first useful line of real programs, over links as slow as real ones, on Pontoon
 //! beside containerd's own way and whatever else there is.
 
+mod floor;
 mod measure;
 mod node;
+mod profile;
+mod rivals;
 mod store;
 mod table;
 mod timed;
@@ -19,7 +22,7 @@ use pontoon_rig::wait;
 use serde::Serialize;
 
 use measure::{Case, Record, Road, measure};
-use node::Column;
+use node::{Column, Settings};
 use store::{Form, Store};
 use table::{Judged, Records};
 
@@ -38,6 +41,9 @@ pub(crate) struct Lazy {
     /// How often each is measured; what is told is the median.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// The folder with the rivals' programs. Without it, and for those that are not in it, there is no column.
+    #[arg(long, env = "PONTOON_RIVALS")]
+    rivals: Option<PathBuf>,
     /// A file with the configuration of our daemon.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -65,14 +71,25 @@ struct Report<'a> {
 pub(crate) fn run(arguments: &Lazy) -> Result<(), Box<dyn Error>> {
     let workloads = chosen(&arguments.only, &Workload::ALL);
     let roads = chosen(&arguments.links, Road::value_variants());
-    let columns = chosen(&arguments.columns, Column::value_variants());
-    let config = match &arguments.config {
-        Some(path) => fs::read_to_string(path)?,
-        None => String::new(),
+    let mut settings = Settings {
+        rivals: arguments.rivals.clone(),
+        ..Settings::default()
     };
+    if let Some(path) = &arguments.config {
+        settings.config = fs::read_to_string(path)?;
+    }
+    let columns = possible(
+        chosen(&arguments.columns, Column::value_variants()),
+        &settings,
+    );
+    let learned = tempfile::tempdir()?;
     let mut store = Store::start()?;
     for &workload in &workloads {
-        prepare(&mut store, workload, &columns)?;
+        prepare(&mut store, workload, &columns, &settings)?;
+        if columns.contains(&Column::Learned) {
+            let profile = profile::learn(&store, workload, &settings, learned.path())?;
+            settings.profiles.insert(workload, profile);
+        }
     }
     let timelines = arguments.out.with_extension("");
     fs::create_dir_all(&timelines)?;
@@ -88,7 +105,7 @@ pub(crate) fn run(arguments: &Lazy) -> Result<(), Box<dyn Error>> {
                         column,
                         road,
                     };
-                    let measured = measure(&store, case, &config)?;
+                    let measured = measure(&store, case, &settings)?;
                     tell(round, &measured.record);
                     let name = format!("{}-{column:?}-{road:?}-{round}.txt", workload.name());
                     let path = timelines.join(name.to_lowercase());
@@ -105,19 +122,48 @@ fn chosen<T: Copy>(wanted: &[T], all: &[T]) -> Vec<T> {
     if wanted.is_empty() { all } else { wanted }.to_vec()
 }
 
+/// Those of `columns` for which everything is there; of the others it is said what is missing.
+fn possible(mut columns: Vec<Column>, settings: &Settings) -> Vec<Column> {
+    columns.retain(|column| {
+        let missing = match (column.rival(), &settings.rivals) {
+            (Some(_), None) => Some("--rivals DIR".to_owned()),
+            (Some(rival), Some(dir)) => rival.missing(dir).map(str::to_owned),
+            (None, _) if *column == Column::Learned && !profile::is_there() => {
+                Some("`pontoon profile`".to_owned())
+            }
+            (None, _) => None,
+        };
+        if let Some(what) = &missing {
+            eprintln!("no column {}: {what} is missing", column.title());
+        }
+        missing.is_none()
+    });
+    columns
+}
+
 /// Makes the images that `columns` need and stores them.
 fn prepare(
     store: &mut Store,
     workload: Workload,
     columns: &[Column],
+    settings: &Settings,
 ) -> Result<(), Box<dyn Error>> {
     let plain = workload.image()?;
     store.push(workload, Form::Plain, &plain)?;
-    if columns.iter().any(|column| column.form() == Form::Estargz) {
+    let wanted = |form| columns.iter().any(|column| column.form() == form);
+    if wanted(Form::Estargz) {
         let converted = convert(&plain, Conversion::Estargz)?;
         store.push(workload, Form::Estargz, &converted.image)?;
     }
-    Ok(())
+    if wanted(Form::Floor) {
+        floor::make(store, workload, settings)?;
+    }
+    let mut theirs = vec![Form::Nydus, Form::Soci];
+    theirs.retain(|form| wanted(*form));
+    if theirs.is_empty() {
+        return Ok(());
+    }
+    rivals::convert(store, workload, &theirs, settings)
 }
 
 fn tell(round: u32, record: &Record) {

@@ -8,7 +8,7 @@ use pontoon_rig::image::Workload;
 use pontoon_rig::wire::Journal;
 use serde::Serialize;
 
-use super::node::{Column, Node, drop_caches};
+use super::node::{Column, Daemon, Node, Settings, drop_caches};
 use super::store::Store;
 use super::timed;
 use super::watch::{Taken, Watch};
@@ -91,17 +91,21 @@ const QUIET: Duration = Duration::from_millis(700);
 /// How long it may take until then.
 const QUIET_LIMIT: Duration = Duration::from_mins(1);
 
-/// Measures `case`; `config` is our daemon's configuration.
-pub(super) fn measure(store: &Store, case: Case, config: &str) -> Result<Measured, Box<dyn Error>> {
+/// Measures `case`.
+pub(super) fn measure(
+    store: &Store,
+    case: Case,
+    settings: &Settings,
+) -> Result<Measured, Box<dyn Error>> {
     let Case {
         workload,
         column,
         road,
     } = case;
     let image = store.image(workload, column.form())?;
-    let mut node = Node::start(column, config)?;
+    let mut node = Node::start(column, store, workload, settings)?;
     let watch = Watch::start(node.sandbox.dir());
-    drop_caches()?;
+    drop_caches(settings)?;
     image.warm()?;
     store.wire.set_link(road.link());
     store.wire.turn_page();
@@ -132,7 +136,7 @@ pub(super) fn measure(store: &Store, case: Case, config: &str) -> Result<Measure
     };
     // It makes no difference to these how the image came.
     if road == Road::Fast {
-        later_starts(store, workload, &mut node, &image.reference, &mut record)?;
+        later_starts(store, workload, &mut node, settings, &mut record)?;
     }
     Ok(Measured {
         record,
@@ -147,20 +151,29 @@ fn later_starts(
     store: &Store,
     workload: Workload,
     node: &mut Node,
-    reference: &str,
+    settings: &Settings,
     record: &mut Record,
 ) -> Result<(), Box<dyn Error>> {
     quiet(store)?;
+    let reference = store
+        .image(workload, record.column.form())?
+        .reference
+        .clone();
     let start = |node: &Node, id: &str| {
-        let moments = timed::run(&mut node.run(reference, id), Some(workload.line()))?;
+        let moments = timed::run(&mut node.run(&reference, id), Some(workload.line()))?;
         Ok::<f64, Box<dyn Error>>((moments.line - moments.began).as_secs_f64())
     };
     record.second_s = Some(start(node, "second")?);
-    if let Some(plugin) = &mut node.plugin {
-        plugin.restart()?;
-        node.wait_connected()?;
+    match &mut node.daemon {
+        Daemon::None => {}
+        Daemon::Ours(plugin) => {
+            plugin.restart()?;
+            node.wait_connected()?;
+        }
+        // What is in memory and what is not is theirs to decide; a start of their daemons takes care of them itself.
+        Daemon::Rival(_) => return Ok(()),
     }
-    drop_caches()?;
+    drop_caches(settings)?;
     record.restarted_s = Some(start(node, "restarted")?);
     Ok(())
 }

@@ -1,27 +1,43 @@
 //! A node: a containerd of its own with one snapshotter, fresh.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use pontoon_rig::containerd::{self, Containerd, Proxy, Pull, Version};
+use pontoon_rig::image::Workload;
 use pontoon_rig::plugin::{self, Kind, Plugin, find_binary};
 use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::tools::Tool;
 use pontoon_rig::wait;
 
-use super::store::Form;
+use super::profile;
+use super::rivals::{Rival, Running};
+use super::store::{Form, Store};
 
 /// Who loads the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Column {
     /// containerd's own overlayfs, with the whole image.
     Overlayfs,
+    /// The same with an image that holds only what the start opens.
+    Floor,
     /// Pontoon, which has learned nothing.
     Cold,
+    /// Pontoon, which was given the order of an earlier start.
+    Learned,
+    /// stargz-snapshotter.
+    Stargz,
+    /// nydus-snapshotter as it is shipped: all of an image is fetched ahead.
+    Nydus,
+    /// nydus-snapshotter which fetches nothing ahead.
+    NydusDemand,
+    /// SOCI snapshotter.
+    Soci,
 }
 
 impl Column {
@@ -29,7 +45,13 @@ impl Column {
     pub(super) fn title(self) -> &'static str {
         match self {
             Column::Overlayfs => "overlayfs, full pull",
+            Column::Floor => "overlayfs, only what is needed",
             Column::Cold => "Pontoon, nothing learned",
+            Column::Learned => "Pontoon, order learned",
+            Column::Stargz => "stargz-snapshotter",
+            Column::Nydus => "nydus",
+            Column::NydusDemand => "nydus without prefetch",
+            Column::Soci => "SOCI",
         }
     }
 
@@ -37,18 +59,89 @@ impl Column {
     pub(super) fn form(self) -> Form {
         match self {
             Column::Overlayfs => Form::Plain,
-            Column::Cold => Form::Estargz,
+            Column::Floor => Form::Floor,
+            Column::Cold | Column::Learned | Column::Stargz => Form::Estargz,
+            Column::Nydus | Column::NydusDemand => Form::Nydus,
+            Column::Soci => Form::Soci,
         }
     }
+
+    /// Whose it is, if it is not ours and not containerd's.
+    pub(super) fn rival(self) -> Option<Rival> {
+        match self {
+            Column::Stargz => Some(Rival::Stargz),
+            Column::Nydus => Some(Rival::Nydus { ahead: true }),
+            Column::NydusDemand => Some(Rival::Nydus { ahead: false }),
+            Column::Soci => Some(Rival::Soci),
+            _ => None,
+        }
+    }
+}
+
+/// What the daemons are started with.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    /// Our daemon's configuration.
+    pub(super) config: String,
+    /// Where the rivals' programs are.
+    pub(super) rivals: Option<PathBuf>,
+    /// What was learned of each workload.
+    pub(super) profiles: BTreeMap<Workload, PathBuf>,
 }
 
 /// A running node. Its fields end in this order.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) containerd: Containerd,
-    pub(super) plugin: Option<Plugin>,
+    pub(super) daemon: Daemon,
     pub(super) snapshotter: &'static str,
     pub(super) sandbox: Sandbox,
+}
+
+/// Who serves the snapshots.
+#[derive(Debug)]
+pub(super) enum Daemon {
+    /// containerd itself.
+    None,
+    Ours(Plugin),
+    Rival(Running),
+}
+
+impl Daemon {
+    fn start(
+        column: Column,
+        sandbox: &Sandbox,
+        registry: &str,
+        settings: &Settings,
+    ) -> Result<Self, Box<dyn Error>> {
+        if let Some(rival) = column.rival() {
+            let programs = settings.rivals.as_deref().ok_or("no rivals' programs")?;
+            let containerd = sandbox.path("containerd/c.sock");
+            let running = rival.start(sandbox, programs, registry, &containerd)?;
+            return Ok(Daemon::Rival(running));
+        }
+        match column {
+            Column::Cold | Column::Learned => Ok(Daemon::Ours(Plugin::start(
+                sandbox,
+                plugin::Setup {
+                    kind: Kind::Pontoon(DAEMON.into()),
+                    config: settings.config.clone(),
+                    log_level: "info",
+                    args: Vec::new(),
+                },
+            )?)),
+            _ => Ok(Daemon::None),
+        }
+    }
+
+    /// Its socket and its root.
+    fn paths(&self) -> Option<(&Path, &Path)> {
+        match self {
+            Daemon::None => None,
+            Daemon::Ours(plugin) => Some((plugin.socket(), plugin.root())),
+            Daemon::Rival(running) => Some((&running.socket, &running.root)),
+        }
+    }
 }
 
 /// The name of every plugin in containerd's configuration.
@@ -61,27 +154,21 @@ const LIMIT: Duration = Duration::from_secs(20);
 const DAEMON: &str = "pontoon-stargz";
 
 impl Node {
-    /// Starts a node for `column`; `config` is our daemon's configuration.
-    pub(super) fn start(column: Column, config: &str) -> Result<Self, Box<dyn Error>> {
+    /// Starts a node for `column`.
+    pub(super) fn start(
+        column: Column,
+        store: &Store,
+        workload: Workload,
+        settings: &Settings,
+    ) -> Result<Self, Box<dyn Error>> {
         let sandbox = Sandbox::new()?;
-        let plugin = match column {
-            Column::Overlayfs => None,
-            Column::Cold => Some(Plugin::start(
-                &sandbox,
-                plugin::Setup {
-                    kind: Kind::Pontoon(DAEMON.into()),
-                    config: config.into(),
-                    log_level: "info",
-                    args: Vec::new(),
-                },
-            )?),
-        };
-        let proxies = plugin.iter().map(|plugin| Proxy {
+        let daemon = Daemon::start(column, &sandbox, store.wire.host(), settings)?;
+        let proxies = daemon.paths().into_iter().map(|(socket, root)| Proxy {
             name: PROXY.into(),
-            address: plugin.socket().into(),
+            address: socket.into(),
             capabilities: vec!["remap-ids".into()],
             exports: vec![
-                ("root".into(), plugin.root().to_string_lossy().into_owned()),
+                ("root".into(), root.to_string_lossy().into_owned()),
                 ("enable_remote_snapshot_annotations".into(), "true".into()),
             ],
         });
@@ -92,13 +179,17 @@ impl Node {
             concurrent_unpacks: 1,
             cri: None,
         };
-        let snapshotter = match &plugin {
-            Some(_) => PROXY,
-            None => "overlayfs",
+        let snapshotter = match &daemon {
+            Daemon::None => "overlayfs",
+            _ => PROXY,
         };
+        if column == Column::Learned {
+            let profile = settings.profiles.get(&workload);
+            profile::import(&daemon, profile.ok_or("nothing was learned")?)?;
+        }
         Ok(Node {
             containerd: Containerd::start(&sandbox, &setup)?,
-            plugin,
+            daemon,
             snapshotter,
             sandbox,
         })
@@ -139,11 +230,12 @@ impl Node {
 }
 
 /// Makes the kernel forget what it has of files, but for the programs that a node has warm.
-pub(super) fn drop_caches() -> Result<(), Box<dyn Error>> {
+pub(super) fn drop_caches(settings: &Settings) -> Result<(), Box<dyn Error>> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3")?;
     let mut programs: Vec<PathBuf> = vec![find_binary(DAEMON)?];
-    for dir in [Tool::Containerd23.dir()?, Tool::Debian12.dir()?] {
+    let dirs = [Tool::Containerd23.dir()?, Tool::Debian12.dir()?];
+    for dir in dirs.iter().chain(&settings.rivals) {
         for entry in fs::read_dir(dir)? {
             programs.push(entry?.path());
         }

@@ -10,6 +10,7 @@ use pontoon_rig::image::{Layout, Workload};
 use pontoon_rig::registry::Registry;
 use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::wire::Wire;
+use serde_json::Value;
 
 /// In which form an image is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,10 @@ pub(super) enum Form {
     Plain,
     /// Converted to eStargz.
     Estargz,
+    /// Converted to RAFS v6.
+    Nydus,
+    /// With zTOCs beside it.
+    Soci,
     /// Only what a start opens.
     Floor,
 }
@@ -27,10 +32,15 @@ impl Form {
         match self {
             Form::Plain => "plain",
             Form::Estargz => "estargz",
+            Form::Nydus => "nydus",
+            Form::Soci => "soci",
             Form::Floor => "floor",
         }
     }
 }
+
+/// The tag of every image.
+const TAG: &str = "1";
 
 /// A registry behind a link.
 #[derive(Debug)]
@@ -72,19 +82,44 @@ impl Store {
         form: Form,
         image: &Layout,
     ) -> Result<(), Box<dyn Error>> {
-        let repository = format!("{}/{}", workload.name(), form.name());
-        self.registry.push(image, &repository, "1")?;
-        let (config, layers) = image.parts()?;
-        let manifest = image.manifest_digest()?;
-        let digests = layers.iter().chain([&config, &manifest]);
-        let files = digests.filter_map(|digest| self.file(digest)).collect();
-        let stored = Stored {
-            reference: format!("{}/{repository}:1", self.wire.host()),
-            bytes: image.size()?,
-            files,
+        self.registry
+            .push(image, &repository(workload, form), TAG)?;
+        self.adopt(workload, form).map(drop)
+    }
+
+    /// Takes up an image that others have pushed to [`reference`](Self::reference), and returns its size in bytes.
+    pub(super) fn adopt(&mut self, workload: Workload, form: Form) -> Result<u64, Box<dyn Error>> {
+        let repository = repository(workload, form);
+        let mut manifest = self.document(&repository, TAG)?;
+        if let Some(first) = manifest["manifests"][0]["digest"].as_str() {
+            manifest = self.document(&repository, &first.to_owned())?;
+        }
+        let layers = manifest["layers"].as_array().into_iter().flatten();
+        let mut stored = Stored {
+            reference: self.reference(workload, form),
+            bytes: 0,
+            files: Vec::new(),
         };
+        for descriptor in layers.chain([&manifest["config"]]) {
+            stored.bytes += descriptor["size"].as_u64().unwrap_or_default();
+            stored
+                .files
+                .extend(descriptor["digest"].as_str().and_then(|d| self.file(d)));
+        }
+        let bytes = stored.bytes;
         self.images.insert((workload, form), stored);
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// The name by which clients behind the link know an image.
+    pub(super) fn reference(&self, workload: Workload, form: Form) -> String {
+        format!("{}/{}:{TAG}", self.wire.host(), repository(workload, form))
+    }
+
+    fn document(&self, repository: &str, name: &str) -> Result<Value, Box<dyn Error>> {
+        Ok(serde_json::from_slice(
+            &self.registry.manifest(repository, name)?,
+        )?)
     }
 
     /// An image that was pushed before.
@@ -100,6 +135,10 @@ impl Store {
         let path = format!("registry/docker/registry/v2/blobs/{algorithm}/{two}/{hex}/data");
         Some(self.sandbox.path(&path))
     }
+}
+
+fn repository(workload: Workload, form: Form) -> String {
+    format!("{}/{}", workload.name(), form.name())
 }
 
 impl Stored {
