@@ -15,6 +15,7 @@ use pontoon_linux::Map;
 use tokio::sync::watch;
 
 use crate::background::Course;
+use crate::complaints::Complaints;
 use crate::engine::Engine;
 use crate::flight::Flights;
 use crate::link::{Connect, Link};
@@ -37,6 +38,8 @@ pub struct LazyLayer {
     /// Of all files. Summed up when it is asked for.
     bytes: OnceLock<u64>,
     state: Mutex<State>,
+    failures: Complaints,
+    pub(crate) wrong_chunks: Complaints,
     closed: watch::Sender<bool>,
 }
 
@@ -117,6 +120,8 @@ impl LazyLayer {
                 background: BackgroundState::Idle,
                 last_error: None,
             }),
+            failures: Complaints::default(),
+            wrong_chunks: Complaints::default(),
             closed: watch::Sender::new(false),
         }))
     }
@@ -141,7 +146,7 @@ impl LazyLayer {
         let inode = self
             .tree
             .inode(nid)
-            .map_err(|source| self.damaged(source))?;
+            .map_err(|source| self.failed_at_once(self.damaged(source)))?;
         if inode.file_type != FileType::File {
             return Err(Error::NotAFile {
                 layer: self.digest().clone(),
@@ -176,8 +181,15 @@ impl LazyLayer {
                 let wait = self.demand(range.clone());
                 Ok(Read::Pending(Box::pin(self.clone().arrive(range, wait))))
             }
-            Err(source) => Err(self.cache_failed(source)),
+            Err(source) => Err(self.failed_at_once(self.cache_failed(source))),
         }
+    }
+
+    /// Notes a read that failed without having waited.
+    fn failed_at_once(&self, error: Error) -> Error {
+        self.count(|counters| &counters.failed_reads, 1);
+        self.note_failure(&error);
+        error
     }
 
     /// Fetches in the background, when nobody waits for anything else. Errors end up in [`LazyLayer::status`] and are
@@ -234,7 +246,10 @@ impl LazyLayer {
     }
 
     pub(crate) fn note_failure(&self, error: &Error) {
-        tracing::warn!(layer = %self.digest(), error = error.whole(), "bytes of a layer cannot be had");
+        if let Some(failures) = self.failures.add() {
+            let failed_reads = self.counters.counted().failed_reads;
+            tracing::warn!(layer = %self.digest(), error = error.whole(), failures, failed_reads, "bytes of a layer cannot be had");
+        }
         self.lock().last_error = Some(LastError {
             when: SystemTime::now(),
             error: error.clone(),

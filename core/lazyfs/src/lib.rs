@@ -15,6 +15,7 @@
 //! on its blocking threads.
 
 mod background;
+mod complaints;
 mod config;
 mod engine;
 mod error;

@@ -5,6 +5,7 @@
 //! blobs/              chunk tables and data (crate cache)
 //! trees/<name>        metadata images, by what they were made of
 //! number              which numbers of layers are used up
+//! decisions.json      why layers are not lazy, as long as their snapshots are here
 //! credentials.json    what opened registries, for its owner only
 //! tmp/                ordinary layers on their way, without names
 //! mnt/<number>        the FUSE mount: one directory for each lazy layer
@@ -16,7 +17,7 @@
 //!    the image may be read; only then is anything that is here already used for it.
 //! 3. `image.rs`: at once everything that its layers will need is on its way, side by side: `toc.rs` tables of contents,
 //!    `download.rs` ordinary layers. An image without any lazy layer is left to containerd.
-//! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`), stored durably (`stock.rs`);
+//! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`, `below.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
 //! 5. `front.rs`: the FUSE server, when the first layer is mounted.
 //!
@@ -24,9 +25,10 @@
 //! After a restart layers come back from disk, without registry and without credentials.
 //!
 //! ## Why not lazy
-//! Each layer's fate and its reason are remembered (`decisions.rs`, `reason.rs`): [`Remote::report`].
+//! Each layer's fate and its reason are remembered, over a restart too (`decisions.rs`, `reason.rs`): [`Remote::report`].
 
 mod anywhere;
+mod below;
 mod build;
 mod config;
 mod credentials;
@@ -38,6 +40,7 @@ mod error;
 mod fixture;
 mod front;
 mod image;
+mod item;
 mod labels;
 mod numbers;
 mod parents;
