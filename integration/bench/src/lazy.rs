@@ -3,13 +3,17 @@
 
 mod floor;
 mod measure;
+mod memory;
 mod node;
+mod ordinary;
 mod profile;
 mod rivals;
 mod store;
 mod table;
 mod timed;
 mod timeline;
+mod trees;
+mod trips;
 mod watch;
 
 use std::error::Error;
@@ -35,6 +39,9 @@ pub(crate) struct Lazy {
     /// Only these links.
     #[arg(long, value_enum, value_delimiter = ',')]
     links: Vec<Road>,
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    parts: Vec<Part>,
     /// Only these columns.
     #[arg(long, value_enum, value_delimiter = ',')]
     columns: Vec<Column>,
@@ -53,6 +60,24 @@ pub(crate) struct Lazy {
     out: PathBuf,
 }
 
+/// A part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// From "pull" to the first useful line, second starts, memory and processor time.
+    Starts,
+    /// Reading all files, and looking at names and attributes; of the first workload.
+    Trees,
+    /// An ordinary gzip image through our plugin; of the first workload.
+    Ordinary,
+    /// Requests and round trips before the first byte of an image of ten layers.
+    Trips,
+    /// The daemon's memory when the images of all workloads are mounted.
+    Memory,
+}
+
+/// How often an ordinary image is pulled in each way.
+const ORDINARY_ROUNDS: u32 = 7;
+
 fn workload(name: &str) -> Result<Workload, String> {
     let all = Workload::ALL;
     let found = all.into_iter().find(|workload| workload.name() == name);
@@ -70,7 +95,7 @@ struct Report<'a> {
 /// Measures what `arguments` choose, and writes the report.
 pub(crate) fn run(arguments: &Lazy) -> Result<(), Box<dyn Error>> {
     let workloads = chosen(&arguments.only, &Workload::ALL);
-    let roads = chosen(&arguments.links, Road::value_variants());
+    let parts = chosen(&arguments.parts, Part::value_variants());
     let mut settings = Settings {
         rivals: arguments.rivals.clone(),
         ..Settings::default()
@@ -78,10 +103,11 @@ pub(crate) fn run(arguments: &Lazy) -> Result<(), Box<dyn Error>> {
     if let Some(path) = &arguments.config {
         settings.config = fs::read_to_string(path)?;
     }
-    let columns = possible(
-        chosen(&arguments.columns, Column::value_variants()),
-        &settings,
-    );
+    let mut columns = chosen(&arguments.columns, Column::value_variants());
+    if !parts.contains(&Part::Starts) {
+        columns = vec![Column::Overlayfs, Column::Cold];
+    }
+    let columns = possible(columns, &settings);
     let learned = tempfile::tempdir()?;
     let mut store = Store::start()?;
     for &workload in &workloads {
@@ -91,21 +117,53 @@ pub(crate) fn run(arguments: &Lazy) -> Result<(), Box<dyn Error>> {
             settings.profiles.insert(workload, profile);
         }
     }
+    let mut records = Records::default();
+    let mut goals = Vec::new();
+    let first = *workloads.first().ok_or("no workload")?;
+    for part in parts {
+        match part {
+            Part::Starts => {
+                records = starts(&store, &workloads, &columns, arguments, &settings)?;
+                goals.extend(table::judge(&records));
+            }
+            Part::Trees => {
+                let rounds = arguments.rounds;
+                goals.extend(trees::measure(&store, first, rounds, &settings)?);
+            }
+            Part::Ordinary => {
+                let rounds = arguments.rounds.max(ORDINARY_ROUNDS);
+                goals.extend(ordinary::measure(&store, first, rounds, &settings)?);
+            }
+            Part::Trips => goals.extend(trips::measure(&settings)?),
+            Part::Memory => goals.extend(memory::measure(&store, &workloads, &settings)?),
+        }
+    }
+    write(&records, &goals, &arguments.out)
+}
+
+/// Measures starts, in turns: what the machine does meanwhile hits all alike.
+fn starts(
+    store: &Store,
+    workloads: &[Workload],
+    columns: &[Column],
+    arguments: &Lazy,
+    settings: &Settings,
+) -> Result<Records, Box<dyn Error>> {
     let timelines = arguments.out.with_extension("");
     fs::create_dir_all(&timelines)?;
+    let roads = chosen(&arguments.links, Road::value_variants());
     let mut records = Records::default();
     for round in 0..arguments.rounds {
         for &road in &roads {
-            for &workload in &workloads {
-                // In turns: what the machine does meanwhile hits all alike.
-                for &column in &columns {
+            for &workload in workloads {
+                for &column in columns {
                     wait::check_interrupt()?;
                     let case = Case {
                         workload,
                         column,
                         road,
                     };
-                    let measured = measure(&store, case, &settings)?;
+                    let measured = measure(store, case, settings)?;
                     tell(round, &measured.record);
                     let name = format!("{}-{column:?}-{road:?}-{round}.txt", workload.name());
                     let path = timelines.join(name.to_lowercase());
@@ -115,7 +173,7 @@ pub(crate) fn run(arguments: &Lazy) -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    write(&records, &arguments.out)
+    Ok(records)
 }
 
 fn chosen<T: Copy>(wanted: &[T], all: &[T]) -> Vec<T> {
@@ -150,11 +208,9 @@ fn prepare(
 ) -> Result<(), Box<dyn Error>> {
     let plain = workload.image()?;
     store.push(workload, Form::Plain, &plain)?;
+    let converted = convert(&plain, Conversion::Estargz)?;
+    store.push(workload, Form::Estargz, &converted.image)?;
     let wanted = |form| columns.iter().any(|column| column.form() == form);
-    if wanted(Form::Estargz) {
-        let converted = convert(&plain, Conversion::Estargz)?;
-        store.push(workload, Form::Estargz, &converted.image)?;
-    }
     if wanted(Form::Floor) {
         floor::make(store, workload, settings)?;
     }
@@ -179,10 +235,9 @@ fn tell(round: u32, record: &Record) {
     );
 }
 
-fn write(records: &Records, out: &Path) -> Result<(), Box<dyn Error>> {
+fn write(records: &Records, goals: &[Judged], out: &Path) -> Result<(), Box<dyn Error>> {
     let machine = crate::machine()?;
-    let goals = table::judge(records);
-    let text = format!("{machine}\n\n{}", table::tables(records, &goals));
+    let text = format!("{machine}\n\n{}", table::tables(records, goals));
     println!("{text}");
     if let Some(folder) = out.parent() {
         fs::create_dir_all(folder)?;
@@ -190,7 +245,7 @@ fn write(records: &Records, out: &Path) -> Result<(), Box<dyn Error>> {
     let report = Report {
         machine,
         measurements: &records.0,
-        goals: &goals,
+        goals,
     };
     fs::write(out, serde_json::to_string_pretty(&report)?)?;
     fs::write(out.with_extension("md"), text)?;

@@ -1,12 +1,14 @@
 //! The reference for an order that was learned: an image that holds only what the start opens.
 //!
 //! What is opened is seen by fanotify(7) on the root file system of a container on overlayfs. The image has one layer with
-//! the files that were opened, and with every directory and symbolic link, because following one is not seen.
+//! the files that were opened, and with every directory and symbolic link, because following one is not seen. Of Python's
+//! sources only size and time are looked at when they were compiled before: zeros stand for them.
 
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +43,9 @@ pub(super) fn make(
     let mut layer = LayerBuilder::new().well_compressed();
     for path in kept(&image, &opened)? {
         layer.tree_entry(&image, &path)?;
+    }
+    for path in opened.iter().filter_map(|path| source(path)) {
+        zeros(&mut layer, &image, &path)?;
     }
     let layer = layer.finish()?;
     node.containerd.ctr(["images", "unmount", &text(&image)])?;
@@ -179,4 +184,43 @@ fn kept(root: &Path, opened: &BTreeSet<PathBuf>) -> Result<BTreeSet<PathBuf>, Bo
         }
     }
     Ok(kept)
+}
+
+/// The Python source of which `path` is the compiled form (PEP 3147).
+fn source(path: &Path) -> Option<PathBuf> {
+    let dir = path.parent()?;
+    let name = path.file_name()?.to_str()?;
+    let (module, _) = name.strip_suffix(".pyc")?.split_once(".cpython-")?;
+    (dir.file_name()? == "__pycache__").then(|| dir.with_file_name(format!("{module}.py")))
+}
+
+/// Adds `path` of the image at `root` with zeros in place of what is in it.
+fn zeros(layer: &mut LayerBuilder, root: &Path, path: &Path) -> Result<(), Box<dyn Error>> {
+    let Ok(meta) = fs::symlink_metadata(root.join(path)) else {
+        return Ok(());
+    };
+    let bytes = vec![0; usize::try_from(meta.len())?];
+    let (uid, gid) = (meta.uid().into(), meta.gid().into());
+    layer.time(u64::try_from(meta.mtime())?).file(
+        &text(path),
+        meta.mode() & 0o7777,
+        uid,
+        gid,
+        &bytes,
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_of_a_compiled_module_is_beside_its_folder() {
+        let of = |path: &str| source(Path::new(path));
+        let found = of("usr/lib/python3.11/__pycache__/os.cpython-311.pyc");
+        assert_eq!(found, Some("usr/lib/python3.11/os.py".into()));
+        assert_eq!(of("usr/lib/python3.11/os.py"), None);
+        assert_eq!(of("elsewhere/os.cpython-311.pyc"), None);
+    }
 }

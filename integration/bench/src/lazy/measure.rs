@@ -66,6 +66,8 @@ pub(super) struct Record {
     pub(super) connections: usize,
     /// Bytes that came over the link until then.
     pub(super) bytes: u64,
+    /// Whether the kernel's own EROFS serves the image.
+    pub(super) erofs: bool,
     /// The size of the image in the registry.
     pub(super) image_bytes: u64,
     /// What the snapshotter took until then.
@@ -129,6 +131,7 @@ pub(super) fn measure(
         requests: journal.transfers.iter().filter(|t| before(t.asked)).count(),
         connections: journal.connections,
         bytes: journal.bytes,
+        erofs: node.has_erofs()?,
         image_bytes: image.bytes,
         daemon,
         second_s: None,
@@ -179,7 +182,7 @@ fn later_starts(
 }
 
 /// Waits until nothing comes over the link any more, if that is soon.
-fn quiet(store: &Store) -> Result<(), Box<dyn Error>> {
+pub(super) fn quiet(store: &Store) -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     loop {
         let busy = store.wire.journal().busy;

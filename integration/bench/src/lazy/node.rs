@@ -151,7 +151,7 @@ const PROXY: &str = "bench";
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Our daemon.
-const DAEMON: &str = "pontoon-stargz";
+pub(super) const DAEMON: &str = "pontoon-stargz";
 
 impl Node {
     /// Starts a node for `column`.
@@ -218,6 +218,42 @@ impl Node {
             hosts: None,
             user: None,
         })
+    }
+
+    /// Mounts an image that was pulled, for reading, and returns where.
+    pub(super) fn mount(&self, reference: &str) -> Result<PathBuf, Box<dyn Error>> {
+        let name: String = reference
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        let root = self.sandbox.subdir(&format!("mount-{name}"))?;
+        let target = root.to_string_lossy();
+        let mount = ["images", "mount", "--snapshotter", self.snapshotter];
+        self.containerd
+            .ctr(mount.into_iter().chain([reference, &target]))?;
+        Ok(root)
+    }
+
+    /// Undoes [`mount`](Self::mount).
+    pub(super) fn unmount(&self, root: &Path) -> Result<(), Box<dyn Error>> {
+        let target = root.to_string_lossy();
+        let unmount = [
+            "images",
+            "unmount",
+            "--rm",
+            "--snapshotter",
+            self.snapshotter,
+        ];
+        self.containerd.ctr(unmount.into_iter().chain([&*target]))?;
+        Ok(())
+    }
+
+    /// Whether something of it is mounted with the kernel's own EROFS.
+    pub(super) fn has_erofs(&self) -> Result<bool, Box<dyn Error>> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let dir = self.sandbox.dir().to_string_lossy();
+        let erofs = |line: &str| line.contains(&*dir) && line.split(' ').nth(2) == Some("erofs");
+        Ok(mounts.lines().any(erofs))
     }
 
     /// The command that runs a container of `reference`, called `id`, to its end.

@@ -77,6 +77,7 @@ impl Judged {
             Goal::AtMost(bound) => ratio <= bound,
             Goal::AtLeast(bound) => ratio >= bound,
             Goal::ValueAtMost(bound) => ours <= bound,
+            Goal::None => true,
         };
         Judged {
             what,
@@ -88,7 +89,7 @@ impl Judged {
         }
     }
 
-    /// `ours` alone.
+    /// `ours` alone, at most `most`.
     pub(super) fn value(what: String, unit: &'static str, ours: f64, most: f64) -> Self {
         Judged {
             what,
@@ -97,6 +98,14 @@ impl Judged {
             beside: None,
             goal: Goal::ValueAtMost(most),
             met: ours <= most,
+        }
+    }
+
+    /// `ours` alone, which is told and not judged.
+    pub(super) fn told(what: String, unit: &'static str, ours: f64) -> Self {
+        Judged {
+            goal: Goal::None,
+            ..Self::value(what, unit, ours, f64::INFINITY)
         }
     }
 }
@@ -113,24 +122,44 @@ pub(super) fn judge(records: &Records) -> Vec<Judged> {
 }
 
 fn judge_start(records: &Records, workload: &str, road: Road, rows: &mut Vec<Judged>) {
-    let ready = |column| records.median(workload, column, road, |r| Some(r.ready_s));
-    let of = |column, number| records.median(workload, column, road, number);
+    let of = |column, number: Number| records.median(workload, column, road, number);
+    let ready = |column| of(column, |r| Some(r.ready_s));
     let name = |what: &str| format!("{workload}, {}: {what}", road.title());
-    if let (Some(ours), Some(full)) = (ready(Column::Cold), ready(Column::Overlayfs))
-        && road == Road::Slow
-    {
-        let what = name("ready, nothing learned");
-        let beside = ("overlayfs", full);
-        rows.push(Judged::ratio(what, "s", ours, beside, Goal::AtMost(0.4)));
+    let mut judge = |what: &str, ours: Option<f64>, beside: (&str, Option<f64>), bound| {
+        if let (Some(ours), Some(theirs)) = (ours, beside.1) {
+            let beside = (beside.0, theirs);
+            rows.push(Judged::ratio(
+                name(what),
+                "s",
+                ours,
+                beside,
+                Goal::AtMost(bound),
+            ));
+        }
+    };
+    let (cold, learned) = (ready(Column::Cold), ready(Column::Learned));
+    let nothing = "ready, nothing learned";
+    if road == Road::Slow {
+        judge(nothing, cold, ("overlayfs", ready(Column::Overlayfs)), 0.4);
+        let floor = ("what a start needs", ready(Column::Floor));
+        judge("ready, order learned", learned, floor, 1.25);
+    }
+    let rivals = records.columns(road).into_iter();
+    let rivals = rivals.filter(|column| column.rival().is_some());
+    let times = rivals.filter_map(|column| Some((column.title(), ready(column)?)));
+    if let Some((best, time)) = times.min_by(|a, b| a.1.total_cmp(&b.1)) {
+        judge(nothing, cold, (best, Some(time)), 0.6);
     }
     let second: Number = |r| r.second_s;
-    if let (Some(ours), Some(theirs)) = (of(Column::Cold, second), of(Column::Overlayfs, second)) {
-        let beside = ("overlayfs", theirs);
-        let goal = Goal::AtMost(1.25);
-        rows.push(Judged::ratio(name("second start"), "s", ours, beside, goal));
-    }
-    if let Some(ours) = of(Column::Cold, |r| Some(r.daemon.rss_anon_mb)) {
-        rows.push(Judged::value(name("peak RssAnon"), "MB", ours, 40.0));
+    let kernel = of(Column::Cold, |r| Some(f64::from(u8::from(r.erofs)))) == Some(1.0);
+    let bound = if kernel { 1.05 } else { 1.25 };
+    let theirs = ("overlayfs", of(Column::Overlayfs, second));
+    judge("second start", of(Column::Cold, second), theirs, bound);
+    for column in [Column::Cold, Column::Learned] {
+        if let Some(ours) = of(column, |r| Some(r.daemon.rss_anon_mb)) {
+            let what = name(&format!("peak RssAnon, {}", column.title()));
+            rows.push(Judged::value(what, "MB", ours, 40.0));
+        }
     }
 }
 
@@ -200,7 +229,11 @@ pub(super) fn tables(records: &Records, judged: &[Judged]) -> String {
             row.unit,
             figure(row.ours),
             row.goal,
-            if row.met { "yes" } else { "NO" },
+            match row.goal {
+                Goal::None => "",
+                _ if row.met => "yes",
+                _ => "NO",
+            },
         );
     }
     text

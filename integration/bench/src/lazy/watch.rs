@@ -90,6 +90,13 @@ impl Watch {
             cpu_s: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
         }
     }
+
+    /// The anonymous memory of all daemons now, in MB (10^6 bytes).
+    pub(super) fn now_mb(&self) -> f64 {
+        let pids = daemons(&self.shared.sandbox);
+        let bytes: u64 = pids.iter().filter_map(|pid| rss_anon(*pid)).sum();
+        bytes as f64 / 1e6
+    }
 }
 
 impl Drop for Watch {
@@ -137,7 +144,7 @@ fn daemons(sandbox: &Path) -> Vec<u32> {
 }
 
 /// `RssAnon` of proc_pid_status(5), in bytes.
-pub(super) fn rss_anon(pid: u32) -> Option<u64> {
+fn rss_anon(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
