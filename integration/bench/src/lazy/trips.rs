@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
@@ -81,7 +82,24 @@ pub(super) fn measure(settings: &Settings) -> Result<Vec<Judged>, Box<dyn Error>
     if text.trim() != (LAYERS - 1).to_string() {
         return Err(format!("{} holds {text:?}", last.display()).into());
     }
+    tell(&exchanges, began);
     Ok(rows(&exchanges, connections, trips))
+}
+
+fn tell(exchanges: &[Exchange], began: Instant) {
+    for Exchange {
+        request,
+        arrived,
+        status,
+        ..
+    } in exchanges
+    {
+        let at = arrived.saturating_duration_since(began).as_millis();
+        let range = request.range.as_deref().unwrap_or_default();
+        let (connection, path) = (request.connection, &request.path);
+        let status = status.unwrap_or_default();
+        eprintln!("{at} ms, connection {connection}: {path} {range} {status}");
+    }
 }
 
 fn rows(exchanges: &[Exchange], connections: usize, trips: f64) -> Vec<Judged> {
@@ -90,28 +108,37 @@ fn rows(exchanges: &[Exchange], connections: usize, trips: f64) -> Vec<Judged> {
         exchanges.iter().filter(|e| wanted(&e.request)).count() as f64
     };
     let told = |what: &str, value: f64| Judged::told(name(what), "", value);
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for exchange in exchanges.iter().filter(|e| e.request.is_blob()) {
-        let Request {
-            method,
-            path,
-            range,
-            ..
-        } = &exchange.request;
-        eprintln!("{method} {path} {range:?}: {:?}", exchange.status);
-        if exchange.status.is_some_and(|status| status < 400) {
-            *seen
-                .entry(format!("{method} {path} {range:?}"))
-                .or_default() += 1;
-        }
-    }
-    let twice = seen.values().filter(|count| **count > 1).count() as f64;
     vec![
         told("round trips, containerd's own included", trips),
         told("connections, containerd's own included", connections as f64),
         told("requests for tokens", count(Request::is_token)),
         told("requests for manifests", count(Request::is_manifest)),
         told("requests for blobs", count(Request::is_blob)),
-        Judged::value(name("blobs' ranges asked for twice"), "", twice, 0.0),
+        Judged::value(
+            name("bytes of blobs that came twice"),
+            "",
+            twice(exchanges) as f64,
+            0.0,
+        ),
     ]
+}
+
+/// How many bytes of blobs came more than once.
+fn twice(exchanges: &[Exchange]) -> u64 {
+    let mut pieces: BTreeMap<&str, Vec<Range<u64>>> = BTreeMap::new();
+    for Exchange { request, bytes, .. } in exchanges.iter().filter(|e| e.request.is_blob()) {
+        let first = request.bytes().map_or(0, |(first, _)| first);
+        let piece = first..first + bytes;
+        pieces.entry(&request.path).or_default().push(piece);
+    }
+    let mut twice = 0;
+    for pieces in pieces.values_mut() {
+        pieces.sort_by_key(|piece| piece.start);
+        let mut end = 0;
+        for piece in pieces {
+            twice += end.min(piece.end).saturating_sub(piece.start);
+            end = end.max(piece.end);
+        }
+    }
+    twice
 }
