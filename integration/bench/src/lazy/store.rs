@@ -92,7 +92,7 @@ impl Store {
         let repository = repository(workload, form);
         let mut manifest = self.document(&repository, TAG)?;
         if let Some(first) = manifest["manifests"][0]["digest"].as_str() {
-            manifest = self.document(&repository, &first.to_owned())?;
+            manifest = self.document(&repository, first)?;
         }
         let layers = manifest["layers"].as_array().into_iter().flatten();
         let mut stored = Stored {

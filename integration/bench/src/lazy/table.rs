@@ -242,3 +242,79 @@ pub(super) fn tables(records: &Records, judged: &[Judged]) -> String {
 fn figure(value: f64) -> String {
     crate::report::number(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::watch::Taken;
+    use super::*;
+
+    fn record(column: Column, road: Road, ready_s: f64) -> Record {
+        Record {
+            workload: "python",
+            column,
+            road,
+            pull_s: 1.0,
+            ready_s,
+            idle_s: 0.0,
+            requests: 1,
+            connections: 1,
+            bytes: 1,
+            erofs: false,
+            image_bytes: 1,
+            daemon: Taken::default(),
+            second_s: (road == Road::Fast).then_some(1.0),
+            restarted_s: None,
+        }
+    }
+
+    #[test]
+    fn medians_are_judged_beside_the_best_rival_and_the_full_pull() {
+        let slow = |column, ready| record(column, Road::Slow, ready);
+        let records = Records(vec![
+            slow(Column::Overlayfs, 10.0),
+            slow(Column::Cold, 90.0),
+            slow(Column::Cold, 3.0),
+            slow(Column::Cold, 2.0),
+            slow(Column::Stargz, 8.0),
+            slow(Column::Soci, 4.0),
+        ]);
+        let judged = judge(&records);
+        let find = |beside: &str| {
+            let mut rows = judged.iter();
+            rows.find(|row| row.beside.as_ref().is_some_and(|b| b.0 == beside))
+        };
+        let full = find("overlayfs").expect("a full pull");
+        assert!(full.met && full.ours == 3.0 && full.beside == Some(("overlayfs".into(), 10.0)));
+        let best = find("SOCI").expect("the best rival");
+        assert!(!best.met && find("stargz-snapshotter").is_none());
+        // Nothing was learned, and nothing needs to be judged.
+        assert!(find("what a start needs").is_none());
+        let text = tables(&records, &judged);
+        assert!(
+            text.contains("| python | 10.0 | 3.00 | 8.00 | 4.00 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| 3.00 | 4.00 (SOCI) | 0.75x | ≤ 0.6x | NO |"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn second_starts_are_judged_by_what_serves_them() {
+        let fast = |column, second_s, erofs| Record {
+            second_s: Some(second_s),
+            erofs,
+            ..record(column, Road::Fast, 1.0)
+        };
+        for (erofs, met) in [(true, false), (false, true)] {
+            let records = Records(vec![
+                fast(Column::Overlayfs, 1.0, false),
+                fast(Column::Cold, 1.2, erofs),
+            ]);
+            let judged = judge(&records);
+            let row = judged.iter().find(|row| row.what.ends_with("second start"));
+            assert_eq!(row.map(|row| row.met), Some(met));
+        }
+    }
+}
