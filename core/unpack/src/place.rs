@@ -219,8 +219,10 @@ fn empty(dir: &OwnedFd, inodes: &mut u64) -> Result<Option<Vec<u8>>, Errno> {
         if name == b"." || name == b".." {
             continue;
         }
+        let links = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_nlink;
         match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-            Ok(()) => *inodes += 1,
+            // Another name may keep it.
+            Ok(()) => *inodes += u64::from(links == 1),
             // POSIX says EPERM, Linux says EISDIR.
             Err(Errno::ISDIR | Errno::PERM) => {
                 match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {

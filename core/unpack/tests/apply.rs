@@ -182,6 +182,19 @@ fn a_whiteout_hides_only_what_is_below() {
 }
 
 #[test]
+fn what_is_removed_under_one_name_and_kept_under_another_counts() {
+    let fresh = Archive::new()
+        .file("d/kept", b"data")
+        .file("d/gone", b"")
+        .hard_link("d/inside", "d/gone")
+        .hard_link("kept", "d/kept")
+        .file("d", b"a file")
+        .unpack();
+    assert_eq!(fresh.read("kept"), b"data");
+    assert_eq!(fresh.unpacked.inodes, 2);
+}
+
+#[test]
 fn what_aufs_notes_in_the_root_is_left_out() {
     let fresh = Archive::new()
         .file(".wh..wh.aufs", b"")
