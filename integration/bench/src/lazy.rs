@@ -212,7 +212,7 @@ fn prepare(
     store.push(workload, Form::Estargz, &converted.image)?;
     let wanted = |form| columns.iter().any(|column| column.form() == form);
     if wanted(Form::Floor) {
-        floor::make(store, workload, settings)?;
+        floor::store(store, workload, &plain, settings)?;
     }
     let mut theirs = vec![Form::Nydus, Form::Soci];
     theirs.retain(|form| wanted(*form));

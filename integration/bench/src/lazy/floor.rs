@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use pontoon_rig::checkout;
 use pontoon_rig::gate::Link;
 use pontoon_rig::image::{LayerBuilder, Layout, Workload};
 
@@ -26,11 +27,33 @@ use super::timed;
 /// How long the listener waits before it looks again.
 const PERIOD: Duration = Duration::from_millis(2);
 
-/// Makes the reduced image of `workload` and stores it.
-pub(super) fn make(
+/// Another number for another way to make them: what was kept is not used any more.
+const RECIPE: u32 = 1;
+
+/// Stores the reduced image of `workload`, whose image is `plain`. It is made on the first call.
+pub(super) fn store(
     store: &mut Store,
     workload: Workload,
+    plain: &Layout,
     settings: &Settings,
+) -> Result<(), Box<dyn Error>> {
+    let digest = plain.manifest_digest()?;
+    let hex = digest.split(':').nth(1).unwrap_or_default();
+    // Enough of it that two images never meet.
+    let short = hex.get(..16).unwrap_or(hex);
+    let dir = checkout::rig_dir().join(format!("images/floor-{short}-{RECIPE}"));
+    if Layout::open(&dir).is_err() {
+        make(store, workload, settings, &dir)?;
+    }
+    store.push(workload, Form::Floor, &Layout::open(&dir)?)
+}
+
+/// Makes the reduced image of `workload` in `into`.
+fn make(
+    store: &Store,
+    workload: Workload,
+    settings: &Settings,
+    into: &Path,
 ) -> Result<(), Box<dyn Error>> {
     store.wire.set_link(Link::default());
     let node = Node::start(Column::Overlayfs, store, workload, settings)?;
@@ -57,7 +80,9 @@ pub(super) fn make(
         opened.len(),
         layout.size()? as f64 / 1e6,
     );
-    store.push(workload, Form::Floor, &layout)
+    // What is there under its name is whole.
+    fs::rename(dir, into)?;
+    Ok(())
 }
 
 fn text(path: &Path) -> String {
