@@ -111,9 +111,11 @@ pub(super) fn measure(
     image.warm()?;
     store.wire.set_link(road.link());
     store.wire.turn_page();
-    let pull = timed::run(&mut node.pull(&image.reference), None)?;
+    let pull = timed::run(&mut node.pull(&image.reference), None);
+    let pull = pull.map_err(|error| node.explain(error))?;
     let mut start = node.run(&image.reference, "first");
-    let started = timed::run(&mut start, Some(workload.line()))?;
+    let started = timed::run(&mut start, Some(workload.line()));
+    let started = started.map_err(|error| node.explain(error))?;
     // What came after the line is cut off below.
     let journal = store.wire.journal();
     let daemon = watch.taken();

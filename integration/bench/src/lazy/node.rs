@@ -150,6 +150,9 @@ const PROXY: &str = "bench";
 /// How long containerd may need to reach a daemon again.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How much of a daemon's log is shown when something fails.
+const LOG_LINES: usize = 20;
+
 /// Our daemon.
 pub(super) const DAEMON: &str = "pontoon-stargz";
 
@@ -254,6 +257,18 @@ impl Node {
         let dir = self.sandbox.dir().to_string_lossy();
         let erofs = |line: &str| line.contains(&*dir) && line.split(' ').nth(2) == Some("erofs");
         Ok(mounts.lines().any(erofs))
+    }
+
+    /// Adds the last lines of the daemon's log to what went wrong.
+    pub(super) fn explain(&self, error: Box<dyn Error>) -> Box<dyn Error> {
+        let log = match &self.daemon {
+            Daemon::None => String::new(),
+            Daemon::Ours(plugin) => plugin.log(),
+            Daemon::Rival(running) => running.log(),
+        };
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+        format!("{error}\nThe end of the snapshotter's log:\n{last}").into()
     }
 
     /// The command that runs a container of `reference`, called `id`, to its end.

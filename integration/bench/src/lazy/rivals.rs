@@ -35,7 +35,7 @@ for argument; do
     [ "$argument" = --thread-num ] && argument=--fuse-threads
     arguments+=("$argument")
 done
-exec "$NYDUSD" --rlimit-nofile 0 "${arguments[@]}"
+exec "$NYDUSD" "${arguments[@]}" --rlimit-nofile 0
 "#;
 
 /// A lazy snapshotter of others.
@@ -54,7 +54,14 @@ pub(super) enum Rival {
 pub(super) struct Running {
     pub(super) socket: PathBuf,
     pub(super) root: PathBuf,
-    _process: Process,
+    process: Process,
+}
+
+impl Running {
+    /// Its log.
+    pub(super) fn log(&self) -> String {
+        self.process.log_tail()
+    }
 }
 
 impl Rival {
@@ -103,7 +110,7 @@ impl Rival {
         Ok(Running {
             socket,
             root,
-            _process: process,
+            process,
         })
     }
 }
