@@ -23,7 +23,11 @@ mount -o loop "$image" "$place"
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--profile", "dist"])
-        .args(["--package", "pontoon-overlayfs"])
+        .args(
+            daemons(arguments)
+                .iter()
+                .flat_map(|name| ["--package", name]),
+        )
         .args(["--package", "pontoon-bench"])
         .current_dir(root)
         .status()?;
@@ -34,6 +38,14 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
         Ok(())
     } else {
         Err("the benchmark failed; see above".into())
+    }
+}
+
+/// What the benchmark measures.
+fn daemons(arguments: &[String]) -> &'static [&'static str] {
+    match arguments.first().map(String::as_str) {
+        Some("lazy") => &["pontoon-stargz", "pontoon"],
+        _ => &["pontoon-overlayfs"],
     }
 }
 

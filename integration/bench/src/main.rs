@@ -4,6 +4,7 @@
 
 mod caller;
 mod layers;
+mod lazy;
 mod memory;
 mod metadata;
 mod report;
@@ -18,7 +19,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use pontoon_rig::plugin::{Kind, Plugin, Setup};
 use pontoon_rig::sandbox::Sandbox;
+use pontoon_rig::wait;
 use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use metadata::{Effort, Subject};
 use report::{Comparison, Goal, Side};
@@ -34,6 +37,8 @@ struct Arguments {
 enum Benchmark {
     /// Metadata rates, memory, writing layers and unpacking a real image.
     Snapshots(Snapshots),
+    /// Real programs' way from "pull" to their first useful line, over slow links.
+    Lazy(lazy::Lazy),
 }
 
 #[derive(Debug, clap::Args)]
@@ -72,8 +77,15 @@ const QUICK: Effort = Effort {
 };
 
 fn main() -> ExitCode {
-    let Benchmark::Snapshots(arguments) = Arguments::parse().benchmark;
-    match snapshots(&arguments) {
+    for signal in [SIGINT, SIGTERM] {
+        // Without it everything works but the cleaning up after Ctrl-C.
+        let _ = signal_hook::flag::register(signal, wait::interrupt_flag());
+    }
+    let measured = match Arguments::parse().benchmark {
+        Benchmark::Snapshots(arguments) => snapshots(&arguments),
+        Benchmark::Lazy(arguments) => lazy::run(&arguments),
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");

@@ -47,6 +47,8 @@ pub(crate) enum Goal {
     AtLeast(f64),
     /// Pontoon's own value is at most this, in the row's unit.
     ValueAtMost(f64),
+    /// It is told and not judged.
+    None,
 }
 
 impl Comparison {
@@ -104,6 +106,7 @@ impl Comparison {
             Goal::AtMost(bound) => ratio <= bound,
             Goal::AtLeast(bound) => ratio >= bound,
             Goal::ValueAtMost(bound) => ours <= bound,
+            Goal::None => true,
         })
     }
 }
@@ -114,6 +117,7 @@ impl fmt::Display for Goal {
             Goal::AtMost(bound) => write!(f, "≤ {bound}x"),
             Goal::AtLeast(bound) => write!(f, "≥ {bound}x"),
             Goal::ValueAtMost(bound) => write!(f, "≤ {bound}"),
+            Goal::None => f.write_str("none"),
         }
     }
 }
@@ -142,7 +146,7 @@ pub(crate) fn table(rows: &[Comparison]) -> String {
     text
 }
 
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),

@@ -12,6 +12,7 @@ mod program;
 mod small;
 #[cfg(test)]
 mod tests;
+mod workload;
 
 pub use convert::{ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch};
 pub use debian::debian;
@@ -22,6 +23,7 @@ pub use layout::{Layout, Spec};
 pub use lazy::{SIZES, UNLISTED, lazy_fixture, lazy_fixture_in, noise};
 pub use program::{Program, program};
 pub use small::{busybox, many_layers, odd, odd_entries};
+pub use workload::{READY, Workload};
 
 /// The architecture of this machine, as images name it.
 pub fn architecture() -> &'static str {

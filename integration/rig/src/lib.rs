@@ -10,6 +10,7 @@
 //! | [`containerd`], [`docker`], [`registry`] | private daemons in a sandbox |
 //! | [`gate`] | what is in front of a registry: counts, holds, faults |
 //! | [`site`], [`token`], [`authority`], [`hosts`] | registries with TLS, users and tokens |
+//! | [`wire`] | a link of a bandwidth and a round trip, for benchmarks |
 //! | [`cluster`] | a plugin and the containerd that uses it |
 //! | [`tree`] | directory trees compared byte for byte |
 //! | [`wait`] | deadlines, and Ctrl-C |
@@ -38,5 +39,6 @@ pub mod token;
 pub mod tools;
 pub mod tree;
 pub mod wait;
+pub mod wire;
 
 pub use error::{Error, Result};

@@ -75,7 +75,7 @@ fn layers(root: &Path) -> Result<Vec<Layer>> {
     let certificates = owned(root, |package| {
         package.starts_with("ca-certificates") || package.starts_with("openssl")
     })?;
-    let mut layers = split(root, &[python, certificates])?;
+    let mut layers = split(root, &[python, certificates], &LayerBuilder::new)?;
     let mut app = LayerBuilder::new();
     app.dir("app", 0o755, 0, 0)?;
     app.file("app/hello.py", 0o644, 0, 0, HELLO.as_bytes())?;
@@ -83,15 +83,17 @@ fn layers(root: &Path) -> Result<Vec<Layer>> {
     Ok(layers)
 }
 
-/// A layer of each of the sets `above`, on one of all that is in none of them.
-pub(super) fn split(root: &Path, above: &[BTreeSet<PathBuf>]) -> Result<Vec<Layer>> {
+/// A layer of each of the sets `above`, on one of all that is in none of them, each begun
+/// by `begin`.
+pub(super) fn split(
+    root: &Path,
+    above: &[BTreeSet<PathBuf>],
+    begin: &dyn Fn() -> LayerBuilder,
+) -> Result<Vec<Layer>> {
     let mut all = Vec::new();
     walk(root, Path::new(""), &mut all)?;
-    let mut base = LayerBuilder::new();
-    let mut above: Vec<_> = above
-        .iter()
-        .map(|owned| (LayerBuilder::new(), owned))
-        .collect();
+    let mut base = begin();
+    let mut above: Vec<_> = above.iter().map(|owned| (begin(), owned)).collect();
     for path in &all {
         let absolute = Path::new("/").join(path);
         // A directory is also in the base: a layer lists the parents of its files.

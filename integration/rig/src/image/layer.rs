@@ -43,6 +43,7 @@ pub struct LayerBuilder {
     mtime: u64,
     // The first path of each (device, inode) with several links.
     links: BTreeMap<(u64, u64), PathBuf>,
+    level: Compression,
 }
 
 impl std::fmt::Debug for LayerBuilder {
@@ -64,7 +65,16 @@ impl LayerBuilder {
             tar: Builder::new(Vec::new()),
             mtime: MTIME,
             links: BTreeMap::new(),
+            level: Compression::fast(),
         }
+    }
+
+    /// Compresses as most builders of images do, not as fast as possible: for what is
+    /// measured.
+    #[must_use]
+    pub fn well_compressed(mut self) -> Self {
+        self.level = Compression::default();
+        self
     }
 
     /// A directory with `mode`, owned by `uid:gid`.
@@ -258,7 +268,7 @@ impl LayerBuilder {
     /// Ends and compresses the layer.
     pub fn finish(self) -> Result<Layer> {
         let tar = self.tar.into_inner().at("end", "the layer")?;
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        let mut gzip = GzEncoder::new(Vec::new(), self.level);
         gzip.write_all(&tar).at("compress", "the layer")?;
         let blob = gzip.finish().at("compress", "the layer")?;
         Ok(Layer {

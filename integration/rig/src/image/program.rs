@@ -102,12 +102,13 @@ pub fn program(program: Program) -> Result<Layout> {
                 "LC_ALL=C.UTF-8".into(),
             ],
         };
-        Layout::write(dir, &spec, &layers(root)?).map(drop)
+        Layout::write(dir, &spec, &layers(root, &LayerBuilder::new)?).map(drop)
     })
 }
 
-/// The base system, then libraries, then programs, then what an author removes again.
-fn layers(root: &Path) -> Result<Vec<Layer>> {
+/// The base system, then libraries, then programs, then what an author removes again, each
+/// begun by `begin`.
+pub(super) fn layers(root: &Path, begin: &dyn Fn() -> LayerBuilder) -> Result<Vec<Layer>> {
     let base = essential(root)?;
     let name = |file: &str| file.split(':').next().unwrap_or(file).to_owned();
     let libraries = owned(root, |file| {
@@ -116,8 +117,8 @@ fn layers(root: &Path) -> Result<Vec<Layer>> {
     let programs = owned(root, |file| {
         !file.starts_with("lib") && !base.contains(&name(file))
     })?;
-    let mut layers = split(root, &[libraries, programs])?;
-    let mut top = LayerBuilder::new();
+    let mut layers = split(root, &[libraries, programs], begin)?;
+    let mut top = begin();
     for dir in ["usr", "usr/share"] {
         top.dir(dir, 0o755, 0, 0)?;
     }
