@@ -44,7 +44,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
 /// What the benchmark measures.
 fn daemons(arguments: &[String]) -> &'static [&'static str] {
     match arguments.first().map(String::as_str) {
-        Some("lazy") => &["pontoon-stargz", "pontoon"],
+        Some("lazy") => &["pontoon-stargz", "pontoon-holder", "pontoon"],
         _ => &["pontoon-overlayfs"],
     }
 }

@@ -128,6 +128,7 @@ impl Daemon {
                     config: settings.config.clone(),
                     log_level: "info",
                     args: Vec::new(),
+                    env: Vec::new(),
                 },
             )?)),
             _ => Ok(Daemon::None),
