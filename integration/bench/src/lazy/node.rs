@@ -103,7 +103,7 @@ pub(super) struct Node {
 pub(super) enum Daemon {
     /// containerd itself.
     None,
-    Ours(Plugin),
+    Ours(Box<Plugin>),
     Rival(Running),
 }
 
@@ -121,7 +121,7 @@ impl Daemon {
             return Ok(Daemon::Rival(running));
         }
         match column {
-            Column::Cold | Column::Learned => Ok(Daemon::Ours(Plugin::start(
+            Column::Cold | Column::Learned => Ok(Daemon::Ours(Box::new(Plugin::start(
                 sandbox,
                 plugin::Setup {
                     kind: Kind::Pontoon(DAEMON.into()),
@@ -130,7 +130,7 @@ impl Daemon {
                     args: Vec::new(),
                     env: Vec::new(),
                 },
-            )?)),
+            )?))),
             _ => Ok(Daemon::None),
         }
     }
