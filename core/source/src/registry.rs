@@ -8,6 +8,7 @@ mod challenge;
 mod endpoint;
 mod exchange;
 pub(crate) mod failure;
+mod meter;
 mod token;
 mod tour;
 mod transfer;
