@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pontoon_cache::Cache;
 use pontoon_source::Urgency;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Config;
 use crate::background::Background;
 use crate::flight::Rush;
 use crate::leftovers::Leftovers;
+use crate::line::Line;
 use crate::status::Counters;
 
 /// What all layers of a daemon share. There is one, and it outlives no layer: each holds it.
@@ -24,9 +25,10 @@ pub struct Engine {
     pub(crate) leftovers: Leftovers,
     memory: Places,
     inflaters: Places,
-    /// Requests under way that somebody waits for.
-    demand: watch::Sender<usize>,
+    pub(crate) line: Arc<Line>,
     layers: AtomicU64,
+    /// First uses of chunks, of all layers: their order.
+    uses: AtomicU64,
 }
 
 impl fmt::Debug for Engine {
@@ -45,8 +47,8 @@ impl Engine {
     pub fn new(config: Config, cache: Arc<Cache>, runtime: Handle) -> Arc<Self> {
         let kib = usize::try_from(config.memory_bytes_max / KIB).unwrap_or(usize::MAX);
         let inflaters = config.inflaters();
-        let demand = watch::Sender::new(0);
-        let background = Background::start(&config.background, cache, &demand, &runtime);
+        let line = Line::new();
+        let background = Background::start(&config.background, cache, &line, &runtime);
         Arc::new(Engine {
             memory: Places::new(kib - kib / 3, kib / 3),
             // One more than there are processors at worst; so none waits behind what nobody wants.
@@ -56,8 +58,9 @@ impl Engine {
             counters: Counters::default(),
             background,
             leftovers: Leftovers::default(),
-            demand,
+            line,
             layers: AtomicU64::new(0),
+            uses: AtomicU64::new(0),
         })
     }
 
@@ -81,38 +84,21 @@ impl Engine {
         self.inflaters.rushed(rush, 1).await
     }
 
-    /// Background requests stand still from now on until it is dropped.
-    pub(crate) fn begin_demand(&self) -> Demand {
-        self.demand.send_modify(|requests| *requests += 1);
-        Demand(self.demand.clone())
+    /// How many first uses of chunks there were so far, of all layers. What is used first from now on has this number
+    /// or a higher one in [`LazyLayer::uses_since`](crate::LazyLayer::uses_since).
+    pub fn uses(&self) -> u64 {
+        self.uses.load(Ordering::Relaxed)
     }
 
-    /// Returns when no request is under way that somebody waits for.
-    pub(crate) async fn quiet(&self) {
-        quiet(&self.demand).await;
+    /// The number of the next use.
+    pub(crate) fn next_use(&self) -> u64 {
+        self.uses.fetch_add(1, Ordering::Relaxed)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         self.background.stop();
-    }
-}
-
-/// See [`Engine::quiet`].
-pub(crate) async fn quiet(demand: &watch::Sender<usize>) {
-    let mut receiver = demand.subscribe();
-    // The sender is there, so this does not fail.
-    let _ = receiver.wait_for(|requests| *requests == 0).await;
-}
-
-/// See [`Engine::begin_demand`].
-#[derive(Debug)]
-pub(crate) struct Demand(watch::Sender<usize>);
-
-impl Drop for Demand {
-    fn drop(&mut self) {
-        self.0.send_modify(|requests| *requests -= 1);
     }
 }
 

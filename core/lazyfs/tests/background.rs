@@ -17,6 +17,7 @@ fn two_files() -> Maker {
 fn small_requests() -> Config {
     Config {
         background: BackgroundConfig {
+            requests: 2,
             request_bytes: 50_000,
             ..BackgroundConfig::default()
         },
