@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::build;
 use crate::download::Download;
 use crate::parents::Parents;
+use crate::profile::Profile;
 use crate::promise::Promise;
 use crate::reason::{self, Refusal};
 use crate::remote::Shared;
@@ -31,6 +32,8 @@ pub(crate) struct Image {
     pub(crate) layers: Vec<Part>,
     /// The digests of the decompressed layers.
     pub(crate) diff_ids: OnceLock<Promise<Arc<Vec<Digest>>>>,
+    /// What an earlier start has read, if that is known.
+    pub(crate) profile: Option<Arc<Profile>>,
     manifest: Manifest,
 }
 
@@ -73,11 +76,13 @@ impl Image {
     ) -> Arc<Self> {
         let layers = manifest.layers.iter().enumerate();
         let layers = layers.map(|(index, descriptor)| Part::new(shared, index, descriptor.clone()));
-        let layers = layers.collect();
+        let layers: Vec<Part> = layers.collect();
+        let lazy: Vec<Key> = layers.iter().filter_map(Part::key).collect();
         let image = Arc::new(Image {
             reference,
             layers,
             diff_ids: OnceLock::new(),
+            profile: shared.profiles.find(&lazy),
             manifest,
         });
         let lazy = image.can_be_lazy();

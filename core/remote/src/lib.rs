@@ -6,6 +6,7 @@
 //! trees/<name>        metadata images, by what they were made of
 //! number              which numbers of layers are used up
 //! credentials.json    what opened registries, for its owner only
+//! profiles/           what starts of images have read, in order
 //! tmp/                ordinary layers on their way, without names
 //! mnt/<number>        the FUSE mount: one directory for each lazy layer
 //! ```
@@ -18,7 +19,9 @@
 //!    `download.rs` ordinary layers. An image without any lazy layer is left to containerd.
 //! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
-//! 5. `front.rs`: the FUSE server, when the first layer is mounted.
+//! 5. `ahead.rs`: as soon as a layer's table is here its bytes flow: first what an earlier start of the image has read
+//!    (`profile.rs`, `profiles.rs`), then what the image tells, then the rest.
+//! 6. `front.rs`: the FUSE server, when the first layer is mounted.
 //!
 //! A Prepare waits for all of this until a deadline; what is not there by then goes on, and the next Prepare finds it.
 //! After a restart layers come back from disk, without registry and without credentials.
@@ -26,6 +29,7 @@
 //! ## Why not lazy
 //! Each layer's fate and its reason are remembered (`decisions.rs`, `reason.rs`): [`Remote::report`].
 
+mod ahead;
 mod anywhere;
 mod build;
 mod config;
@@ -41,6 +45,8 @@ mod image;
 mod labels;
 mod numbers;
 mod parents;
+mod profile;
+mod profiles;
 mod promise;
 mod reason;
 mod record;
@@ -52,6 +58,7 @@ mod toc;
 mod trees;
 mod unpack;
 
+pub use ahead::ProfileReport;
 pub use config::{Config, CredentialsConfig, ImageServiceConfig, LazyConfig, UnpackConfig};
 pub use decisions::Counts;
 pub use error::Error;

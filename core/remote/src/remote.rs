@@ -22,6 +22,7 @@ use crate::front::Front;
 use crate::image::{Image, Part};
 use crate::labels::Wanted;
 use crate::parents::Parents;
+use crate::profiles::Profiles;
 use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
@@ -59,11 +60,12 @@ pub(crate) struct Shared {
     pub(crate) front: Front,
     pub(crate) sessions: Sessions,
     pub(crate) decisions: Decisions,
+    pub(crate) profiles: Arc<Profiles>,
 }
 
 /// What a layer became.
 enum Brought {
-    Lazy(Record),
+    Lazy(Record, Arc<Image>),
     /// Unpacked here, because it cannot be lazy.
     Unpacked(Refusal),
 }
@@ -91,11 +93,14 @@ impl Remote {
         let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache)?);
         let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
         let stock = Stock::open(&directory, cache, Arc::clone(&engine), registry.clone());
-        let stock = stock.map_err(|source| Error::Io {
+        let failed = |source| Error::Io {
             operation: "open",
             path: directory.clone(),
             source,
-        })?;
+        };
+        let stock = stock.map_err(failed)?;
+        let profiles = Profiles::open(directory.join("profiles"), engine.clone(), handle.clone());
+        let profiles = Arc::new(profiles.map_err(failed)?);
         let (stop, stopped) = watch::channel(false);
         if let Some(service) = &config.credentials.image_service {
             credentials::serve_image_service(&handle, service, &remembered, stopped.clone())?;
@@ -121,6 +126,7 @@ impl Remote {
             stock,
             sessions: Sessions::default(),
             decisions: Decisions::default(),
+            profiles,
             config,
         });
         handle.spawn(drop_idle(Arc::clone(&shared), stopped));
@@ -148,7 +154,7 @@ impl Remote {
         image.expect(shared, part.index);
         if part.is_candidate() {
             match self.lazy(&image, part, &parents, deadline, request.id) {
-                Ok(record) => return Ok(Brought::Lazy(record)),
+                Ok(record) => return Ok(Brought::Lazy(record, image)),
                 // It may be lazy the next time. Unpacking it now would take longer.
                 Err(refusal) if refusal.transient => return Err(refusal),
                 Err(refusal) => {
@@ -199,46 +205,22 @@ impl Remote {
         Ok(shared.stock.refer(&hold.item, id, &reference))
     }
 
-    /// Opens a layer that was just pulled, so that what its start needs is on its way.
-    fn prefetch(&self, record: &Record, bytes: Option<u64>) {
-        match self.shared.stock.open_layer(record) {
-            Ok(opened) => {
-                if opened.is_new {
-                    self.shared.front.changed(opened.item.record.number);
-                }
-                opened.item.prefetch_first(&opened.layer, bytes);
-            }
-            // Mounting it says so to somebody who can do something about it.
-            Err(error) => {
-                tracing::warn!(
-                    layer = record.blob(),
-                    error = &error as &dyn std::error::Error,
-                    "a layer cannot be opened"
-                );
-            }
-        }
-    }
-
-    /// The directory of a layer below the mount.
-    fn lower(&self, chain: &Chain<'_>, link: &Link) -> Result<PathBuf> {
+    /// The directory of a layer below the mount. Adds it to `opened`.
+    fn lower(&self, chain: &Chain<'_>, link: &Link, opened: &mut Vec<Opened>) -> Result<PathBuf> {
         let Some(record) = &link.layer else {
             return Ok(chain.directory(link));
         };
         let record = Record::decode(record)?;
         let shared = &self.shared;
         let server = shared.front.server()?;
-        let Opened {
-            item,
-            layer,
-            is_new,
-        } = shared.stock.open_layer(&record)?;
-        if is_new {
+        let layer = shared.stock.open_layer(&record)?;
+        let number = layer.item.record.number;
+        if layer.is_new {
             // Somebody may have looked for it in vain.
-            server.changed(item.record.number);
+            server.changed(number);
         }
-        item.prefetch_first(&layer, None);
-        item.prefetch_everything(&layer);
-        Ok(server.path(item.record.number))
+        opened.push(layer);
+        Ok(server.path(number))
     }
 }
 
@@ -254,9 +236,9 @@ impl LayerProvider for Remote {
         };
         let image = wanted.image.reference.to_string();
         match self.bring(&wanted, request) {
-            Ok(Brought::Lazy(record)) => {
+            Ok(Brought::Lazy(record, of)) => {
                 decisions.lazy(&image, &wanted.layer);
-                self.prefetch(&record, wanted.prefetch_bytes);
+                self.prefetch(&of, &record, wanted.prefetch_bytes);
                 Offer::Lazy(record.encode())
             }
             Ok(Brought::Unpacked(why)) => {
@@ -271,8 +253,11 @@ impl LayerProvider for Remote {
     }
 
     fn lowerdirs(&self, chain: &Chain<'_>, id_map: Option<&IdMap>) -> Result<Option<Vec<PathBuf>>> {
-        let paths = chain.links.iter().map(|link| self.lower(chain, link));
+        let mut opened = Vec::new();
+        let paths = chain.links.iter();
+        let paths = paths.map(|link| self.lower(chain, link, &mut opened));
         let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+        self.started(&opened);
         if let Some(map) = id_map {
             self.shared.front.check_id_map(map)?;
         }
@@ -285,6 +270,7 @@ impl LayerProvider for Remote {
 
     fn release(&self, id: SnapshotId, record: &[u8]) -> Result<()> {
         let record = Record::decode(record)?;
+        self.shared.profiles.end_of(&record.key()?);
         if self.shared.stock.release(id, &record)? {
             self.shared.front.changed(record.number);
         }
@@ -306,6 +292,7 @@ impl LayerProvider for Remote {
 
     fn close(&self) {
         self.stop.send_replace(true);
+        self.shared.profiles.end_all();
         self.shared.stock.close();
         self.shared.front.stop();
         if let Err(error) = self.shared.stock.cache.flush() {

@@ -20,6 +20,8 @@ use pontoon_source::{Reference, Registry};
 
 use crate::anywhere::Anywhere;
 use crate::numbers::Numbers;
+use crate::profile::Profile;
+use crate::profiles;
 use crate::reason::Refusal;
 use crate::record::{Facts, Record};
 use crate::trees::Trees;
@@ -63,6 +65,8 @@ struct Users {
 struct Asked {
     first: bool,
     everything: bool,
+    /// The names of the profiles that were followed.
+    followed: BTreeSet<String>,
 }
 
 /// A layer that is open.
@@ -384,6 +388,13 @@ impl Item {
         let mut asked = lock(&self.asked);
         if !std::mem::replace(&mut asked.first, true) && up_to > 0 {
             layer.prefetch(Prefetch::BlobUpTo(up_to));
+        }
+    }
+
+    /// Has what a start of an image with this layer has read fetched before all else. Once.
+    pub(crate) fn follow(&self, layer: &Arc<LazyLayer>, profile: &Profile) {
+        if lock(&self.asked).followed.insert(profile.name()) {
+            profiles::follow(profile, layer);
         }
     }
 
