@@ -169,10 +169,15 @@ impl LazyLayer {
     /// waits for the network.
     pub fn read_data(self: &Arc<Self>, offset: u64, buffer: &mut [u8]) -> Result<Read> {
         let range = offset..offset.saturating_add(buffer.len() as u64);
-        self.cached()
-            .chunks()
-            .find(range.clone())
-            .for_each(|index| self.trace.note(index, || self.engine.next_use()));
+        let chunks = self.cached().chunks().find(range);
+        chunks.for_each(|index| self.trace.note(index, || self.engine.next_use()));
+        self.look(offset, buffer)
+    }
+
+    /// As [`LazyLayer::read_data`], but it is no use of the layer that is recorded: for whoever looks at a program before
+    /// it is started.
+    pub fn look(self: &Arc<Self>, offset: u64, buffer: &mut [u8]) -> Result<Read> {
+        let range = offset..offset.saturating_add(buffer.len() as u64);
         match self.cached().read_at(offset, buffer) {
             Ok(CacheRead::Done) => {
                 self.count(|counters| &counters.ready_reads, 1);

@@ -36,9 +36,9 @@ impl Load {
             0 => window,
             _ => window / 2,
         };
-        self.silent == 0
-            && self.requests < requests_max
-            && self.demanded.saturating_add(self.ahead) < most
+        let all = self.demanded.saturating_add(self.ahead);
+        // However small a window is, a line with nothing on it is idle.
+        self.silent == 0 && self.requests < requests_max && (all < most || all == 0)
     }
 
     fn is_free(self, window: u64) -> bool {
@@ -220,6 +220,14 @@ mod tests {
         assert!(!has_room(&line));
         drop((first, second, third));
         assert_eq!(*line.0.borrow(), Load::default());
+    }
+
+    #[test]
+    fn an_empty_line_has_room() {
+        let line = Line::new();
+        assert!(line.0.borrow().has_room(0, 1));
+        let _ahead = line.ahead(1);
+        assert!(!line.0.borrow().has_room(0, 2));
     }
 
     #[test]

@@ -10,10 +10,12 @@ use pontoon_lazyfs::LazyLayer;
 use serde::Serialize;
 
 use crate::Remote;
-use crate::image::Image;
+use crate::image::{Image, Part};
+use crate::merged::Merged;
 use crate::profile::Profile;
 use crate::record::Record;
 use crate::stock::Opened;
+use crate::told::Teller;
 
 /// A learned order that is kept.
 #[derive(Debug, Clone, Serialize)]
@@ -32,7 +34,7 @@ pub struct ProfileReport {
 
 impl Remote {
     /// Opens a layer that was just pulled, so that what its start needs is on its way.
-    pub(crate) fn prefetch(&self, image: &Image, record: &Record, bytes: Option<u64>) {
+    pub(crate) fn prefetch(&self, image: &Arc<Image>, record: &Record, bytes: Option<u64>) {
         match self.shared.stock.open_layer(record) {
             Ok(opened) => {
                 if opened.is_new {
@@ -43,6 +45,10 @@ impl Remote {
                 }
                 opened.item.prefetch_first(&opened.layer, bytes);
                 opened.item.prefetch_everything(&opened.layer);
+                let is_top = image.layers.last().and_then(Part::key);
+                if is_top.as_ref() == Some(opened.item.key()) && image.is_told_of(&self.shared) {
+                    self.tell(image);
+                }
             }
             // Mounting it says so to somebody who can do something about it.
             Err(error) => {
@@ -53,6 +59,26 @@ impl Remote {
                 );
             }
         }
+    }
+
+    /// All layers of `image` are here: what it tells of its start is looked at.
+    fn tell(&self, image: &Arc<Image>) {
+        let shared = Arc::clone(&self.shared);
+        let configured = image.configuration(&shared);
+        let image = Arc::clone(image);
+        let work = async move {
+            let Ok(configured) = configured.wait().await else {
+                return;
+            };
+            // The topmost first.
+            let keys: Vec<Key> = image.layers.iter().rev().filter_map(Part::key).collect();
+            // Not longer than they are mounted.
+            drop(image);
+            let layers = shared.stock.opened(&keys);
+            let start = configured.start.clone();
+            Teller::new(Merged::new(layers), start).tell().await;
+        };
+        self.shared.runtime.spawn(work);
     }
 
     /// Somebody mounts these layers, the topmost first: likely a container starts. What it reads is recorded, and what

@@ -20,7 +20,7 @@
 //! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
 //! 5. `ahead.rs`: as soon as a layer's table is here its bytes flow: first what an earlier start of the image has read
-//!    (`profile.rs`, `profiles.rs`), then what the image tells, then the rest.
+//!    (`profile.rs`, `profiles.rs`), then what the image tells (`told.rs`, `merged.rs`, `elf.rs`), then the rest.
 //! 6. `front.rs`: the FUSE server, when the first layer is mounted.
 //!
 //! A Prepare waits for all of this until a deadline; what is not there by then goes on, and the next Prepare finds it.
@@ -37,12 +37,14 @@ mod credentials;
 mod decisions;
 mod download;
 mod durable;
+mod elf;
 mod error;
 #[cfg(test)]
 mod fixture;
 mod front;
 mod image;
 mod labels;
+mod merged;
 mod numbers;
 mod parents;
 mod profile;
@@ -55,6 +57,7 @@ mod report;
 mod session;
 mod stock;
 mod toc;
+mod told;
 mod trees;
 mod unpack;
 

@@ -6,6 +6,7 @@ mod crash;
 mod deadline;
 mod image;
 mod ordinary;
+mod profiles;
 mod pull;
 mod registry;
 mod site;
