@@ -234,6 +234,42 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
     assert!(again < size * 3 / 4, "{again} of {size} bytes came again");
 }
 
+/// The lease ends early and the image is deleted, or somebody takes a blob away: what came is not there at the end.
+#[test]
+fn what_is_lost_meanwhile_is_named() {
+    let stage = Stage::start(Version::V2_3);
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let reference = stage.pull("secret/lazy", &image);
+    let (_, layers) = image.image.parts().unwrap();
+    let last = layers.last().unwrap().clone();
+    let is_last = move |request: &Request| request.path.ends_with(&last);
+    let held = stage.site.gate.hold(is_last);
+    let log = stage.cluster.sandbox.path("hydrate.log");
+    let mut process =
+        Process::start("hydrate", &mut stage.hydrate_command(&reference), &log).unwrap();
+    let lost = &layers[0];
+    wait::until("a blob that came", Duration::from_secs(30), || {
+        Ok(stage.content().contains(lost).then_some(()))
+    })
+    .unwrap();
+    held.wait(1).unwrap();
+    let containerd = &stage.cluster.containerd;
+    containerd.ctr(["content", "rm", lost]).unwrap();
+    held.release();
+    let status = process.wait(Duration::from_secs(30)).unwrap();
+    let text = fs::read_to_string(&log).unwrap();
+    assert_eq!(status.code(), Some(75), "{text}");
+    assert!(text.contains(lost), "{text}");
+    for kept in &layers[1..] {
+        assert!(!text.contains(kept), "{text}");
+    }
+
+    let (code, text) = stage.hydrate(&reference);
+    assert_eq!(code, 0, "{text}");
+    let content = stage.content();
+    assert!(layers.iter().all(|l| content.contains(l)), "{content}");
+}
+
 #[test]
 fn what_cannot_be_had_ends_it_with_what_to_do() {
     let stage = Stage::start(Version::V2_3);

@@ -222,7 +222,7 @@ impl Cache {
             key: slot.key.clone(),
             usage: slot.usage(),
             data_size: slot.stored.data_size,
-            pinned: slot.state().pins > 0,
+            pinned: slot.is_pinned(),
             accessed: slot.accessed(),
         };
         self.shared.slots().into_iter().map(status).collect()
@@ -343,7 +343,7 @@ impl Shared {
         if state.removed {
             return Ok(false);
         }
-        if state.pins > 0 || (users == Users::Respect && state.has_users()) {
+        if slot.is_pinned() || (users == Users::Respect && state.has_users()) {
             return Err(Error::InUse {
                 key: Box::new(slot.key.clone()),
             });

@@ -1,12 +1,13 @@
 //! Space: quota, watermark, a full disk, and what is evicted for them.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::cache::{Config, Shared};
+use crate::dir::open_file;
 use crate::disk::Space;
-use crate::layer::CachedLayer;
 use crate::ready;
 use crate::slot::{DATA, READY, Slot, lock};
 use crate::{Error, Key, Result, Stats};
@@ -203,7 +204,7 @@ impl Shared {
         let unpinned = slots
             .iter()
             .enumerate()
-            .filter(|(_, slot)| slot.state().pins == 0);
+            .filter(|(_, slot)| !slot.is_pinned());
         let candidates = unpinned.map(|(index, slot)| Candidate {
             index,
             bytes: slot.data_bytes(),
@@ -227,52 +228,63 @@ impl Shared {
 
     /// Evicts the data of one layer, unless it is pinned or removed. First the bits, durably, then the space.
     pub(crate) fn evict_layer(&self, slot: &Slot) -> Result<u64> {
-        let _durable = lock(&slot.durable);
-        let state = slot.state();
-        if state.pins > 0 || state.removed {
-            return Ok(0);
-        }
-        let layer = state.open.upgrade();
-        let data = layer.as_ref().and_then(|layer| layer.close());
-        let reopen = |data| {
-            if let Some(layer) = &layer {
-                layer.reopen(data);
-            }
-        };
-        if let Err(error) = self.clear_bits(slot, layer.as_deref()) {
-            // The data is all there, but which bits are set is anybody's guess: so none counts.
-            reopen(data);
-            return Err(Error::io("clearing", &slot.path(READY), error));
-        }
-        match self.disk.remove_file(&slot.path(DATA)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                reopen(data);
-                return Err(Error::io("evicting", &slot.path(DATA), error));
-            }
-            _ => {}
-        }
-        drop(data);
-        reopen(None);
-        let freed = slot.data_bytes();
-        self.resize(slot, 0);
-        self.counters.evicted_layers.add(1);
-        self.counters.evicted_bytes.add(freed);
-        tracing::debug!(layer = %slot.key, freed, "evicted the data of a layer");
+        // With the last one who has the file open go its blocks, which takes seconds for many GB: after all locks.
+        let (freed, _data) = self.evict_data(slot)?;
         Ok(freed)
     }
 
-    fn clear_bits(&self, slot: &Slot, layer: Option<&CachedLayer>) -> io::Result<()> {
-        ready::clear_file(&*self.disk, &slot.path(READY))?;
-        self.counters.syncs.add(1);
-        if let Some(layer) = layer {
-            lock(&layer.ready).clear_all();
+    fn evict_data(&self, slot: &Slot) -> Result<(u64, Option<Arc<File>>)> {
+        let _durable = lock(&slot.durable);
+        let mut state = slot.state();
+        if slot.is_pinned() || state.removed {
+            return Ok((0, None));
         }
-        Ok(())
+        let layer = state.open.upgrade();
+        let cleared = match &layer {
+            // Nobody can open it anew and look at the bits while we have it: so nobody needs to wait for the sync.
+            Some(layer) => {
+                drop(state);
+                let cleared = self.clear_bits(slot);
+                state = slot.state();
+                if cleared.is_err() || slot.is_pinned() {
+                    layer.restore_bits();
+                    return failed("clearing", slot, READY, cleared).map(|()| (0, None));
+                }
+                cleared
+            }
+            None => self.clear_bits(slot),
+        };
+        failed("clearing", slot, READY, cleared)?;
+        let data = match &layer {
+            Some(layer) => layer.close(),
+            None => open_file(&slot.path(DATA)).ok().map(Arc::new),
+        };
+        let removed = match self.disk.remove_file(&slot.path(DATA)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        if let Some(layer) = &layer {
+            lock(&layer.ready).clear_all();
+            layer.reopen(data.clone().filter(|_| removed.is_err()));
+        }
+        failed("evicting", slot, DATA, removed)?;
+        let freed = slot.data_bytes();
+        self.resize(slot, 0);
+        drop(state);
+        self.counters.evicted_layers.add(1);
+        self.counters.evicted_bytes.add(freed);
+        tracing::debug!(layer = %slot.key, freed, "evicted the data of a layer");
+        Ok((freed, data))
+    }
+
+    fn clear_bits(&self, slot: &Slot) -> io::Result<()> {
+        self.counters.syncs.add(1);
+        ready::clear_file(&*self.disk, &slot.path(READY))
     }
 
     pub(crate) fn stats(&self) -> Stats {
         let slots = self.slots();
-        let pinned: Vec<&Arc<Slot>> = slots.iter().filter(|slot| slot.state().pins > 0).collect();
+        let pinned: Vec<&Arc<Slot>> = slots.iter().filter(|slot| slot.is_pinned()).collect();
         let counters = &self.counters;
         Stats {
             layers: slots.len() as u64,
@@ -288,10 +300,15 @@ impl Shared {
             damaged_layers: counters.damaged_layers.get(),
             syncs: counters.syncs.get(),
             failed_syncs: counters.failed_syncs.get(),
+            thread_panics: counters.thread_panics.get(),
             over_quota_times: counters.over_quota_times.get(),
             over_quota: self.pressure.over_quota.load(Ordering::Relaxed),
             low_space: self.pressure.low_space.load(Ordering::Relaxed),
             full: self.pressure.full.load(Ordering::Relaxed),
         }
     }
+}
+
+fn failed(operation: &'static str, slot: &Slot, file: &str, outcome: io::Result<()>) -> Result<()> {
+    outcome.map_err(|error| Error::io(operation, &slot.path(file), error))
 }

@@ -1,7 +1,9 @@
 //! The one thread of a cache: makes durable what was put, evicts, deletes what was thrown away.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -29,11 +31,16 @@ const ACCESS_STEP: u64 = 600_000;
 /// Evictions come not closer together than this, so that one that has nothing to evict costs little.
 const RELIEF_STEP: Duration = Duration::from_millis(200);
 
+/// How long the thread does nothing after it panicked: what it was at will come again.
+const PANIC_PAUSE: Duration = Duration::from_secs(5);
+
 /// What the thread has to do.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
     items: Mutex<Items>,
     changed: Condvar,
+    /// Held over a whole flush, so that one that begins when another has taken everything ends after that.
+    flushing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -87,10 +94,17 @@ impl Agenda {
         self.changed.notify_all();
     }
 
-    fn take_layers(&self) -> Vec<Arc<CachedLayer>> {
+    fn take_layers(&self) -> Taken<'_> {
         let mut items = lock(&self.items);
         items.since = None;
-        mem::take(&mut items.layers)
+        Taken {
+            agenda: self,
+            layers: mem::take(&mut items.layers).into(),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        lock(&self.items).stop
     }
 
     fn wait(&self, schedule: &Schedule) -> Due {
@@ -121,28 +135,90 @@ impl Agenda {
     }
 }
 
+/// Layers that are taken off the list. Those that are not flushed come back to it: they believe to be listed.
+struct Taken<'a> {
+    agenda: &'a Agenda,
+    layers: VecDeque<Arc<CachedLayer>>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.layers
+            .drain(..)
+            .for_each(|layer| self.agenda.add(layer));
+    }
+}
+
+/// What is taken out of a layer's pending list. It comes back if a panic ends its flush.
+struct Unwritten<'a> {
+    layer: &'a CachedLayer,
+    set: Vec<usize>,
+    clear: Vec<usize>,
+}
+
+impl Unwritten<'_> {
+    /// The data is synced, or will be by the next flush; the bits are to be written again.
+    fn try_again(&mut self) {
+        let mut pending = lock(&self.layer.pending);
+        // What became pending meanwhile comes after.
+        let later = mem::replace(&mut pending.clear, mem::take(&mut self.clear));
+        pending.clear.extend(later);
+        pending.set.append(&mut self.set);
+        self.layer.list(&mut pending);
+    }
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.try_again();
+        }
+    }
+}
+
 /// Starts the thread, which first deletes `discarded`.
 pub(crate) fn start(shared: Arc<Shared>, discarded: Vec<PathBuf>) -> io::Result<JoinHandle<()>> {
     let run = move || {
-        for path in discarded {
-            if shared.is_closed() {
-                break;
+        let mut discarded = discarded.into_iter();
+        let (mut pause, mut stopped) = (Duration::ZERO, false);
+        loop {
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                // What made it panic is not tried again by this process.
+                while !shared.is_closed()
+                    && let Some(path) = discarded.next()
+                {
+                    shared.discard(&path);
+                }
+                run(&shared, pause);
+            }));
+            if outcome.is_ok() {
+                return;
             }
-            shared.discard(&path);
+            // Without it nothing would become durable or be evicted, and nobody would know.
+            shared.counters.thread_panics.add(1);
+            tracing::error!(
+                dir = %shared.dir.display(),
+                "the thread of the cache has panicked, which is a bug; it goes on, and chunks that were lost are fetched again"
+            );
+            // One more try for what was put since, and no more.
+            if mem::replace(&mut stopped, shared.agenda.is_stopped()) {
+                return;
+            }
+            pause = PANIC_PAUSE;
         }
-        run(&shared);
     };
     thread::Builder::new()
         .name("pontoon-cache".to_owned())
         .spawn(run)
 }
 
-fn run(shared: &Arc<Shared>) {
-    let now = Instant::now();
+/// Does what is due until the cache is dropped, but nothing before `pause` is over.
+fn run(shared: &Arc<Shared>, pause: Duration) {
+    let start = Instant::now() + pause;
     let mut schedule = Schedule {
-        tick: now + TICK,
-        flush: now,
-        relieve: now,
+        tick: start + TICK,
+        flush: start,
+        relieve: start,
     };
     loop {
         let due = shared.agenda.wait(&schedule);
@@ -187,8 +263,10 @@ impl Shared {
 
     /// Makes durable what is pending. The last error, if there was one.
     pub(crate) fn flush(&self) -> Result<()> {
+        let _one_at_a_time = lock(&self.agenda.flushing);
         let mut outcome = Ok(());
-        for layer in self.agenda.take_layers() {
+        let mut taken = self.agenda.take_layers();
+        while let Some(layer) = taken.layers.pop_front() {
             if let Err(error) = self.flush_layer(layer) {
                 outcome = Err(error);
             }
@@ -202,30 +280,36 @@ impl Shared {
         let _durable = lock(&slot.durable);
         // Dropped before the lock is: see `State::has_users`.
         let layer = layer;
-        let (set, clear) = {
+        let mut unwritten = {
             let mut pending = lock(&layer.pending);
             pending.listed = false;
-            (mem::take(&mut pending.set), mem::take(&mut pending.clear))
+            Unwritten {
+                layer: &layer,
+                set: mem::take(&mut pending.set),
+                clear: mem::take(&mut pending.clear),
+            }
         };
         let Some(data) = layer.data() else {
             return Ok(());
         };
-        if !clear.is_empty()
-            && let Err(error) = self.write_bits(&layer, &[], &clear)
+        let is_dirty = lock(&layer.ready).is_dirty();
+        if (is_dirty || !unwritten.clear.is_empty())
+            && let Err(error) = self.write_bits(&layer, &[], &unwritten.clear)
         {
-            self.try_again(&layer, set, clear);
+            unwritten.try_again();
             return Err(Error::io("writing", &slot.path(READY), error));
         }
-        if set.is_empty() {
+        unwritten.clear.clear();
+        if unwritten.set.is_empty() {
             return Ok(());
         }
         if let Err(error) = self.sync(&data) {
-            layer.forget(set);
+            layer.forget(mem::take(&mut unwritten.set));
             return Err(Error::io("syncing", &slot.path(DATA), error));
         }
         layer.measure(&data);
-        if let Err(error) = self.write_bits(&layer, &set, &[]) {
-            self.try_again(&layer, set, Vec::new());
+        if let Err(error) = self.write_bits(&layer, &unwritten.set, &[]) {
+            unwritten.try_again();
             return Err(Error::io("writing", &slot.path(READY), error));
         }
         Ok(())
@@ -256,16 +340,6 @@ impl Shared {
                 self.note_full(error);
             }
         })
-    }
-
-    /// The data is synced, or was before; only the bits are to be written again.
-    fn try_again(&self, layer: &CachedLayer, set: Vec<usize>, clear: Vec<usize>) {
-        let mut pending = lock(&layer.pending);
-        // What became pending meanwhile comes after.
-        let later = mem::replace(&mut pending.clear, clear);
-        pending.clear.extend(later);
-        pending.set.extend(set);
-        layer.list(&mut pending);
     }
 
     /// Writes down the accesses that are more than `step` milliseconds after those that are.

@@ -42,6 +42,12 @@ impl CachedLayer {
         }
     }
 
+    /// What the file `ready` says is anybody's guess, but the data are all there: all its bits are to be written again.
+    pub(crate) fn restore_bits(&self) {
+        lock(&self.ready).set_dirty();
+        self.list(&mut lock(&self.pending));
+    }
+
     /// The chunk's bit is to be in `ready` when its data is synced.
     pub(crate) fn want_durable(&self, index: usize) {
         let mut pending = lock(&self.pending);

@@ -20,13 +20,13 @@ impl CachedLayer {
     /// [`Error::Removed`] if the layer was removed meanwhile.
     pub fn pin(&self) -> Result<Pin> {
         let layer = self.me.upgrade();
-        let mut state = self.slot.state();
+        let state = self.slot.state();
         let Some(layer) = layer.filter(|_| !state.removed) else {
             return Err(Error::Removed {
                 key: Box::new(self.key().clone()),
             });
         };
-        state.pins += 1;
+        self.slot.add_pin(&state);
         drop(state);
         self.slot.touch(self.shared.disk.now());
         Ok(Pin { layer })
@@ -55,7 +55,7 @@ impl Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let slot = &self.layer.slot;
-        slot.state().pins -= 1;
+        slot.remove_pin();
         slot.touch(self.layer.shared.disk.now());
         self.layer.shared.look_again();
     }

@@ -114,6 +114,11 @@ impl Ready {
         self.dirty.clear();
     }
 
+    /// Everything is written again with the next change.
+    pub(crate) fn set_dirty(&mut self) {
+        self.dirty = (0..self.words.len() / BLOCK_WORDS).collect();
+    }
+
     fn change(&mut self, index: usize, change: impl Fn(u64, u64) -> u64) {
         if index >= self.len {
             return;

@@ -1,7 +1,7 @@
 //! What is known of every layer, whether it is open or not.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::Key;
@@ -33,6 +33,9 @@ pub(crate) struct Slot {
     accessed: AtomicU64,
     /// The access that is written down on disk.
     noted_access: AtomicU64,
+    /// Pins that live. More come only with `state` locked, so that who wants to evict or remove sees them; looking takes
+    /// no lock, for that may be held while a disk is slow.
+    pins: AtomicUsize,
     /// Held by whoever writes `ready`, unlinks `data` or takes the directory away. Taken before `state`.
     pub(crate) durable: Mutex<()>,
     state: Mutex<State>,
@@ -40,7 +43,6 @@ pub(crate) struct Slot {
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(crate) pins: usize,
     /// Its directory is not in its place any more.
     pub(crate) removed: bool,
     /// The layer, while somebody has it. So there is never more than one of it.
@@ -77,6 +79,7 @@ impl Slot {
             data_bytes: AtomicU64::new(0),
             accessed: AtomicU64::new(accessed),
             noted_access: AtomicU64::new(accessed),
+            pins: AtomicUsize::new(0),
             durable: Mutex::default(),
             state: Mutex::default(),
         }
@@ -88,6 +91,21 @@ impl Slot {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Whether somebody has it pinned.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins.load(Ordering::Acquire) > 0
+    }
+
+    /// One pin more. `_state` is its state, locked.
+    pub(crate) fn add_pin(&self, _state: &State) {
+        self.pins.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One pin less.
+    pub(crate) fn remove_pin(&self) {
+        self.pins.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub(crate) fn usage(&self) -> Usage {

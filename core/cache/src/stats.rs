@@ -33,6 +33,8 @@ pub struct Stats {
     pub syncs: u64,
     /// Syncs that failed.
     pub failed_syncs: u64,
+    /// How often the cache's thread has panicked: a bug. It goes on each time, a few seconds later.
+    pub thread_panics: u64,
     /// How often the cache went over its quota because what is pinned left no other way.
     pub over_quota_times: u64,
     /// It is over its quota now.
@@ -84,5 +86,6 @@ pub(crate) struct Counters {
     pub(crate) damaged_layers: Counter,
     pub(crate) syncs: Counter,
     pub(crate) failed_syncs: Counter,
+    pub(crate) thread_panics: Counter,
     pub(crate) over_quota_times: Counter,
 }

@@ -9,10 +9,13 @@ use pontoon_proto::leases::{self as v1, leases_client::LeasesClient};
 use prost_types::Timestamp;
 
 use crate::client::{Client, Scoped};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The label after whose time a lease keeps nothing (containerd, `docs/garbage-collection.md`).
 const EXPIRE: &str = "containerd.io/gc.expire";
+
+/// The last second of the year 9999, in seconds since 1970: RFC 3339, which labels have, ends there.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// containerd's leases service.
 #[derive(Debug, Clone)]
@@ -36,10 +39,16 @@ impl Leases {
 
     /// Makes a lease that expires after `lifetime`, so that nothing stays behind if we die. `purpose` becomes part of
     /// its id.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if that is beyond the year 9999.
     pub async fn create(&self, purpose: &str, lifetime: Duration) -> Result<Lease> {
         let id = unique_id(purpose);
         let client = self.client.with_lease(&id)?;
-        let expires = Timestamp::from(SystemTime::now() + lifetime);
+        let expires = expiry(SystemTime::now(), lifetime).ok_or_else(|| Error::Invalid {
+            what: format!("a lease for {lifetime:?}"),
+            reason: "it would expire after the year 9999; take a shorter time".to_owned(),
+        })?;
         let request = v1::CreateRequest {
             id: id.clone(),
             labels: BTreeMap::from([(EXPIRE.to_owned(), expires.to_string())]),
@@ -107,6 +116,13 @@ impl Lease {
     }
 }
 
+/// When a lease of `now` expires; `None` if a label cannot say it.
+fn expiry(now: SystemTime, lifetime: Duration) -> Option<Timestamp> {
+    let expires = now.checked_add(lifetime)?;
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
+    (expires <= last).then(|| Timestamp::from(expires))
+}
+
 /// containerd wants an id from us; this one names who made it and when.
 fn unique_id(purpose: &str) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -119,4 +135,24 @@ fn unique_id(purpose: &str) -> String {
         std::process::id(),
         COUNTER.fetch_add(1, Ordering::Relaxed)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_expires_when_a_label_can_say_so() {
+        let of = |seconds| Duration::from_secs(seconds);
+        let shown = |now, lifetime| expiry(now, lifetime).map(|expires| expires.to_string());
+        let epoch = SystemTime::UNIX_EPOCH;
+        assert_eq!(
+            shown(epoch, of(86_400)).as_deref(),
+            Some("1970-01-02T00:00:00Z")
+        );
+        let last = Some("9999-12-31T23:59:59Z".to_owned());
+        assert_eq!(shown(epoch, of(LAST_SECOND)), last);
+        assert_eq!(shown(epoch, of(LAST_SECOND + 1)), None);
+        assert_eq!(shown(SystemTime::now(), Duration::MAX), None);
+    }
 }

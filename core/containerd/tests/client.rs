@@ -107,6 +107,15 @@ async fn blobs_are_written_and_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_for_ever_is_refused() {
+    let running = fake::start().await;
+    let leases = running.client.leases();
+    let error = leases.create("hydrate", Duration::MAX).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    assert!(running.fake.state().leases.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_blob_is_a_blob() {
     let running = fake::start().await;
     let store = running.client.content();

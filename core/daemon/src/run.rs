@@ -114,6 +114,7 @@ fn serve<P: Plugin>(flags: &Flags) -> Result<ExitCode, Error> {
     // One for most, one so that they need not wait for each other. Where it is refused there is only more memory in use.
     pontoon_linux::process::limit_malloc_arenas(2);
     let level = Arc::new(log::start(config.log.level, config.log.format));
+    raise_open_files();
     let reread = {
         let flags = flags.clone();
         move || configure::<P>(&flags).map(|config| config.log.level)
@@ -125,6 +126,17 @@ fn serve<P: Plugin>(flags: &Flags) -> Result<ExitCode, Error> {
             tracing::error!(error = %Chain(&error), "the daemon cannot run");
             Ok(ExitCode::from(error.exit_code()))
         }
+    }
+}
+
+/// Each open layer and each request has files. Where it is refused there are fewer, and what fails for it says so.
+fn raise_open_files() {
+    match pontoon_linux::process::raise_open_files() {
+        Ok((before, now)) => tracing::debug!(before, now, "how many files may be open"),
+        Err(error) => tracing::warn!(
+            %error,
+            "cannot raise how many files may be open; set LimitNOFILE= in the unit if requests fail for it"
+        ),
     }
 }
 

@@ -34,7 +34,7 @@ pub use error::FormatError;
 pub use inflate::{Compression, InflateError, Member, inflate};
 pub use limits::Limits;
 pub use tail::{TAIL_BYTES, Tail, TocPlace, parse_tail};
-pub use toc::{Landmark, Layer, TocDigest, TocKind, parse_toc};
+pub use toc::{Landmark, Layer, TocDigest, TocKind, parse_toc, toc_json_bytes};
 pub use tree::{
     Attributes, Children, Entry, EntryKind, Kind, Node, NodeId, OpaqueXattr, Time, Tree,
     TreeBuilder, Xattrs,

@@ -75,6 +75,15 @@ pub struct Layer {
     pub entries: u32,
 }
 
+/// How many bytes of JSON the table of contents `toc` has: what parsing it takes depends on that. Nothing is verified yet,
+/// and no more than so many bytes are parsed.
+///
+/// Inflates all of a table that does not say.
+pub fn toc_json_bytes(kind: TocKind, toc: &[u8], limits: &Limits) -> Result<u64, FormatError> {
+    text::check_packed(toc, limits)?;
+    stream::JsonStream::open(kind, toc, limits)?.bytes()
+}
+
 /// Verifies and parses the table of contents `toc` (as it is in its blob) of a layer whose files' data ends at
 /// `payload_end` in its blob.
 ///

@@ -158,19 +158,23 @@ impl Background {
         loop {
             let window = self.window.load(Ordering::Relaxed);
             self.line.room(window, self.requests_max).await;
-            if let Some(limit) = &self.limit {
-                limit.wait().await;
-            }
+            let turn = match &self.limit {
+                Some(limit) => Some(limit.turn().await),
+                None => None,
+            };
             let next = self.lock().take();
             match next {
-                Some((_, job)) => self.advance(job).await,
-                None => self.wake.notified().await,
+                Some((_, job)) => self.advance(job, turn).await,
+                None => {
+                    drop(turn);
+                    self.wake.notified().await;
+                }
             }
         }
     }
 
-    /// Makes the next requests of a job.
-    async fn advance(self: &Arc<Self>, mut job: Job) {
+    /// Makes the next requests of a job. `turn` is that of a limit.
+    async fn advance(self: &Arc<Self>, mut job: Job, turn: Option<Turn<'_>>) {
         let Some(layer) = job.layer.upgrade().filter(|layer| !layer.is_closed()) else {
             return self.drop_job(&job, None);
         };
@@ -194,6 +198,9 @@ impl Background {
             return self.finish(job, &layer);
         }
         drop(layer);
+        if let Some(turn) = turn {
+            turn.spend(fetches.iter().map(Fetch::bytes).sum());
+        }
         let requests = Arc::clone(&job.requests);
         // Other layers go on meanwhile, and this one in its turn.
         self.put(job);
@@ -206,9 +213,6 @@ impl Background {
         let mut begun = Vec::new();
         let mut last: Option<oneshot::Receiver<()>> = None;
         for fetch in fetches {
-            if let Some(limit) = &self.limit {
-                limit.spend(fetch.bytes());
-            }
             let (begins, beginning) = oneshot::channel::<()>();
             let (passed_on, next) = oneshot::channel::<()>();
             begun.push(beginning);
@@ -302,33 +306,72 @@ impl Background {
 #[derive(Debug)]
 struct Limit {
     bytes_per_second: u64,
-    free_at: Mutex<Instant>,
+    /// When something may be spent again. Whoever waits for that keeps it until he has spent: others who saw that
+    /// nothing is spent yet would all begin.
+    free_at: tokio::sync::Mutex<Instant>,
+}
+
+/// The right to spend something, once.
+#[derive(Debug)]
+struct Turn<'a> {
+    bytes_per_second: u64,
+    free_at: tokio::sync::MutexGuard<'a, Instant>,
 }
 
 impl Limit {
     fn new(bytes_per_second: u64) -> Option<Self> {
         (bytes_per_second > 0).then(|| Limit {
             bytes_per_second,
-            free_at: Mutex::new(Instant::now()),
+            free_at: tokio::sync::Mutex::new(Instant::now()),
         })
     }
 
-    /// Returns when something may be spent.
-    async fn wait(&self) {
-        let free_at = *self.lock();
-        tokio::time::sleep_until(free_at).await;
+    /// Returns when something may be spent. Nobody else spends until it is dropped.
+    async fn turn(&self) -> Turn<'_> {
+        let free_at = self.free_at.lock().await;
+        tokio::time::sleep_until(*free_at).await;
+        Turn {
+            bytes_per_second: self.bytes_per_second,
+            free_at,
+        }
     }
+}
 
-    fn spend(&self, bytes: u64) {
+impl Turn<'_> {
+    fn spend(mut self, bytes: u64) {
         let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
         let time = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
-        let mut free_at = self.lock();
-        let from = (*free_at).max(Instant::now());
+        let from = (*self.free_at).max(Instant::now());
         // An hour: whoever allows a byte a second gets less.
-        *free_at = from + time.min(Duration::from_secs(3600));
+        *self.free_at = from + time.min(Duration::from_secs(3600));
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Instant> {
-        self.free_at.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[test]
+    fn nobody_begins_between_anothers_wait_and_his_spending() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().build().unwrap();
+        runtime.block_on(async {
+            let limit = Limit::new(1).unwrap();
+            let first = limit.turn().await;
+            let mut second = pin!(limit.turn());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(second.as_mut().poll(&mut context).is_pending());
+            // Who finds nothing to do spends nothing.
+            drop(first);
+            let Poll::Ready(second) = second.as_mut().poll(&mut context) else {
+                panic!("nothing is spent");
+            };
+            second.spend(1000);
+            let mut third = pin!(limit.turn());
+            assert!(third.as_mut().poll(&mut context).is_pending());
+        });
     }
 }

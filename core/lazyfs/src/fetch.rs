@@ -228,7 +228,9 @@ fn store(
             }
             Err(reason) => {
                 wrong = true;
-                tracing::warn!(layer = %layer.digest(), chunk = index, second = claim.second, reason, "a chunk came with wrong bytes");
+                if let Some(chunks) = layer.wrong_chunks.add() {
+                    tracing::warn!(layer = %layer.digest(), chunk = index, second = claim.second, reason, chunks, "a chunk came with wrong bytes");
+                }
                 pieces.insert(index, Piece::Failed(layer.wrong_bytes(index, reason)));
             }
         }

@@ -14,6 +14,7 @@ use pontoon_layer::Digest;
 use pontoon_linux::Map;
 use tokio::sync::watch;
 
+use crate::complaints::Complaints;
 use crate::course::Course;
 use crate::engine::Engine;
 use crate::flight::Flights;
@@ -42,6 +43,8 @@ pub struct LazyLayer {
     jobs: AtomicUsize,
     /// All of it is to be.
     is_wanted_whole: AtomicBool,
+    failures: Complaints,
+    pub(crate) wrong_chunks: Complaints,
     closed: watch::Sender<bool>,
 }
 
@@ -124,6 +127,8 @@ impl LazyLayer {
             }),
             jobs: AtomicUsize::new(0),
             is_wanted_whole: AtomicBool::new(false),
+            failures: Complaints::default(),
+            wrong_chunks: Complaints::default(),
             closed: watch::Sender::new(false),
         }))
     }
@@ -148,7 +153,7 @@ impl LazyLayer {
         let inode = self
             .tree
             .inode(nid)
-            .map_err(|source| self.damaged(source))?;
+            .map_err(|source| self.failed_at_once(self.damaged(source)))?;
         if inode.file_type != FileType::File {
             return Err(Error::NotAFile {
                 layer: self.digest().clone(),
@@ -188,8 +193,15 @@ impl LazyLayer {
                 let wait = self.demand(range.clone());
                 Ok(Read::Pending(Box::pin(self.clone().arrive(range, wait))))
             }
-            Err(source) => Err(self.cache_failed(source)),
+            Err(source) => Err(self.failed_at_once(self.cache_failed(source))),
         }
+    }
+
+    /// Notes a read that failed without having waited.
+    fn failed_at_once(&self, error: Error) -> Error {
+        self.count(|counters| &counters.failed_reads, 1);
+        self.note_failure(&error);
+        error
     }
 
     /// Fetches in the background, when the line would be idle otherwise. Errors end up in [`LazyLayer::status`] and are
@@ -298,7 +310,10 @@ impl LazyLayer {
     }
 
     pub(crate) fn note_failure(&self, error: &Error) {
-        tracing::warn!(layer = %self.digest(), error = error.whole(), "bytes of a layer cannot be had");
+        if let Some(failures) = self.failures.add() {
+            let failed_reads = self.counters.counted().failed_reads;
+            tracing::warn!(layer = %self.digest(), error = error.whole(), failures, failed_reads, "bytes of a layer cannot be had");
+        }
         self.lock().last_error = Some(LastError {
             when: SystemTime::now(),
             error: error.clone(),

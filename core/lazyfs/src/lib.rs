@@ -16,6 +16,7 @@
 //! on its blocking threads.
 
 mod background;
+mod complaints;
 mod config;
 mod course;
 mod engine;

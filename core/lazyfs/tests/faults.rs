@@ -6,6 +6,7 @@ use std::time::Duration;
 use pontoon_lazyfs::{Config, Error, Read};
 
 use crate::fixture::{Fault, Maker, Rig, exact, find, noise, open, read, wait_until};
+use crate::log;
 
 fn one_file() -> Maker {
     let mut maker = Maker::new();
@@ -240,4 +241,37 @@ fn a_full_disk_is_read_past() {
     assert!(status.counted.unstored_chunks > 0);
     // Each chunk once, although it was read in five pieces.
     assert_eq!(rig.blob.count(), 4);
+}
+
+#[test]
+fn a_reader_who_reads_on_after_errors_does_not_fill_the_log() {
+    log::keep();
+    let mut maker = Maker::new();
+    // A layer of its own: its digest is what is looked for.
+    maker.file("file", 0o644, &noise(77, 100_000), 25_000);
+    let rig = Rig::new(Config::default(), maker);
+    rig.blob.fail([Fault::NotFound; 100]);
+    for _ in 0..20 {
+        rig.read("file", 0, 10).unwrap_err();
+    }
+    let lines = log::lines_with(&rig.layer.digest().to_string());
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("failures=1"), "{lines:#?}");
+    assert_eq!(rig.layer.status().counted.failed_reads, 20);
+    assert_eq!(rig.engine.counted().failed_reads, 20);
+}
+
+#[test]
+fn wrong_bytes_do_not_fill_the_log() {
+    log::keep();
+    let mut maker = Maker::new();
+    maker.file("file", 0o644, &noise(78, 100_000), 25_000);
+    let rig = Rig::new(exact(), maker);
+    rig.blob.fail([Fault::Lie; 1000]);
+    for _ in 0..5 {
+        rig.read("file", 0, 100_000).unwrap_err();
+    }
+    let lines = log::lines_with(&rig.layer.digest().to_string());
+    // That bytes are wrong, and that they cannot be had.
+    assert_eq!(lines.len(), 2, "{lines:#?}");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
 
 mod fixture;
+mod log;
 
 mod background;
 mod faults;

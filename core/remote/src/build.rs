@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::record::Facts;
 use crate::stock::{Hold, Stock};
 
 /// Changes when the same table of contents becomes another tree.
-const TREE_VERSION: u32 = 1;
+const TREE_VERSION: u32 = 2;
 
 /// What the [`Scope`] is noted as in the cache beside a layer: its tree is found again without its table of contents.
 const NOTE_SCOPE: &str = "implied";
@@ -112,7 +113,10 @@ pub(crate) fn build(
     check_lookups(&implied, parents, LOOKUPS_MAX)?;
     let name = scope.tree(key, layer.tree.opaque_xattr(), parents)?;
     let facts = facts(&layer);
-    adopt(&mut layer.tree, implied, parents).map_err(|error| Refusal::store(&error))?;
+    adopt(&mut layer.tree, implied, parents).map_err(|error| match error.kind() {
+        ErrorKind::QuotaExceeded => Refusal::new(reason::BEYOND_LIMITS).because(&error),
+        _ => Refusal::store(&error),
+    })?;
     let image = pontoon_erofs::write(&layer.tree, layer.chunks.data_size())
         .map_err(|error| Refusal::new(reason::BEYOND_LIMITS).because(&error))?;
     let notes = BTreeMap::from([(NOTE_SCOPE.to_owned(), scope.word().to_owned())]);
@@ -144,6 +148,7 @@ fn adopt(
     implied: Vec<(Vec<u8>, NodeId)>,
     parents: &Parents,
 ) -> std::io::Result<()> {
+    let below = parents.below();
     for (path, id) in implied {
         if path.is_empty() {
             let (uid, gid) = parents.root_owner()?;
@@ -156,7 +161,7 @@ fn adopt(
                 xattrs: node.xattrs().to_vec(),
             };
             tree.adopt(id, attributes);
-        } else if let Some(found) = parents.directory(Path::new(OsStr::from_bytes(&path)))? {
+        } else if let Some(found) = below.directory(Path::new(OsStr::from_bytes(&path)))? {
             tree.adopt(id, found);
         }
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use pontoon_layer::{Digest, Hasher};
 use pontoon_source::{Blob, Urgency};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,6 +23,9 @@ const PIECE_BYTES: u64 = 4 << 20;
 
 /// Requests of one layer at the same time.
 const PIECES: usize = 4;
+
+/// Bytes that are hashed at once.
+const STEP_BYTES: usize = 256 << 10;
 
 /// The unit in which temporary space is budgeted.
 pub(crate) const SPACE_UNIT: u64 = 1 << 20;
@@ -78,6 +82,7 @@ impl fmt::Debug for Download {
 }
 
 struct Shared {
+    blob: Arc<dyn Blob>,
     file: File,
     state: Mutex<State>,
     changed: Condvar,
@@ -99,6 +104,7 @@ impl Download {
         space: Option<OwnedSemaphorePermit>,
     ) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
+            blob,
             file: tempfile::tempfile_in(directory)?,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -106,7 +112,7 @@ impl Download {
         let writer = Arc::clone(&shared);
         let task = runtime.spawn(async move {
             let _space = space;
-            let end = writer.fill(&blob).await;
+            let end = writer.fill(&writer.blob).await;
             writer.lock().end = Some(end);
             writer.changed.notify_all();
         });
@@ -121,6 +127,37 @@ impl Download {
             at: 0,
             deadline,
         }
+    }
+
+    /// Whether all of it has come and is something else than `digest`. Waits for it until `deadline`.
+    pub(crate) fn is_damaged(
+        self: &Arc<Self>,
+        digest: &Digest,
+        deadline: Option<Instant>,
+    ) -> io::Result<bool> {
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut reader = self.reader(deadline);
+        let mut step = vec![0; STEP_BYTES];
+        loop {
+            match reader.read(&mut step)? {
+                0 => return Ok(hasher.finish() != *digest),
+                read => hasher.update(&step[..read]),
+            }
+        }
+    }
+
+    /// The same from somebody else, because what has come is damaged; `None` if there is nobody else.
+    pub(crate) fn elsewhere(
+        &self,
+        runtime: &Handle,
+        directory: &Path,
+    ) -> io::Result<Option<Arc<Self>>> {
+        let blob = Arc::clone(&self.shared.blob);
+        if !blob.report_damage(0..blob.size()) {
+            return Ok(None);
+        }
+        // What it stands in for is of no use any more, and leaves it its space.
+        Download::start(runtime, directory, blob, None).map(Some)
     }
 
     /// Why it came to nothing, if it did.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pontoon_cache::Key;
-use pontoon_layer::{Annotated, Digest, Layer, parse_annotations};
+use pontoon_layer::{Annotated, Digest, parse_annotations};
 use pontoon_source::{Descriptor, Manifest, Reference};
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,7 +17,7 @@ use crate::promise::Promise;
 use crate::reason::{self, Refusal};
 use crate::remote::Shared;
 use crate::stock::Hold;
-use crate::toc;
+use crate::toc::{self, Table};
 use crate::told::Start;
 
 /// The largest image configuration, in bytes: what containerd takes.
@@ -47,7 +47,7 @@ pub(crate) struct Part {
     annotated: OnceLock<Annotated>,
     /// Why it is not lazy, although its annotations say so.
     pub(crate) failed: OnceLock<Refusal>,
-    toc: Mutex<Option<Promise<Arc<Parsed>>>>,
+    toc: Mutex<Option<Promise<Arc<Fetched>>>>,
     /// What was made of it, by the layers that it lies on.
     built: Mutex<HashMap<String, Promise<Arc<Hold>>>>,
     download: Mutex<Option<Promise<Arc<Download>>>>,
@@ -55,7 +55,7 @@ pub(crate) struct Part {
 
 /// A table of contents. The first layer that is made of it takes it.
 #[derive(Debug)]
-pub(crate) struct Parsed(Mutex<Option<Layer>>);
+pub(crate) struct Fetched(Mutex<Option<Table>>);
 
 /// What an image's configuration says.
 #[derive(Debug)]
@@ -219,11 +219,11 @@ impl Part {
         Some(Key::new(self.descriptor.digest.clone(), toc))
     }
 
-    fn toc(&self, shared: &Arc<Shared>, reference: &Reference) -> Promise<Arc<Parsed>> {
+    fn toc(&self, shared: &Arc<Shared>, reference: &Reference) -> Promise<Arc<Fetched>> {
         let mut toc = lock(&self.toc);
         let usable = toc.take().filter(|toc| match toc.get() {
             None => true,
-            Some(Ok(parsed)) => lock(&parsed.0).is_some(),
+            Some(Ok(fetched)) => lock(&fetched.0).is_some(),
             Some(Err(refusal)) => !refusal.transient,
         });
         let promise = usable.unwrap_or_else(|| {
@@ -232,8 +232,8 @@ impl Part {
             let annotated = self.annotated.get().cloned().unwrap_or_default();
             Promise::of(&Arc::clone(&shared).runtime, async move {
                 let reading = &shared.reading;
-                let layer = reading.layer(&reference, &descriptor, &annotated).await?;
-                Ok(Arc::new(Parsed(Mutex::new(Some(layer)))))
+                let table = reading.table(&reference, &descriptor, &annotated).await?;
+                Ok(Arc::new(Fetched(Mutex::new(Some(table)))))
             })
         });
         toc.insert(promise).clone()
@@ -270,11 +270,14 @@ impl Part {
                 let (shared, parents) = (Arc::clone(shared), parents.clone());
                 let (key, size) = (key.clone(), self.descriptor.size);
                 Promise::of(&Arc::clone(&shared).runtime, async move {
-                    let parsed = toc.wait().await?;
-                    let layer = lock(&parsed.0).take();
+                    let fetched = toc.wait().await?;
+                    let table = lock(&fetched.0).take();
                     // Somebody else was quicker; the next try fetches it again.
-                    let layer = layer.ok_or_else(|| Refusal::for_now(reason::SLOW_TOC))?;
+                    let table = table.ok_or_else(|| Refusal::for_now(reason::SLOW_TOC))?;
+                    let (layer, memory) = shared.reading.take(table).await?;
                     let made = tokio::task::spawn_blocking(move || {
+                        // Until the layer is gone.
+                        let _memory = memory;
                         match find(&shared, &key, &parents) {
                             // Another image has it, and this one has now shown that it may.
                             Some(hold) => Ok(hold),

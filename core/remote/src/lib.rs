@@ -5,6 +5,7 @@
 //! blobs/              chunk tables and data (crate cache)
 //! trees/<name>        metadata images, by what they were made of
 //! number              which numbers of layers are used up
+//! decisions.json      why layers are not lazy, as long as their snapshots are here
 //! credentials.json    what opened registries, for its owner only
 //! profiles/           what starts of images have read, in order
 //! tmp/                ordinary layers on their way, without names
@@ -17,7 +18,7 @@
 //!    the image may be read; only then is anything that is here already used for it.
 //! 3. `image.rs`: at once everything that its layers will need is on its way, side by side: `toc.rs` tables of contents,
 //!    `download.rs` ordinary layers. An image without any lazy layer is left to containerd.
-//! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`), stored durably (`stock.rs`);
+//! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`, `below.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
 //! 5. `ahead.rs`: as soon as a layer's table is here its bytes flow: first what an earlier start of the image has read
 //!    (`profile.rs`, `profiles.rs`), then what the image tells (`told.rs`, `merged.rs`, `elf.rs`), then the rest.
@@ -27,10 +28,11 @@
 //! After a restart layers come back from disk, without registry and without credentials.
 //!
 //! ## Why not lazy
-//! Each layer's fate and its reason are remembered (`decisions.rs`, `reason.rs`): [`Remote::report`].
+//! Each layer's fate and its reason are remembered, over a restart too (`decisions.rs`, `reason.rs`): [`Remote::report`].
 
 mod ahead;
 mod anywhere;
+mod below;
 mod build;
 mod config;
 mod credentials;
@@ -43,6 +45,7 @@ mod error;
 mod fixture;
 mod front;
 mod image;
+mod item;
 mod labels;
 mod merged;
 mod numbers;

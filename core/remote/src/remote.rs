@@ -13,7 +13,7 @@ use pontoon_overlay::{Chain, LayerProvider, LayerRequest, Link, Offer, Recorded,
 use pontoon_snapshot::{Result, Usage};
 use pontoon_source::{Registry, Remembered};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::decisions::Decisions;
@@ -27,7 +27,7 @@ use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
 use crate::stock::{Opened, Stock};
-use crate::toc::{self, Reading};
+use crate::toc::{Memory, Reading};
 use crate::{Error, credentials, unpack};
 
 /// Threads that talk to registries; inflating and disks have their own.
@@ -70,6 +70,14 @@ enum Brought {
     Unpacked(Refusal),
 }
 
+impl Shared {
+    fn keep_decisions(&self) {
+        if let Err(error) = self.decisions.keep() {
+            tracing::warn!(%error, "the next start does not know why layers are not lazy");
+        }
+    }
+}
+
 impl Remote {
     /// A provider that keeps everything in `<root>/lazy`. Asks nobody and mounts nothing before it has to.
     ///
@@ -92,7 +100,13 @@ impl Remote {
         let registry = Registry::new(config.registry.clone(), sources);
         let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache)?);
         let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
-        let stock = Stock::open(&directory, cache, Arc::clone(&engine), registry.clone());
+        let stock = Stock::open(
+            &directory,
+            cache,
+            Arc::clone(&engine),
+            registry.clone(),
+            handle.clone(),
+        );
         let failed = |source| Error::Io {
             operation: "open",
             path: directory.clone(),
@@ -110,7 +124,7 @@ impl Remote {
                 registry: registry.clone(),
                 limits: config.limits.clone(),
                 opaque: config.opaque,
-                places: Arc::new(Semaphore::new(toc::PARSED_AT_ONCE)),
+                memory: Memory::new(),
             },
             space: Space::new(config.unpack.temporary_bytes_max),
             front: Front::new(
@@ -125,7 +139,7 @@ impl Remote {
             engine,
             stock,
             sessions: Sessions::default(),
-            decisions: Decisions::default(),
+            decisions: Decisions::open(directory.join("decisions.json"), root.join("snapshots")),
             profiles,
             config,
         });
@@ -242,11 +256,11 @@ impl LayerProvider for Remote {
                 Offer::Lazy(record.encode())
             }
             Ok(Brought::Unpacked(why)) => {
-                decisions.ordinary(&image, &wanted.layer, true, &why);
+                decisions.ordinary(&image, &wanted.layer, true, &why, request.id);
                 Offer::Unpacked
             }
             Err(refusal) => {
-                decisions.ordinary(&image, &wanted.layer, false, &refusal);
+                decisions.ordinary(&image, &wanted.layer, false, &refusal, request.id);
                 declined(request, &refusal)
             }
         }
@@ -307,6 +321,7 @@ impl LayerProvider for Remote {
                 "credentials are not remembered"
             );
         }
+        self.shared.keep_decisions();
         self.shared.sessions.clear();
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runtime) = runtime.take() {
@@ -341,7 +356,7 @@ fn declined(request: &LayerRequest<'_>, refusal: &Refusal) -> Offer {
     Offer::Decline(refusal.reason.to_owned())
 }
 
-/// Forgets images that nobody asks for any more.
+/// Forgets images that nobody asks for any more, and keeps what was decided.
 async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let lifetime = shared.config.lazy.image_lifetime;
     loop {
@@ -351,7 +366,11 @@ async fn drop_idle(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
         }
         let shared = Arc::clone(&shared);
         // It may delete files. A panic has been logged.
-        let _ = tokio::task::spawn_blocking(move || shared.sessions.drop_idle(lifetime)).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            shared.sessions.drop_idle(lifetime);
+            shared.keep_decisions();
+        })
+        .await;
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use pontoon_cache::Stats;
 use pontoon_lazyfs::{BackgroundState, Counted};
@@ -11,7 +10,7 @@ use serde::Serialize;
 
 use crate::Remote;
 use crate::decisions::Counts;
-use crate::stock::Item;
+use crate::item::Item;
 
 /// All layers that this daemon knows of.
 #[derive(Debug, Clone, Serialize)]
@@ -124,9 +123,9 @@ impl Remote {
                         true => LayerState::Unpacked,
                         false => LayerState::Declined,
                     },
-                    reason: Some(decision.why.reason.to_owned()),
-                    detail: decision.why.detail,
-                    decided: Some(seconds(decision.when)),
+                    reason: Some(decision.reason),
+                    detail: decision.detail,
+                    decided: Some(decision.when),
                     progress: None,
                 }),
         );
@@ -206,9 +205,4 @@ fn percent(local: u64, all: u64) -> f64 {
         return 100.0;
     }
     (u128::from(local) * 10_000 / u128::from(all)) as f64 / 100.0
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

@@ -6,22 +6,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use pontoon_cache::{Cache, Key, Meta};
 use pontoon_fuse::LayerTable;
 use pontoon_layer::ChunkTable;
-use pontoon_lazyfs::{LazyLayer, Prefetch};
+use pontoon_lazyfs::LazyLayer;
 use pontoon_overlay::{Recorded, SnapshotId};
 use pontoon_snapshot::{Error, Result};
 use pontoon_source::{Reference, Registry};
+use tokio::runtime::Handle;
 
 use crate::anywhere::Anywhere;
+use crate::item::{Item, lock};
 use crate::numbers::Numbers;
-use crate::profile::Profile;
-use crate::profiles;
 use crate::reason::Refusal;
 use crate::record::{Facts, Record};
 use crate::trees::Trees;
@@ -38,35 +39,12 @@ pub(crate) struct Stock {
     numbers: Numbers,
     engine: Arc<pontoon_lazyfs::Engine>,
     registry: Registry,
+    runtime: Handle,
     /// What the FUSE server shows.
     pub(crate) table: Arc<LayerTable>,
     items: Mutex<BTreeMap<String, Arc<Item>>>,
-}
-
-/// A tree that is here.
-#[derive(Debug)]
-pub(crate) struct Item {
-    pub(crate) record: Record,
-    key: Key,
-    where_from: Arc<Anywhere>,
-    users: Mutex<Users>,
-    layer: Mutex<Option<Arc<LazyLayer>>>,
-    /// Whether all of it was asked for already.
-    asked: Mutex<Asked>,
-}
-
-#[derive(Debug, Default)]
-struct Users {
-    snapshots: BTreeSet<SnapshotId>,
-    holds: usize,
-}
-
-#[derive(Debug, Default)]
-struct Asked {
-    first: bool,
-    everything: bool,
-    /// The names of the profiles that were followed.
-    followed: BTreeSet<String>,
+    /// Nothing is deleted any more: another daemon may have taken over. Changes while `items` is locked.
+    closed: AtomicBool,
 }
 
 /// A layer that is open.
@@ -87,17 +65,26 @@ pub(crate) struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        lock(&self.item.users).holds -= 1;
-        if let Err(error) = self
-            .stock
-            .forget_unused(&self.item.record.tree, &self.item.key)
-        {
-            tracing::warn!(
-                layer = self.item.record.blob(),
-                error = &error as &dyn std::error::Error,
-                "a layer that nobody wants is not deleted; the next start tries again"
-            );
+        let is_used = {
+            let mut users = lock(&self.item.users);
+            users.holds -= 1;
+            users.any()
+        };
+        if is_used {
+            return;
         }
+        let (stock, item) = (Arc::clone(&self.stock), Arc::clone(&self.item));
+        // It deletes files and waits for readers, and this thread may be one that answers them. A runtime that ends
+        // drops it; then the next start deletes the layer.
+        drop(self.stock.runtime.spawn_blocking(move || {
+            if let Err(error) = stock.forget_unused(&item.record.tree, &item.key) {
+                tracing::warn!(
+                    layer = item.record.blob(),
+                    error = &error as &dyn std::error::Error,
+                    "a layer that nobody wants is not deleted; the next start tries again"
+                );
+            }
+        }));
     }
 }
 
@@ -107,6 +94,7 @@ impl Stock {
         cache: Arc<Cache>,
         engine: Arc<pontoon_lazyfs::Engine>,
         registry: Registry,
+        runtime: Handle,
     ) -> io::Result<Arc<Self>> {
         let trees = Arc::new(Trees::open(directory.join("trees"))?);
         Ok(Arc::new(Stock {
@@ -115,8 +103,10 @@ impl Stock {
             cache,
             engine,
             registry,
+            runtime,
             table: Arc::default(),
             items: Mutex::default(),
+            closed: AtomicBool::new(false),
         }))
     }
 
@@ -176,14 +166,7 @@ impl Stock {
         let item = items.entry(record.tree.clone()).or_insert_with(|| {
             let registry = self.registry.clone();
             let where_from = Anywhere::new(registry, key.blob.clone(), record.blob_bytes);
-            Arc::new(Item {
-                record,
-                key,
-                where_from: Arc::new(where_from),
-                users: Mutex::default(),
-                layer: Mutex::default(),
-                asked: Mutex::default(),
-            })
+            Arc::new(Item::new(key, record, where_from))
         });
         Arc::clone(item)
     }
@@ -340,9 +323,12 @@ impl Stock {
 
     fn try_forget(&self, tree: &str, key: &Key) -> pontoon_cache::Result<bool> {
         let mut items = lock(&self.items);
+        if self.closed.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         if let Some(item) = items.get(tree) {
             let users = lock(&item.users);
-            if users.holds > 0 || !users.snapshots.is_empty() {
+            if users.any() {
                 return Ok(false);
             }
             self.table.remove(item.record.number);
@@ -375,14 +361,18 @@ impl Stock {
     pub(crate) fn opened(&self, keys: &[Key]) -> Vec<Arc<LazyLayer>> {
         let items = self.items();
         let of = |key: &Key| {
-            let mut same = items.iter().filter(|item| item.key == *key);
+            let mut same = items.iter().filter(|item| item.key() == key);
             same.find_map(|item| item.opened())
         };
         keys.iter().filter_map(of).collect()
     }
 
-    /// Ends all reading.
+    /// Ends all reading, and all deleting.
     pub(crate) fn close(&self) {
+        {
+            let _items = lock(&self.items);
+            self.closed.store(true, Ordering::Relaxed);
+        }
         for item in self.items() {
             self.table.remove(item.record.number);
             if let Some(layer) = lock(&item.layer).take() {
@@ -392,51 +382,44 @@ impl Stock {
     }
 }
 
-impl Item {
-    /// Has what the layer's landmark names, or `bytes` of its blob if it does not say, fetched before the rest.
-    pub(crate) fn prefetch_first(&self, layer: &Arc<LazyLayer>, bytes: Option<u64>) {
-        let up_to = self.record.facts.landmark.or(bytes).unwrap_or_default();
-        let mut asked = lock(&self.asked);
-        if !std::mem::replace(&mut asked.first, true) && up_to > 0 {
-            layer.prefetch(Prefetch::BlobUpTo(up_to));
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build;
+    use crate::fixture;
+    use crate::parents::Parents;
+    use pontoon_layer::Digest;
+
+    fn held(stock: &Arc<Stock>) -> (Key, Hold) {
+        let key = Key::new(Digest::of(b"blob"), Digest::of(b"toc"));
+        let layer = fixture::layer(&["etc/", "etc/name"]);
+        let hold = build::build(stock, &key, 1, layer, &Parents::ordinary(&[])).unwrap();
+        (key, hold)
     }
 
-    /// Has what a start of an image with this layer has read fetched before all else. Once.
-    pub(crate) fn follow(&self, layer: &Arc<LazyLayer>, profile: &Profile) {
-        if lock(&self.asked).followed.insert(profile.name()) {
-            profiles::follow(profile, layer);
-        }
+    #[test]
+    fn who_drops_a_layer_does_not_wait_for_its_readers() {
+        let fixture = fixture::stock();
+        let (key, hold) = held(&fixture.stock);
+        let tree = hold.item.record.tree.clone();
+        let pin = fixture.stock.cache.layer(&key).unwrap().unwrap().pin();
+        let pin = pin.unwrap();
+        // Waiting for the reader here would be in vain: it goes on afterwards.
+        drop(hold);
+        drop(pin);
+        fixture::eventually(|| !fixture.stock.trees.exists(&tree));
+        fixture::eventually(|| fixture.stock.notes(&key).is_none());
     }
 
-    /// Has all of the layer fetched in the background.
-    pub(crate) fn prefetch_everything(&self, layer: &Arc<LazyLayer>) {
-        let mut asked = lock(&self.asked);
-        if !std::mem::replace(&mut asked.everything, true) && !layer.cached().is_complete() {
-            layer.prefetch(Prefetch::Everything);
-        }
+    #[test]
+    fn nothing_is_deleted_once_it_is_closed() {
+        let fixture = fixture::stock();
+        let (key, hold) = held(&fixture.stock);
+        let tree = hold.item.record.tree.clone();
+        fixture.stock.close();
+        drop(hold);
+        assert!(!fixture.stock.forget_unused(&tree, &key).unwrap());
+        assert!(fixture.stock.trees.exists(&tree));
+        assert!(fixture.stock.notes(&key).is_some());
     }
-
-    /// The layer, if it is open.
-    pub(crate) fn opened(&self) -> Option<Arc<LazyLayer>> {
-        lock(&self.layer).clone()
-    }
-
-    /// The image whose registry is asked.
-    pub(crate) fn image(&self) -> String {
-        self.where_from.image()
-    }
-
-    /// How many snapshots have it.
-    pub(crate) fn snapshots(&self) -> usize {
-        lock(&self.users).snapshots.len()
-    }
-
-    pub(crate) fn key(&self) -> &Key {
-        &self.key
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

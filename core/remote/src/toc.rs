@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use pontoon_layer::{
-    Annotated, Digest, Limits, OpaqueXattr, TAIL_BYTES, TocDigest, TocKind, TocPlace, parse_tail,
-    parse_toc,
+    Annotated, Digest, Layer, Limits, OpaqueXattr, TAIL_BYTES, TocDigest, TocKind, TocPlace,
+    parse_tail, parse_toc, toc_json_bytes,
 };
 use pontoon_source::{Blob, Descriptor, Reference, Registry, Urgency};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::reason::{self, Refusal};
 
@@ -29,44 +29,116 @@ pub(crate) struct Reading {
     pub(crate) registry: Registry,
     pub(crate) limits: Limits,
     pub(crate) opaque: OpaqueXattr,
-    /// A large table takes memory while it is parsed.
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) memory: Memory,
 }
 
-/// Tables that are parsed at the same time.
-pub(crate) const PARSED_AT_ONCE: usize = 2;
+/// Memory for tables that are parsed at the same time: many small ones, or one that is large. A single one may take more,
+/// as much as [`Limits`] allow.
+#[derive(Debug, Clone)]
+pub(crate) struct Memory(Arc<Semaphore>);
+
+/// Memory for tables, in MiB.
+const MEMORY_MIB: u32 = 512;
+
+/// What parsing may take for each byte of JSON: the shortest entries have 25 bytes and take 600 (crate layer,
+/// tests/large.rs).
+const MEMORY_PER_BYTE: u64 = 24;
+
+/// A larger table is not parsed before its layer is asked for: what it becomes would be kept in memory until then, and
+/// that of other layers too.
+const AHEAD_JSON_BYTES_MAX: u64 = 8 << 20;
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        Memory(Arc::new(Semaphore::new(MEMORY_MIB as usize)))
+    }
+
+    /// Memory for `json_bytes` of JSON, when there is.
+    async fn take(&self, json_bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let mib = json_bytes.saturating_mul(MEMORY_PER_BYTE) >> 20;
+        let mib = u32::try_from(mib).unwrap_or(u32::MAX).clamp(1, MEMORY_MIB);
+        // Never closed.
+        Arc::clone(&self.0).acquire_many_owned(mib).await.ok()
+    }
+}
+
+/// A table of contents that was fetched.
+#[derive(Debug)]
+pub(crate) enum Table {
+    Parsed(Layer),
+    /// A large one, which is parsed when it is needed.
+    Unparsed(Raw),
+}
 
 /// A table of contents as it came, and what it is.
-struct Raw {
+#[derive(Debug)]
+pub(crate) struct Raw {
     kind: TocKind,
     bytes: Bytes,
     payload_end: u64,
+    expected: TocDigest,
+    json_bytes: u64,
 }
 
+/// The layer of a table, and the memory that it takes while something is made of it.
+pub(crate) type Taken = (Layer, Option<OwnedSemaphorePermit>);
+
 impl Reading {
-    /// Fetches, verifies and parses the table of contents of the layer `descriptor` of the image `reference`.
-    pub(crate) async fn layer(
+    /// Fetches the table of contents of the layer `descriptor` of the image `reference`, and verifies and parses it unless
+    /// it is large.
+    pub(crate) async fn table(
         &self,
         reference: &Reference,
         descriptor: &Descriptor,
         annotated: &Annotated,
-    ) -> Result<pontoon_layer::Layer, Refusal> {
+    ) -> Result<Table, Refusal> {
         let unverifiable = || Refusal::new(reason::UNVERIFIABLE);
         let expected = annotated.digest.clone().ok_or_else(unverifiable)?;
-        let raw = self.fetch(reference, descriptor, annotated).await?;
-        // Never closed.
-        let _place = self.places.acquire().await;
+        let raw = self
+            .fetch(reference, descriptor, annotated, expected)
+            .await?;
+        let limits = self.limits.clone();
+        let raw = on_a_thread(move || {
+            let json_bytes = toc_json_bytes(raw.kind, &raw.bytes, &limits)?;
+            Ok(Raw { json_bytes, ..raw })
+        });
+        let raw = raw.await?;
+        if raw.json_bytes > AHEAD_JSON_BYTES_MAX {
+            return Ok(Table::Unparsed(raw));
+        }
+        let (layer, _memory) = self.parse(raw).await?;
+        Ok(Table::Parsed(layer))
+    }
+
+    /// The layer of `table`.
+    pub(crate) async fn take(&self, table: Table) -> Result<Taken, Refusal> {
+        match table {
+            Table::Parsed(layer) => Ok((layer, None)),
+            Table::Unparsed(raw) => self.parse(raw).await,
+        }
+    }
+
+    async fn parse(&self, raw: Raw) -> Result<Taken, Refusal> {
+        let memory = self.memory.take(raw.json_bytes).await;
         let (opaque, limits) = (self.opaque, self.limits.clone());
-        let parsed = tokio::task::spawn_blocking(move || {
+        let parsed = on_a_thread(move || {
             let Raw {
                 kind,
                 bytes,
                 payload_end,
+                expected,
+                ..
             } = raw;
-            parse_toc(kind, &bytes, payload_end, &expected, opaque, &limits)
+            Ok(parse_toc(
+                kind,
+                &bytes,
+                payload_end,
+                &expected,
+                opaque,
+                &limits,
+            )?)
         });
-        let parsed = parsed.await.map_err(|_| Refusal::new(reason::BUG))?;
-        Ok(parsed?)
+        Ok((parsed.await?, memory))
     }
 
     async fn fetch(
@@ -74,6 +146,7 @@ impl Reading {
         reference: &Reference,
         descriptor: &Descriptor,
         annotated: &Annotated,
+        expected: TocDigest,
     ) -> Result<Raw, Refusal> {
         let (digest, size) = (&descriptor.digest, descriptor.size);
         let blob = self.registry.blob(reference, digest.clone(), size);
@@ -83,6 +156,8 @@ impl Reading {
                 kind: TocKind::Zstd,
                 bytes,
                 payload_end: place.payload_end,
+                expected,
+                json_bytes: 0,
             });
         }
         let start = size.saturating_sub(TAIL_READ_BYTES.max(TAIL_BYTES as u64));
@@ -97,6 +172,8 @@ impl Reading {
             kind: tail.toc_kind(),
             bytes,
             payload_end: tail.payload_end(),
+            expected,
+            json_bytes: 0,
         })
     }
 
@@ -120,6 +197,14 @@ impl Reading {
         let bytes = self.registry.fetch(&tables, table, bytes_max).await?;
         Ok(bytes.into_inner())
     }
+}
+
+/// Does `work` on a thread that may be busy for long.
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Refusal::new(reason::BUG))?
 }
 
 /// The bytes at `place`, of which those from `start` on are here.
@@ -147,5 +232,36 @@ async fn inside(
 pub(crate) fn digest_of(expected: &TocDigest) -> &Digest {
     match expected {
         TocDigest::Json(digest) | TocDigest::Compressed(digest) => digest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[test]
+    fn small_tables_are_parsed_side_by_side_and_a_large_one_alone() {
+        let memory = Memory::new();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut take = |bytes: u64| match pin!(memory.take(bytes)).poll(&mut context) {
+            Poll::Ready(taken) => taken,
+            Poll::Pending => None,
+        };
+        let mut small = Vec::new();
+        for _ in 0..8 {
+            small.push(take(2 << 20).expect("all of them fit"));
+        }
+        assert!(take(u64::MAX).is_none());
+        assert!(take(64 << 20).is_none());
+        drop(small);
+        // More than there is: all of it.
+        let large = take(u64::MAX).expect("nobody else has any");
+        assert!(take(0).is_none());
+        drop(large);
+        assert!(take(0).is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! Unpacks an ordinary layer while containerd waits.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use pontoon_unpack::{Error, Expected, Limits, Options};
 
+use crate::download::Download;
 use crate::image::{Image, Part};
 use crate::parents::Parents;
 use crate::reason::{self, Refusal};
@@ -33,6 +35,7 @@ pub(crate) fn unpack(
         detail: Some("the image's configuration has fewer layers than its manifest".to_owned()),
         ..Refusal::new(reason::UNPACK_FAILED)
     })?;
+    let below = parents.below();
     let cancel = Arc::new(AtomicBool::new(false));
     let _alarm = deadline.map(|deadline| Alarm::set(shared, deadline, &cancel));
     let options = Options {
@@ -42,12 +45,19 @@ pub(crate) fn unpack(
             diff_id: Some(diff_id),
         },
         opaque: shared.config.opaque,
-        below: &|path| parents.directory(path),
+        below: &|path| below.directory(path),
         limits: Limits::default().for_blob(part.descriptor.size),
         sync: true,
         cancel: Some(&cancel),
     };
-    let unpacked = pontoon_unpack::unpack(download.reader(deadline), directory, &options);
+    let mut download = download;
+    let mut unpacked = pontoon_unpack::unpack(download.reader(deadline), directory, &options);
+    if let Err(Error::Mismatch { .. } | Error::Damaged { .. } | Error::Archive { .. }) = unpacked
+        && let Some(other) = elsewhere(shared, &download, part, directory, deadline)
+    {
+        download = other;
+        unpacked = pontoon_unpack::unpack(download.reader(deadline), directory, &options);
+    }
     // Whatever came of it: nobody wants the bytes again.
     part.stop_download();
     match unpacked {
@@ -62,6 +72,43 @@ pub(crate) fn unpack(
             }
         })),
     }
+}
+
+/// The layer from somebody else, if what came is damaged and there is somebody else. Empties `directory`.
+fn elsewhere(
+    shared: &Shared,
+    download: &Arc<Download>,
+    part: &Part,
+    directory: &Path,
+    deadline: Option<Instant>,
+) -> Option<Arc<Download>> {
+    let digest = &part.descriptor.digest;
+    let again = || {
+        if !download.is_damaged(digest, deadline)? {
+            // The image itself makes no sense.
+            return Ok(None);
+        }
+        let other = download.elsewhere(&shared.runtime, &shared.temporary)?;
+        if other.is_some() {
+            empty(directory)?;
+        }
+        Ok(other)
+    };
+    again().unwrap_or_else(|error: io::Error| {
+        tracing::warn!(layer = %digest, %error, "a layer that came damaged is not fetched again");
+        None
+    })
+}
+
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 /// Sets a flag at a moment, unless it is dropped before.

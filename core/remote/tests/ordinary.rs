@@ -50,7 +50,7 @@ fn without_labels_nobody_is_asked() {
 #[test]
 fn an_ordinary_layer_of_a_lazy_image_is_unpacked_here() {
     let registry = Registry::start();
-    let site = Site::new();
+    let mut site = Site::new();
     let (base, middle, top) = (base(), ordinary(), top());
     let image = Image::new(&[&base, &middle, &top]);
     let reference = registry.push(&image, "a");
@@ -70,8 +70,16 @@ fn an_ordinary_layer_of_a_lazy_image_is_unpacked_here() {
         why.unwrap(),
         "the manifest names no table of contents for the layer"
     );
-    site.remove(&names);
     assert!(site.names("tmp").is_empty());
+    site.reopen();
+    let (state, why) = site.fate(&middle.digest());
+    assert_eq!(state, LayerState::Unpacked);
+    let expected = "the manifest names no table of contents for the layer";
+    assert_eq!(why.as_deref(), Some(expected));
+    // It is kept no longer than its snapshot.
+    site.remove(&names);
+    site.reopen();
+    assert!(site.remote().report().layers.is_empty());
 }
 
 #[test]
@@ -184,4 +192,35 @@ fn a_large_ordinary_layer_is_containerds() {
         .declined();
     let expected = "the ordinary layer is too large to be unpacked while containerd waits";
     assert_eq!(reason(&site), expected);
+}
+
+#[test]
+fn an_ordinary_layer_that_a_mirror_damages_comes_from_elsewhere() {
+    let (registry, mirror) = (Registry::start(), Registry::start());
+    let (base, plain) = (base(), ordinary());
+    let image = Image::new(&[&base, &plain]);
+    let reference = registry.push(&image, "a");
+    let host = |reference: &str| reference.split('/').next().unwrap().to_owned();
+    let (origin, other) = (host(&reference), host(&mirror.push(&image, "a")));
+    mirror.damage(&plain.digest().to_string(), |blob| {
+        let middle = blob.len() / 2;
+        blob[middle] ^= 0xff;
+    });
+    let hosts = tempfile::tempdir().unwrap();
+    let directory = hosts.path().join(&origin);
+    fs::create_dir_all(&directory).unwrap();
+    let text = format!("server = \"http://{origin}\"\n[host.\"http://{other}\"]\n");
+    fs::write(directory.join("hosts.toml"), text).unwrap();
+    let site = Site::with(|config| {
+        config.registry.hosts_directories = vec![hosts.path().to_owned()];
+        config.lazy.deadline = Duration::from_secs(30);
+        config.unpack.wait = Duration::from_secs(30);
+    });
+    let names = site.pull("default", &image, &reference);
+    site.inside(&names[1], |root| {
+        assert_eq!(fs::read(root.join("tmp/plain")).unwrap(), b"plain");
+        assert_eq!(fs::read(root.join("etc/plain")).unwrap(), b"x");
+    });
+    assert!(mirror.count(&plain.digest().to_string()) > 0);
+    assert!(registry.count(&plain.digest().to_string()) > 0);
 }

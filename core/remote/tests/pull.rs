@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
 
 use pontoon_remote::LayerState;
 use pontoon_snapshot::{Class, Key, LABEL_GID_MAPPING, LABEL_UID_MAPPING, Labels};
@@ -184,4 +185,26 @@ fn ids_are_mapped_where_the_kernel_can() {
             assert!(error.to_string().contains("6.12"), "{error}");
         }
     }
+}
+
+#[test]
+fn a_large_table_of_contents_is_parsed_when_its_layer_is_asked_for() {
+    let registry = Registry::start();
+    let site = Site::with(|config| config.lazy.deadline = Duration::from_secs(60));
+    // More than 8 MiB of JSON.
+    let name = "x".repeat(90);
+    let names: Vec<String> = (0..65_000)
+        .map(|number| format!("{number}{name}"))
+        .collect();
+    let files: Vec<(&str, u32, &[u8])> = names
+        .iter()
+        .map(|name| (&**name, 0o644, &b""[..]))
+        .collect();
+    let image = Image::new(&[&base(), &Layer::lazy(&files)]);
+    let reference = registry.push(&image, "a");
+    let snapshots = site.pull("default", &image, &reference);
+    site.inside(&snapshots[1], |root| {
+        assert!(root.join(&names[0]).exists());
+        assert!(root.join(&names[64_999]).exists());
+    });
 }

@@ -4,6 +4,7 @@
 
 mod convert;
 mod debian;
+mod heavy;
 mod layer;
 mod layout;
 mod lazy;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use convert::{ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch};
 pub use debian::debian;
+pub use heavy::{HEAVY_LAYERS, heavy, heavy_content, heavy_part};
 pub(crate) use layer::read_xattrs;
 pub use layer::{Layer, LayerBuilder};
 pub use layout::{Layout, Spec};

@@ -92,7 +92,7 @@ section! {
         pub deadline_ms: Count<100, 30000> = Count(2000),
         /// Seconds for which an image is remembered after its last layer was asked for.
         pub image_seconds: Count<10, 3600> = Count(300),
-        /// Compressed data in memory, fetched and not yet inflated, of all layers.
+        /// Compressed data in memory, fetched and not yet inflated, of all layers. The daemon stays below twice this and 40 MiB.
         pub memory_bytes_max: Bytes = Bytes(24 << 20),
     }
 }

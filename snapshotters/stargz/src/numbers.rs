@@ -128,6 +128,11 @@ fn kept(totals: &Totals) -> Vec<Number> {
             "Times that fetched data was made durable",
             cache.syncs,
         ),
+        counter(
+            "cache_thread_panics",
+            "Panics of the cache's thread: a bug, even though it goes on",
+            cache.thread_panics,
+        ),
     ]
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::image::{Event, Id, Image};
 use crate::disk::{Disk, Space, System};
@@ -42,6 +42,15 @@ pub(crate) struct TestDisk {
 thread_local! {
     /// What is done after an operation is not done after its own operations.
     static AFTER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What is done after an operation has ended, also if it panicked.
+struct Ends;
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        AFTER.set(false);
+    }
 }
 
 struct State {
@@ -148,10 +157,12 @@ impl TestDisk {
         let done = failure.map_or_else(|| run(&mut state), Err);
         drop(state);
         if !AFTER.replace(true) {
-            if let Some(after) = &mut *self.after.lock().unwrap() {
+            let _ends = Ends;
+            // Some of what is done panics.
+            let mut after = self.after.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(after) = &mut *after {
                 after(call, path);
             }
-            AFTER.set(false);
         }
         done
     }

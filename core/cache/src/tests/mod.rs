@@ -11,3 +11,4 @@ mod kill;
 mod quota;
 mod restart;
 mod threads;
+mod waits;

@@ -60,6 +60,15 @@ impl<'a> JsonStream<'a> {
         }
     }
 
+    /// How much of it there is.
+    pub(super) fn bytes(mut self) -> Result<u64, FormatError> {
+        if !self.whole {
+            return Ok(self.left);
+        }
+        io::copy(&mut self, &mut io::sink())
+            .map_err(|error| FormatError::malformed(WHAT, error.to_string()))
+    }
+
     fn is_over(&mut self) -> io::Result<usize> {
         if self.whole && self.member.read(&mut [0])? > 0 {
             return Err(io::Error::new(

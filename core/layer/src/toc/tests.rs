@@ -507,6 +507,31 @@ fn a_bomb_is_not_inflated() {
     ));
 }
 
+#[test]
+fn what_parsing_will_take_is_known_before() {
+    let json = br#"{"version":1,"entries":[]}"#;
+    let bytes = json.len() as u64;
+    let tables = [
+        (TocKind::TarGzip, gzip(&tar("stargz.index.json", json))),
+        (TocKind::Zstd, zstd(json)),
+    ];
+    for (kind, toc) in tables {
+        let count = |limits: &Limits| toc_json_bytes(kind, &toc, limits);
+        assert_eq!(count(&Limits::default()).unwrap(), bytes);
+        let packed = Limits {
+            toc_bytes_max: toc.len() as u64 - 1,
+            ..Limits::default()
+        };
+        assert!(count(&packed).is_err());
+        let inflated = Limits {
+            toc_json_bytes_max: bytes - 1,
+            ..Limits::default()
+        };
+        assert!(count(&inflated).is_err());
+        assert!(toc_json_bytes(kind, &toc[..toc.len() / 2], &Limits::default()).is_err());
+    }
+}
+
 /// Large tables are not kept in memory, but parsed as they are inflated.
 #[test]
 fn a_large_table_reads_as_a_small_one() {

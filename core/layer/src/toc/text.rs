@@ -29,11 +29,7 @@ pub(super) fn verify<'a>(
     expected: &TocDigest,
     limits: &'a Limits,
 ) -> Result<Text<'a>, FormatError> {
-    FormatError::check_limit(
-        "the compressed size of the table of contents in bytes",
-        toc.len() as u64,
-        limits.toc_bytes_max,
-    )?;
+    check_packed(toc, limits)?;
     let expected = match expected {
         TocDigest::Json(digest) => Some(digest),
         TocDigest::Compressed(digest) => {
@@ -68,6 +64,15 @@ pub(super) fn verify<'a>(
         Some(json) => Text::Held(json),
         None => Text::Packed(kind, toc, limits),
     })
+}
+
+/// Refuses a table that is too large before it is inflated.
+pub(super) fn check_packed(toc: &[u8], limits: &Limits) -> Result<(), FormatError> {
+    FormatError::check_limit(
+        "the compressed size of the table of contents in bytes",
+        toc.len() as u64,
+        limits.toc_bytes_max,
+    )
 }
 
 fn require(actual: &Digest, expected: &Digest) -> Result<(), DigestMismatch> {

@@ -1,17 +1,20 @@
 //! Docker Engine with the plugin as its storage driver, lazily.
 
 use std::fs;
+use std::process::Command;
 
 use pontoon_integration::BUILTIN;
 use pontoon_rig::cluster::SNAPSHOTTER;
+use pontoon_rig::command::run;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::docker::Docker;
 use pontoon_rig::http::get_unix;
 use pontoon_rig::image::{self, Conversion, Layout, convert, lazy_fixture};
+use pontoon_rig::plugin::find_binary;
 use serde_json::Value;
 
 use crate::compose::parse;
-use crate::stage::{Setup, Stage};
+use crate::stage::{LIMIT, Setup, Stage};
 
 /// Docker keeps everything in this containerd namespace.
 const NAMESPACE: &str = "moby";
@@ -63,8 +66,7 @@ impl Engine {
         self.docker("system prune --all --force --volumes");
         self.docker("builder prune --all --force");
         let mut last = String::new();
-        let limit = crate::stage::LIMIT;
-        let emptied = pontoon_rig::wait::until("an empty snapshotter", limit, || {
+        let emptied = pontoon_rig::wait::until("an empty snapshotter", LIMIT, || {
             self.stage.bench.collect_garbage()?;
             last = self.ctr(&["snapshots", "--snapshotter", SNAPSHOTTER, "ls"]);
             let dirs = self.stage.bench.cluster.plugin.snapshot_dirs()?;
@@ -148,10 +150,111 @@ fn build(engine: &Engine, base: &str) -> String {
     engine.docker("run --rm --network none built")
 }
 
-/// What the image takes is told as on a driver that unpacks it.
+/// `docker images` tells what a lazy image takes as soon as dockerd asks for it; a container's size is always true.
 ///
-/// Not in `docker images`: Docker 28.5 shows there what its store holds of a lazy image. Whatever the reason, it did not
-/// ask the driver for the usage of such an image when this was written.
+/// `multiPlatformSummary` of dockerd's `daemon/containerd/image_list.go` came back before it asked any snapshotter if
+/// `CheckContentAvailable` missed a layer's blob in containerd's content store; it asks since 29.1.2.
+#[test]
+fn docker_shows_what_images_take() {
+    let mut engine = Engine::start(&Setup::new(Version::V2_3));
+    if engine.stage.rival {
+        // It says that layers take nothing.
+        return;
+    }
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let reference = engine.stage.publish(&image, "shown");
+    engine.docker(&format!("pull --quiet {reference}"));
+    let image = &image.image;
+    let taken = usage(&engine, &["--namespace", NAMESPACE], SNAPSHOTTER, image);
+    assert!(taken > 20_000_000, "{taken} bytes");
+
+    engine.docker(&format!("create --name one {reference} true"));
+    let containers = engine.api("/containers/json?all=1&size=1");
+    let container = &containers[0];
+    let written = container["SizeRw"].as_u64().unwrap_or(0);
+    let below = container["SizeRootFs"].as_u64().unwrap() - written;
+    // And what Docker puts between them: /etc/hosts and the like.
+    assert!(
+        (taken..taken + 1_000_000).contains(&below),
+        "{containers:#}"
+    );
+
+    let is_asked = asks_for_usage_of_lazy_images(&engine);
+    let lazy = shown(&engine);
+    assert_eq!(lazy.is_available, Some(false), "{lazy:?}");
+    assert_eq!(lazy.unpacked, if is_asked { taken } else { 0 }, "{lazy:?}");
+    assert_eq!(lazy.size, lazy.content + lazy.unpacked, "{lazy:?}");
+    assert!(lazy.content < 100_000, "{lazy:?}");
+    // Nor does it say then how the image is configured, although it runs it so.
+    let inspect = format!("/images/{reference}/json");
+    let inspected = engine.api(&inspect);
+    assert_eq!(
+        inspected["Config"]["Env"].is_array(),
+        is_asked,
+        "{inspected:#}"
+    );
+
+    hydrate(&engine, &reference);
+    let whole = shown(&engine);
+    assert_eq!(whole.is_available, Some(true), "{whole:?}");
+    assert_eq!(whole.unpacked, taken, "{whole:?}");
+    let content = image.size().unwrap() + image.manifest().unwrap().len() as u64;
+    assert_eq!(whole.content, content, "{whole:?}");
+    assert_eq!(whole.size, whole.content + taken, "{whole:?}");
+    assert!(engine.api(&inspect)["Config"]["Env"].is_array());
+
+    engine.docker("rm one");
+    engine.docker(&format!("image rm --force {reference}"));
+    engine.check_empties();
+    engine.docker.terminate().unwrap();
+}
+
+/// What Docker shows of the only image.
+#[derive(Debug)]
+struct Shown {
+    /// In `docker images`.
+    size: u64,
+    /// Of its manifest: what containerd's content store has.
+    content: u64,
+    /// Of its manifest: what the driver says.
+    unpacked: u64,
+    /// Whether the content store has everything.
+    is_available: Option<bool>,
+}
+
+fn shown(engine: &Engine) -> Shown {
+    let images = engine.api("/images/json?manifests=1");
+    assert_eq!(images.as_array().map(Vec::len), Some(1), "{images:#}");
+    let manifest = &images[0]["Manifests"][0];
+    Shown {
+        size: images[0]["Size"].as_u64().unwrap(),
+        content: manifest["Size"]["Content"].as_u64().unwrap(),
+        unpacked: manifest["ImageData"]["Size"]["Unpacked"].as_u64().unwrap(),
+        is_available: manifest["Available"].as_bool(),
+    }
+}
+
+fn asks_for_usage_of_lazy_images(engine: &Engine) -> bool {
+    let version = engine.docker("version --format {{.Server.Version}}");
+    let numbers = version.split(|c: char| !c.is_ascii_digit());
+    let numbers: Vec<u32> = numbers.take(3).map(|n| n.parse().unwrap()).collect();
+    numbers >= vec![29, 1, 2]
+}
+
+/// `pontoon hydrate` of a reference that Docker has pulled.
+fn hydrate(engine: &Engine, reference: &str) {
+    let cluster = &engine.stage.bench.cluster;
+    let mut command = Command::new(find_binary("pontoon").unwrap());
+    command.args(["hydrate", reference, "--namespace", NAMESPACE]);
+    command
+        .arg("--containerd")
+        .arg(cluster.containerd.socket())
+        .arg("--config")
+        .arg(cluster.sandbox.path("plugin.toml"));
+    run(&mut command, LIMIT).unwrap();
+}
+
+/// What the image takes is told as on a driver that unpacks it.
 fn check_sizes(engine: &Engine, image: &Layout, reference: &str) {
     if engine.stage.rival {
         // It says that layers take nothing.

@@ -10,6 +10,7 @@ mod compose;
 mod damage;
 mod docker;
 mod life;
+mod memory;
 mod ordinary;
 mod registries;
 mod stage;

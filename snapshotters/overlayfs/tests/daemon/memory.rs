@@ -1,4 +1,4 @@
-//! What the daemon takes of a node's memory.
+//! What the daemon takes of a node's memory and files.
 
 use std::ops::ControlFlow;
 
@@ -49,4 +49,25 @@ fn it_stays_small_after_many_callers() {
     assert!(heaps_of_threads(&daemon) < 2);
     let anonymous = metric(&place.admin(), "pontoon_process_anonymous_memory_bytes").unwrap();
     assert!(anonymous < 15e6, "{anonymous} bytes\n{}", daemon.log());
+}
+
+/// Whoever starts it without the unit gives it few files.
+#[test]
+fn it_may_have_as_many_files_as_it_is_allowed() {
+    let place = Place::new();
+    let mut command = std::process::Command::new("prlimit");
+    command.args(["--nofile=300:5000", crate::process::BINARY]);
+    command.args(place.arguments());
+    command.args(["--log-level", "debug"]);
+    let daemon = place.start(&mut command);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<&str> = files.unwrap().split_whitespace().collect();
+    assert_eq!(words[3..5], ["5000", "5000"], "{limits}");
+    let log = daemon.log();
+    let told = log.lines().find(|line| line.contains("files may be open"));
+    let told = told.unwrap_or_else(|| panic!("{log}"));
+    assert!(told.contains("DEBUG") && told.contains("300"), "{told}");
 }

@@ -1,0 +1,60 @@
+//! An image that asks for much: many layers, and a large file.
+
+use std::fs;
+use std::path::Path;
+
+use super::lazy::noise;
+use super::small::{base, shell};
+use super::{Layer, LayerBuilder, Layout};
+use crate::checkout;
+use crate::error::{At, Result};
+use crate::tools::{self, Tool};
+
+/// How many layers [`heavy`] has: as many as containerd's own tests stack.
+pub const HEAVY_LAYERS: usize = 50;
+
+/// What the large file repeats: more than a chunk, so that no two chunks of it are the same.
+const PATTERN: usize = (4 << 20) + 12_345;
+
+/// An image of [`HEAVY_LAYERS`] layers: `/bin` is a static busybox, `/large` has `megabytes` MiB that do not
+/// compress, and each other layer has one file of a megabyte, `/part/<number>`. Made on the first call and kept in
+/// `target/rig`.
+pub fn heavy(megabytes: usize) -> Result<Layout> {
+    let images = checkout::rig_dir().join("images");
+    fs::create_dir_all(&images).at("create", &images)?;
+    let dir = images.join(format!("heavy-{megabytes}"));
+    tools::once(&dir, &format!("{} 1", Tool::Debian12.version()?), || {
+        write(&dir, megabytes)
+    })?;
+    Layout::open(&dir)
+}
+
+/// The content of `/large` of [`heavy`].
+pub fn heavy_content(megabytes: usize) -> Vec<u8> {
+    let pattern = noise(50, PATTERN);
+    pattern.into_iter().cycle().take(megabytes << 20).collect()
+}
+
+/// The content of `/part/<number>` of [`heavy`].
+pub fn heavy_part(number: usize) -> Vec<u8> {
+    noise(1000 + number as u64, 1 << 20)
+}
+
+fn write(dir: &Path, megabytes: usize) -> Result<()> {
+    let mut large = LayerBuilder::new();
+    large.file("large", 0o644, 0, 0, &heavy_content(megabytes))?;
+    let parts = (2..HEAVY_LAYERS)
+        .map(part)
+        .collect::<Result<Vec<Layer>>>()?;
+    let mut layers = vec![base()?, large.finish()?];
+    layers.extend(parts);
+    Layout::write(dir, &shell(), &layers).map(drop)
+}
+
+fn part(number: usize) -> Result<Layer> {
+    let mut layer = LayerBuilder::new();
+    layer.dir("part", 0o755, 0, 0)?;
+    let path = format!("part/{number}");
+    layer.file(&path, 0o644, 0, 0, &heavy_part(number))?;
+    layer.finish()
+}
