@@ -15,7 +15,7 @@ use crate::LazyLayer;
 use crate::config::BackgroundConfig;
 use crate::course::Course;
 use crate::fetch::Fetch;
-use crate::line::Line;
+use crate::line::{Line, Room, Trip};
 use crate::queue::{Class, Queue, Rank};
 use crate::status::BackgroundState;
 
@@ -156,20 +156,32 @@ impl Background {
 
     async fn work_on(self: &Arc<Self>) {
         loop {
+            let Some(class) = self.lock().class() else {
+                self.wake.notified().await;
+                continue;
+            };
             let window = self.window.load(Ordering::Relaxed);
-            self.line.room(window, self.requests_max).await;
+            tokio::select! {
+                () = self.line.room(self.room(class, window)) => {}
+                // Perhaps it is the turn of another one.
+                () = self.wake.notified() => continue,
+            }
             let turn = match &self.limit {
                 Some(limit) => Some(limit.turn().await),
                 None => None,
             };
             let next = self.lock().take();
-            match next {
-                Some((_, job)) => self.advance(job, turn).await,
-                None => {
-                    drop(turn);
-                    self.wake.notified().await;
-                }
+            if let Some((_, job)) = next {
+                self.advance(job, turn).await;
             }
+        }
+    }
+
+    fn room(&self, class: Class, window: u64) -> Room {
+        Room {
+            is_needed: class.is_needed(),
+            window,
+            requests_max: self.requests_max,
         }
     }
 
@@ -192,7 +204,12 @@ impl Background {
         layer.set_background(BackgroundState::Running);
         let window = layer.window().unwrap_or(WINDOW_UNKNOWN);
         self.window.store(window, Ordering::Relaxed);
-        let bytes = self.request_bytes.min(window / 2).max(1);
+        let class = job.rank.class;
+        let part = match class.is_needed() || self.line.is_calm() {
+            true => window / 2,
+            false => window / 4,
+        };
+        let bytes = self.request_bytes.min(part).max(1);
         let fetches = layer.fetch_ahead(&mut job.course, bytes);
         if fetches.is_empty() {
             return self.finish(job, &layer);
@@ -204,12 +221,13 @@ impl Background {
         let requests = Arc::clone(&job.requests);
         // Other layers go on meanwhile, and this one in its turn.
         self.put(job);
-        self.begin(fetches, &requests, window).await;
+        let room = self.room(class, window);
+        self.begin(fetches, &requests, room).await;
     }
 
     /// Begins requests, one after the other as there is room; but one that somebody has come to wait for does not wait
     /// for its turn. Returns when all have begun.
-    async fn begin(self: &Arc<Self>, fetches: Vec<Fetch>, requests: &Arc<Requests>, window: u64) {
+    async fn begin(self: &Arc<Self>, fetches: Vec<Fetch>, requests: &Arc<Requests>, room: Room) {
         let mut begun = Vec::new();
         let mut last: Option<oneshot::Receiver<()>> = None;
         for fetch in fetches {
@@ -220,7 +238,7 @@ impl Background {
             requests.under_way.fetch_add(1, Ordering::Relaxed);
             let background = Arc::clone(self);
             self.runtime.spawn(async move {
-                let trip = background.turn(&fetch, before, window).await;
+                let trip = background.turn(&fetch, before, room).await;
                 drop((begins, passed_on));
                 if fetch.on(trip).run().await.is_err() {
                     requests.failed.store(true, Ordering::Relaxed);
@@ -235,18 +253,13 @@ impl Background {
     }
 
     /// Waits until `fetch` may begin.
-    async fn turn(
-        &self,
-        fetch: &Fetch,
-        before: Option<oneshot::Receiver<()>>,
-        window: u64,
-    ) -> crate::line::Trip {
+    async fn turn(&self, fetch: &Fetch, before: Option<oneshot::Receiver<()>>, room: Room) -> Trip {
         let room = async {
             if let Some(before) = before {
                 // It is told by being dropped.
                 let _ = before.await;
             }
-            self.line.room(window, self.requests_max).await;
+            self.line.room(room).await;
         };
         tokio::select! {
             biased;

@@ -3,15 +3,33 @@
 //! What somebody waits for is asked for at once, always. What nobody waits for is asked for only as far as the line
 //! would be idle otherwise:
 //! - not while somebody waits for the first byte of an answer: it would come behind bytes that were asked for later;
-//! - beside bytes that somebody waits for, only when half a window of all is left: then they are followed without a gap;
-//! - else up to one window, which is twice what is on its way at any moment.
+//! - what a start is known to need, beside bytes that somebody waits for, only when half a window of all is left: then
+//!   they are followed without a gap; else up to one window, which is twice what is on its way at any moment;
+//! - what is only likely, as long as a start is going on, only when nothing else is on its way, and a quarter of a window:
+//!   so much comes while the next request of whoever comes to wait is on its way to the registry, and costs him nothing.
 //!
 //! So who comes to wait never finds more than a window of bytes before his own, whatever the protocol or the kernel
-//! buffer.
+//! buffer, and next to none that are a guess.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// A start is going on until nobody has waited for so long.
+const CALM: Duration = Duration::from_millis(300);
+
+/// What is to be asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// A start is known to need it.
+    pub(crate) is_needed: bool,
+    /// What the way to the registry holds, twice, in bytes.
+    pub(crate) window: u64,
+    /// Requests at the same time.
+    pub(crate) requests_max: usize,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -28,17 +46,33 @@ struct Load {
     ahead: u64,
     /// The number of the others.
     requests: usize,
+    /// When somebody waited last: began to, or got something.
+    waited: Option<Instant>,
 }
 
 impl Load {
-    fn has_room(self, window: u64, requests_max: usize) -> bool {
+    fn has_room(self, room: Room, now: Instant) -> bool {
+        let Room {
+            window,
+            requests_max,
+            ..
+        } = room;
+        let is_guess = !room.is_needed && !self.is_calm(now);
+        if is_guess && self.demanded > 0 {
+            return false;
+        }
         let most = match self.demanded {
+            0 if is_guess => window / 4,
             0 => window,
             _ => window / 2,
         };
         let all = self.demanded.saturating_add(self.ahead);
         // However small a window is, a line with nothing on it is idle.
         self.silent == 0 && self.requests < requests_max && (all < most || all == 0)
+    }
+
+    fn is_calm(self, now: Instant) -> bool {
+        self.waited.is_none_or(|waited| now >= waited + CALM)
     }
 
     fn is_free(self, window: u64) -> bool {
@@ -51,6 +85,7 @@ impl Load {
             demanded: self.demanded.saturating_add(other.demanded),
             ahead: self.ahead.saturating_add(other.ahead),
             requests: self.requests.saturating_add(other.requests),
+            waited: self.waited.max(other.waited),
         }
     }
 
@@ -60,6 +95,7 @@ impl Load {
             demanded: self.demanded.saturating_sub(other.demanded),
             ahead: self.ahead.saturating_sub(other.ahead),
             requests: self.requests.saturating_sub(other.requests),
+            waited: self.waited,
         }
     }
 }
@@ -69,21 +105,43 @@ impl Line {
         Arc::new(Line(watch::Sender::default()))
     }
 
-    /// Returns when something may be asked for that nobody waits for, with `window` bytes as a window and at most
-    /// `requests_max` requests.
-    pub(crate) async fn room(&self, window: u64, requests_max: usize) {
-        self.wait(|load| load.has_room(window, requests_max)).await;
+    /// Returns when there is this room for something that nobody waits for.
+    pub(crate) async fn room(&self, room: Room) {
+        let mut receiver = self.0.subscribe();
+        loop {
+            let load = *receiver.borrow_and_update();
+            let now = Instant::now();
+            if load.has_room(room, now) {
+                return;
+            }
+            let calm = load.waited.map_or(now, |waited| waited + CALM);
+            tokio::select! {
+                // The sender is `self`, so this does not fail.
+                _ = receiver.changed() => {}
+                () = sleep_until(calm), if calm > now => {}
+            }
+        }
+    }
+
+    /// Somebody begins to wait, for whatever is on its way.
+    pub(crate) fn is_waited_for(&self) {
+        self.0.send_if_modified(|load| {
+            load.waited = Some(Instant::now());
+            // It takes room, and gives none.
+            false
+        });
+    }
+
+    /// Whether nobody has waited for a while.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.0.borrow().is_calm(Instant::now())
     }
 
     /// Returns when what nobody waits for and comes already is in nobody's way.
     pub(crate) async fn free(&self, window: u64) {
-        self.wait(|load| load.is_free(window)).await;
-    }
-
-    async fn wait(&self, is_so: impl Fn(Load) -> bool) {
         let mut load = self.0.subscribe();
         // The sender is `self`, so this does not fail.
-        let _ = load.wait_for(|load| is_so(*load)).await;
+        let _ = load.wait_for(|load| load.is_free(window)).await;
     }
 
     /// `bytes` are asked for that somebody waits for, until the trip is dropped.
@@ -139,7 +197,8 @@ impl Trip {
     fn change(&mut self, change: impl FnOnce(&mut Self)) {
         let before = self.load();
         change(self);
-        let after = self.load();
+        let mut after = self.load();
+        after.waited = self.is_demand.then(Instant::now);
         self.line.0.send_if_modified(|load| {
             let new = load.without(before).with(after);
             std::mem::replace(load, new) != new
@@ -175,8 +234,27 @@ mod tests {
 
     const WINDOW: u64 = 100;
 
+    const NEEDED: Room = Room {
+        is_needed: true,
+        window: WINDOW,
+        requests_max: 3,
+    };
+    const GUESS: Room = Room {
+        is_needed: false,
+        ..NEEDED
+    };
+
     fn has_room(line: &Line) -> bool {
-        line.0.borrow().has_room(WINDOW, 3)
+        line.0.borrow().has_room(NEEDED, Instant::now())
+    }
+
+    fn is_empty(line: &Line) -> bool {
+        let load = *line.0.borrow();
+        let empty = Load {
+            waited: load.waited,
+            ..Load::default()
+        };
+        load == empty
     }
 
     #[test]
@@ -188,7 +266,7 @@ mod tests {
         trip.came(1);
         assert!(has_room(&line) && line.0.borrow().is_free(WINDOW));
         drop(trip);
-        assert_eq!(*line.0.borrow(), Load::default());
+        assert!(is_empty(&line));
     }
 
     #[test]
@@ -219,15 +297,42 @@ mod tests {
         first.came(39);
         assert!(!has_room(&line));
         drop((first, second, third));
-        assert_eq!(*line.0.borrow(), Load::default());
+        assert!(is_empty(&line));
+    }
+
+    #[test]
+    fn guesses_stay_back_while_a_start_is_going_on() {
+        let line = Line::new();
+        let has_room = |now| line.0.borrow().has_room(GUESS, now);
+        // Nobody has ever waited.
+        let ahead = line.ahead(99);
+        assert!(has_room(Instant::now()));
+        drop(ahead);
+        let mut trip = line.demand(10);
+        let now = Instant::now();
+        assert!(!has_room(now));
+        trip.came(9);
+        assert!(!has_room(now), "a byte is still on its way");
+        trip.came(1);
+        assert!(has_room(now));
+        let ahead = line.ahead(25);
+        assert!(!has_room(now));
+        assert!(has_room(now + 2 * CALM));
+        drop(ahead);
+        assert!(has_room(now));
     }
 
     #[test]
     fn an_empty_line_has_room() {
         let line = Line::new();
-        assert!(line.0.borrow().has_room(0, 1));
+        let none = Room {
+            window: 0,
+            ..NEEDED
+        };
+        let now = Instant::now();
+        assert!(line.0.borrow().has_room(none, now));
         let _ahead = line.ahead(1);
-        assert!(!line.0.borrow().has_room(0, 2));
+        assert!(!line.0.borrow().has_room(none, now));
     }
 
     #[test]
@@ -236,7 +341,7 @@ mod tests {
         let mut trip = line.demand(200);
         trip.rest();
         trip.rest();
-        assert_eq!(*line.0.borrow(), Load::default());
+        assert!(is_empty(&line));
         trip.came(10);
         assert_eq!(line.0.borrow().demanded, 190);
         assert_eq!(line.0.borrow().silent, 0);

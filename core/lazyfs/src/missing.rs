@@ -31,6 +31,7 @@ pub(crate) struct Wait {
 impl LazyLayer {
     /// Starts fetching what is missing of `data`, and more at the same time if that costs nothing.
     pub(crate) fn demand(self: &Arc<Self>, data: Range<u64>) -> Wait {
+        self.engine.line.is_waited_for();
         let mut wait = Wait::default();
         let mut fetches = Vec::new();
         let near;

@@ -15,6 +15,13 @@ pub(crate) enum Class {
     Rest,
 }
 
+impl Class {
+    /// Whether a start needs it, as far as anybody knows. The other classes are guesses.
+    pub(crate) fn is_needed(self) -> bool {
+        matches!(self, Class::Learned | Class::Told)
+    }
+}
+
 /// A place in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Rank {
@@ -50,6 +57,12 @@ impl<J> Queue<J> {
     pub(crate) fn put(&mut self, rank: Rank, job: J) {
         self.jobs.insert((rank, self.count), job);
         self.count += 1;
+    }
+
+    /// The class of who is next.
+    pub(crate) fn class(&self) -> Option<Class> {
+        let ((rank, _), _) = self.jobs.first_key_value()?;
+        Some(rank.class)
     }
 
     /// Takes out who is next.
@@ -92,6 +105,8 @@ mod tests {
         for expected in ["first", "second", "told", "new", "old"] {
             assert_eq!(next().1, expected);
         }
+        assert_eq!(queue.class(), Some(Class::Rest));
+        let mut next = || queue.take().unwrap();
         let (rank, job) = next();
         assert_eq!(job, "rest");
         queue.put(rank, job);
