@@ -26,4 +26,6 @@ pub use credential::{
 pub use error::{Cause, Error, Result};
 pub use manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest, Platform};
 pub use reference::Reference;
+#[cfg(feature = "fuzzing")]
+pub use registry::fuzzing;
 pub use registry::{Registry, Traffic};

@@ -7,7 +7,8 @@ use pontoon_layer::Digest;
 
 use crate::error::{Error, Result};
 
-/// As in the distribution project's `reference` package: repository with host, in bytes.
+/// As in the distribution project's `reference` package: bytes of the repository without its host, once it is complete.
+/// The host has a limit of ours.
 const NAME_BYTES_MAX: usize = 255;
 
 /// Bytes of a tag.
@@ -51,9 +52,6 @@ impl Reference {
         if !tag.is_none_or(is_tag) {
             return Err(wrong("what follows : is no tag"));
         }
-        if name.len() > NAME_BYTES_MAX {
-            return Err(wrong("its name is longer than 255 bytes"));
-        }
         let (host, repository) = split_host(name);
         if !is_host(host) {
             return Err(wrong("its host is no host name with an optional port"));
@@ -62,6 +60,9 @@ impl Reference {
             true => format!("library/{repository}"),
             false => repository.to_owned(),
         };
+        if host.len().max(repository.len()) > NAME_BYTES_MAX {
+            return Err(wrong("its name is longer than 255 bytes"));
+        }
         if !repository.split('/').all(is_component) {
             return Err(wrong(
                 "its repository is not of lowercase letters and digits",
@@ -248,7 +249,18 @@ mod tests {
         ] {
             assert!(Reference::parse(text).is_err(), "{text:?}");
         }
-        assert!(Reference::parse(&format!("r.example/{}", "a".repeat(300))).is_err());
+    }
+
+    #[test]
+    fn a_name_is_as_long_as_it_is_when_complete() {
+        for (before, longest) in [("r.example/", 255), ("docker.io/", 247), ("", 247)] {
+            let text = |length: usize| format!("{before}{}", "a".repeat(length));
+            let reference = Reference::parse(&text(longest)).unwrap();
+            assert_eq!(reference.repository().len(), NAME_BYTES_MAX);
+            assert_eq!(Reference::parse(&reference.to_string()).unwrap(), reference);
+            assert!(Reference::parse(&text(longest + 1)).is_err(), "{before}");
+        }
+        assert!(Reference::parse(&format!("{}/a", "r.".repeat(128) + "r")).is_err());
     }
 
     proptest::proptest! {

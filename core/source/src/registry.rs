@@ -8,6 +8,8 @@ mod challenge;
 mod endpoint;
 mod exchange;
 pub(crate) mod failure;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod meter;
 mod token;
 mod tour;

@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use pontoon_layer::{
     Attributes, ChunkTableRef, Digest, FormatError, Kind, Layer, Limits, NodeId, OpaqueXattr,
-    TocDigest, TocKind, parse_toc,
+    TocDigest, TocKind, parse_toc, toc_json_bytes,
 };
 
 /// Where the data of the blobs ends that the fuzzed tables are of.
@@ -52,9 +52,14 @@ pub fn zstd(data: &[u8]) -> Vec<u8> {
 
 /// Parses a table of contents whose digest is right, and looks at the layer, if it is one.
 pub fn toc(kind: TocKind, toc: &[u8], digest: &TocDigest, limits: &Limits) {
+    let bytes = toc_json_bytes(kind, toc, limits);
     let layer = parse_toc(kind, toc, PAYLOAD_END, digest, OpaqueXattr::Trusted, limits);
     match layer {
-        Ok(layer) => check(layer, limits),
+        Ok(layer) => {
+            // Who makes room for it before it is parsed must not be told less.
+            assert!(bytes.is_ok_and(|bytes| (2..=limits.toc_json_bytes_max).contains(&bytes)));
+            check(layer, limits);
+        }
         Err(FormatError::Digest(mismatch)) => panic!("the digest is right: {mismatch}"),
         Err(error) => assert!(!error.to_string().is_empty()),
     }

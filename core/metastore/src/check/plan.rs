@@ -52,8 +52,9 @@ pub(super) fn plan(tables: &Tables) -> Plan {
             expected.insert((INDEX_CHILD, parent_id.get(), id), Vec::new());
         }
     }
+    let above = first_free_id(tables, &expected);
     plan.index(tables, expected);
-    plan.next_id(tables, &rows);
+    plan.next_id(tables, above);
     plan
 }
 
@@ -200,11 +201,7 @@ impl Plan {
         }
     }
 
-    fn next_id(&mut self, tables: &Tables, rows: &Rows) {
-        let in_records = rows.values().map(|(_, row)| row.record.id.get());
-        let in_index = tables.index.keys().filter(|key| key.0 == INDEX_REMOVED);
-        let greatest = in_records.chain(in_index.map(|key| key.1)).max();
-        let above = greatest.map_or(1, |id| id.saturating_add(1));
+    fn next_id(&mut self, tables: &Tables, above: u64) {
         if tables.next_id < above {
             let object = "next id".to_owned();
             let problem = format!(
@@ -215,6 +212,15 @@ impl Plan {
             self.edits.push(Edit::NextId(above));
         }
     }
+}
+
+/// Above the id of every directory that there may be: of records, of what was removed, and of what is removed here.
+fn first_free_id(tables: &Tables, expected: &Expected) -> u64 {
+    let names_directory = |key: &&IndexKey| matches!(key.0, INDEX_ID | INDEX_REMOVED);
+    let removed = tables.index.keys().filter(|key| key.0 == INDEX_REMOVED);
+    let ids = expected.keys().filter(names_directory).chain(removed);
+    let greatest = ids.map(|key| key.1).max();
+    greatest.map_or(1, |id| id.saturating_add(1))
 }
 
 /// What is wrong with the chains of `rows`, for each row that is on no sound chain.

@@ -214,6 +214,17 @@ fn the_next_id_is_above_all() {
 }
 
 #[test]
+fn the_next_id_is_above_what_is_dropped_too() {
+    let mut tables = Tables::sound();
+    tables.add("late", 9, Kind::Active, Some(("gone", 8)));
+    tables.next_id = 0;
+    assert_eq!(
+        repaired(tables, &["parent gone", "next id"], &ALL).next_id,
+        10
+    );
+}
+
+#[test]
 fn a_mix_of_styles_is_told_and_left_alone() {
     let mut tables = Tables::sound();
     tables.add("default/5/x", 5, Kind::Active, None);

@@ -408,14 +408,14 @@ impl Source {
     }
 }
 
-struct ContentRange {
+pub(super) struct ContentRange {
     /// First and last.
-    bytes: Option<(u64, u64)>,
+    pub(super) bytes: Option<(u64, u64)>,
     total: Option<u64>,
 }
 
 /// RFC 9110 section 14.4.
-fn content_range(response: &Response) -> Option<ContentRange> {
+pub(super) fn content_range(response: &Response) -> Option<ContentRange> {
     let text = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     let (bytes, total) = text
         .trim()
