@@ -210,7 +210,7 @@ impl Background {
             false => window / 4,
         };
         let bytes = self.request_bytes.min(part).max(1);
-        let fetches = layer.fetch_ahead(&mut job.course, bytes);
+        let fetches = layer.fetch_ahead(&mut job.course, bytes, class.gap_max());
         if fetches.is_empty() {
             return self.finish(job, &layer);
         }

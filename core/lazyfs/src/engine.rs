@@ -1,8 +1,9 @@
 //! What all layers of a daemon share: places for work, and who goes first.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_cache::Cache;
 use pontoon_source::Urgency;
@@ -21,6 +22,7 @@ pub struct Engine {
     pub(crate) config: Config,
     pub(crate) runtime: Handle,
     pub(crate) counters: Counters,
+    failures: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) background: Arc<Background>,
     pub(crate) leftovers: Leftovers,
     memory: Places,
@@ -56,6 +58,7 @@ impl Engine {
             config,
             runtime,
             counters: Counters::default(),
+            failures: Mutex::default(),
             background,
             leftovers: Leftovers::default(),
             line,
@@ -82,6 +85,18 @@ impl Engine {
     /// A place among those who inflate.
     pub(crate) async fn inflater(&self, rush: &Rush) -> Place {
         self.inflaters.rushed(rush, 1).await
+    }
+
+    /// How many reads failed, of all layers, by [`Error::kind`](crate::Error::kind).
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        let failures = self.failures.lock();
+        failures.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A read failed.
+    pub(crate) fn failed(&self, error: &crate::Error) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(error.kind()).or_default() += 1;
     }
 
     /// How many first uses of chunks there were so far, of all layers. What is used first from now on has this number

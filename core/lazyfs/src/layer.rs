@@ -200,6 +200,7 @@ impl LazyLayer {
     /// Notes a read that failed without having waited.
     fn failed_at_once(&self, error: Error) -> Error {
         self.count(|counters| &counters.failed_reads, 1);
+        self.engine.failed(&error);
         self.note_failure(&error);
         error
     }

@@ -104,8 +104,14 @@ impl LazyLayer {
         }
     }
 
-    /// The next requests of about `bytes` in all, made for nobody yet. None if everything is here or on its way.
-    pub(crate) fn fetch_ahead(self: &Arc<Self>, course: &mut Course, bytes: u64) -> Vec<Fetch> {
+    /// The next requests of about `bytes` in all, made for nobody yet, with at most `gap_max` bytes between two members of
+    /// one. None if everything is here or on its way.
+    pub(crate) fn fetch_ahead(
+        self: &Arc<Self>,
+        course: &mut Course,
+        bytes: u64,
+        gap_max: u64,
+    ) -> Vec<Fetch> {
         let table = self.cached().chunks();
         loop {
             let (mut wanted, mut seen, mut sum) = (Vec::new(), HashSet::new(), 0);
@@ -127,7 +133,10 @@ impl LazyLayer {
                 }
             }
             let mut gate = self.flights.gate();
-            let bounds = self.bounds(bytes);
+            let bounds = Bounds {
+                gap_max: gap_max.min(self.engine.config.gap_bytes_max),
+                request_max: bytes,
+            };
             wanted.retain(|member| self.is_free(&gate, member));
             // What lies between them comes anyway.
             let free = |member: &Member| self.is_free(&gate, member);
@@ -160,8 +169,9 @@ impl LazyLayer {
 
     pub(crate) async fn arrive(self: Arc<Self>, data: Range<u64>, wait: Wait) -> Result<Bytes> {
         let arrived = self.wait_for(data, wait).await;
-        if arrived.is_err() {
+        if let Err(error) = &arrived {
             self.count(|counters| &counters.failed_reads, 1);
+            self.engine.failed(error);
         }
         arrived
     }

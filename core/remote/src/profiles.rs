@@ -297,7 +297,8 @@ pub(crate) fn follow(profile: &Profile, layer: &Arc<LazyLayer>) {
             groups.entry(place / STEPS_AT_ONCE).or_default().push(chunk);
         }
     }
-    for (place, chunks) in groups {
+    for (place, mut chunks) in groups {
+        chunks.sort_unstable();
         layer.follow(place, chunks);
     }
 }
