@@ -1,4 +1,4 @@
-//! The admin endpoint of a running daemon: what `pontoon status` and `pontoon inspect` read.
+//! The admin endpoint of a running daemon: what `pontoon status`, `pontoon inspect` and `pontoon profile` ask.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,10 +6,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -99,17 +99,60 @@ impl Admin {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
+    /// A list of the learned orders that it has, as JSON.
+    pub(crate) async fn profiles(&self) -> Result<Bytes, Failure> {
+        self.answered(self.get("/profiles").await?)
+    }
+
+    /// The learned order called `name`.
+    pub(crate) async fn profile(&self, name: &str) -> Result<Bytes, Failure> {
+        self.answered(self.get(&format!("/profiles/{name}")).await?)
+    }
+
+    /// Gives it a learned order; answers what that is called.
+    pub(crate) async fn import_profile(&self, profile: Vec<u8>) -> Result<String, Failure> {
+        let (status, body) = self.send(Method::PUT, "/profiles", profile.into()).await?;
+        let said = String::from_utf8_lossy(&body).trim().to_owned();
+        match status {
+            StatusCode::BAD_REQUEST => Err(Failure::new(1, said)),
+            status => self.answered((status, body)).map(|_| said),
+        }
+    }
+
+    fn answered(&self, (status, body): (StatusCode, Bytes)) -> Result<Bytes, Failure> {
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let said = String::from_utf8_lossy(&body);
+        Err(self.broken(&format!("it answers {status}: {}", said.trim())))
+    }
+
     async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "localhost")
+            .body(Full::new(body))
+            .map_err(|error| self.broken(&error.to_string()))?;
         let answer = async {
             match &self.admin {
                 Place::Unix(socket) => {
                     let stream = UnixStream::connect(socket).await;
-                    self.ask(stream.map_err(|error| self.absent(&error))?, path)
+                    self.ask(stream.map_err(|error| self.absent(&error))?, request)
                         .await
                 }
                 Place::Tcp(address) => {
                     let stream = TcpStream::connect(address).await;
-                    self.ask(stream.map_err(|error| self.absent(&error))?, path)
+                    self.ask(stream.map_err(|error| self.absent(&error))?, request)
                         .await
                 }
             }
@@ -121,7 +164,7 @@ impl Admin {
     async fn ask(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        path: &str,
+        request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let broken = |error: hyper::Error| self.broken(&chain(&error));
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -129,10 +172,6 @@ impl Admin {
             .map_err(broken)?;
         // Its errors come out of the request as well.
         tokio::spawn(async move { drop(connection.await) });
-        let request = Request::get(path)
-            .header(HOST, "localhost")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| self.broken(&error.to_string()))?;
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
@@ -151,7 +190,7 @@ impl Admin {
         )
     }
 
-    fn broken(&self, reason: &str) -> Failure {
+    pub(crate) fn broken(&self, reason: &str) -> Failure {
         let message = format!("asking the daemon at {}: {reason}", self.place());
         Failure::new(EXIT_UNAVAILABLE, message)
     }

@@ -6,6 +6,7 @@ mod fsck;
 mod hydrate;
 mod inspect;
 mod layers;
+mod profile;
 mod status;
 mod text;
 
@@ -33,6 +34,7 @@ enum Verb {
     Status(status::Status),
     Inspect(inspect::Inspect),
     Hydrate(hydrate::Hydrate),
+    Profile(profile::Profile),
     Fsck(fsck::Fsck),
 }
 
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Status(status) => run("status", status.run()),
         Verb::Inspect(inspect) => run("inspect", inspect.run()),
         Verb::Hydrate(hydrate) => run("hydrate", hydrate.run()),
+        Verb::Profile(profile) => run("profile", profile.run()),
         Verb::Fsck(fsck) => fsck.run(),
     }
 }

@@ -1,6 +1,7 @@
 //! Health, metrics, layers and the log level by HTTP/1.1, on a unix socket or a loopback address.
 
 mod listen;
+mod profiles;
 
 use std::convert::Infallible;
 use std::io;
@@ -32,7 +33,7 @@ const CONNECTIONS_MAX: usize = 16;
 /// The largest head of a request, in bytes; hyper wants at least 8 KiB.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// The largest body of a request, in bytes: a word.
+/// The largest body of a request for a log level, in bytes: a word.
 const BODY_BYTES_MAX: usize = 64;
 
 /// How long a client may take to send the head of its next request, idle connections included.
@@ -126,14 +127,21 @@ impl Admin {
             },
             ("/metrics", Method::GET) => self.metrics().await,
             ("/layers", Method::GET) => self.layers().await,
+            ("/profiles", Method::GET) => profiles::list(&self.engine).await,
+            ("/profiles", Method::PUT) => profiles::import(&self.engine, request.into_body()).await,
+            ("/profiles", _) => not_allowed("GET, PUT"),
             ("/log-level", Method::GET) => text(StatusCode::OK, &self.level.get().to_string()),
             ("/log-level", Method::PUT) => self.change_level(request.into_body()).await,
             ("/log-level", _) => not_allowed("GET, PUT"),
             ("/live" | "/ready" | "/metrics" | "/layers", _) => not_allowed("GET"),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "there are /live, /ready, /metrics, /layers and /log-level",
-            ),
+            (path, method) => match (path.strip_prefix("/profiles/"), method) {
+                (Some(name), Method::GET) => profiles::export(&self.engine, name).await,
+                (Some(_), _) => not_allowed("GET"),
+                (None, _) => text(
+                    StatusCode::NOT_FOUND,
+                    "there are /live, /ready, /metrics, /layers, /profiles and /log-level",
+                ),
+            },
         }
     }
 

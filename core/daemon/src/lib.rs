@@ -34,5 +34,5 @@ mod socket;
 mod status;
 
 pub use config::Config;
-pub use plugin::{Census, Engine, Number, Plugin};
+pub use plugin::{Census, Engine, Number, Plugin, Profiles};
 pub use run::run;

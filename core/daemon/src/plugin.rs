@@ -1,6 +1,7 @@
 //! What a plugin brings to the daemon.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,6 +45,11 @@ pub trait Engine: Keyspaces {
         None
     }
 
+    /// The learned orders of starts, for `/profiles`; `None` if it learns none.
+    fn profiles(&self) -> Option<Arc<dyn Profiles>> {
+        None
+    }
+
     /// What this engine counts beyond its census.
     fn numbers(&self) -> Vec<Number> {
         Vec::new()
@@ -51,6 +57,18 @@ pub trait Engine: Keyspaces {
 
     /// Ends the work in the background and makes everything durable. The engine is not used afterwards.
     fn close(&self);
+}
+
+/// The learned orders of starts. They are files, so asking takes a disk.
+pub trait Profiles: Send + Sync {
+    /// A list of those that there are.
+    fn list(&self) -> io::Result<serde_json::Value>;
+
+    /// The one called `name`, in the form in which it is handed on.
+    fn export(&self, name: &str) -> io::Result<Option<String>>;
+
+    /// Takes one from elsewhere, and answers what it is called. [`io::ErrorKind::InvalidData`] if it is none.
+    fn import(&self, bytes: &[u8]) -> io::Result<String>;
 }
 
 /// A number that a plugin counts. Its samples have at most one label.

@@ -1,24 +1,23 @@
-//! What is fetched before anybody asks for it: a few requests at a time, of all layers in turn, and none while
-//! somebody waits for another.
+//! What is fetched before anybody asks for it: of all layers in one order (`queue.rs`), and never so much at a time that
+//! somebody who comes to wait would wait for it (`line.rs`).
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use pontoon_cache::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::LazyLayer;
 use crate::config::BackgroundConfig;
-use crate::engine::quiet;
+use crate::course::Course;
 use crate::fetch::Fetch;
+use crate::line::{Line, Room, Trip};
+use crate::queue::{Class, Queue, Rank};
 use crate::status::BackgroundState;
-use crate::{LazyLayer, Prefetch};
 
 /// How soon a full cache is asked again.
 const SPACE_PAUSE: Duration = Duration::from_secs(5);
@@ -30,13 +29,26 @@ const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How soon a job is looked at again that only waits for its last requests.
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
+/// The window as long as nobody knows how fast the way to a registry is, in bytes.
+pub(crate) const WINDOW_UNKNOWN: u64 = 512 << 10;
+
+/// Places of which it is remembered that somebody waited there. What lies behind the older ones is no longer near.
+const NEAR_MAX: usize = 32;
+
 pub(crate) struct Background {
     cache: Arc<Cache>,
-    demand: watch::Sender<usize>,
+    line: Arc<Line>,
     runtime: Handle,
     request_bytes: u64,
+    requests_max: usize,
     limit: Option<Limit>,
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue<Job>>,
+    /// Jobs of what earlier starts read, as long as they are not done.
+    learned: AtomicUsize,
+    /// Counts what is told or near, for its place in the order.
+    count: AtomicU64,
+    /// The window of the layer that was fetched from last.
+    window: AtomicU64,
     wake: Notify,
     stopped: watch::Sender<bool>,
 }
@@ -47,18 +59,11 @@ impl fmt::Debug for Background {
     }
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    /// What a start is known to need.
-    first: VecDeque<Job>,
-    rest: VecDeque<Job>,
-}
-
 /// A layer of which chunks are to be fetched.
 #[derive(Debug)]
 struct Job {
     layer: Weak<LazyLayer>,
-    first: bool,
+    rank: Rank,
     course: Course,
     requests: Arc<Requests>,
     /// Something has failed on this pass, so another one is needed.
@@ -74,87 +79,71 @@ struct Requests {
     failed: AtomicBool,
 }
 
-/// Which chunks, in which order, and how far it is.
-#[derive(Debug, Clone)]
-pub(crate) struct Course {
-    chunks: Chunks,
-    next: usize,
-}
-
-#[derive(Debug, Clone)]
-enum Chunks {
-    /// Of the chunks in this range, those whose bytes begin below an offset of the blob.
-    Below(Range<usize>, u64),
-    List(Arc<[u32]>),
-}
-
-impl Course {
-    pub(crate) fn new(prefetch: Prefetch, chunks: usize) -> Self {
-        let chunks = match prefetch {
-            Prefetch::Everything => Chunks::Below(0..chunks, u64::MAX),
-            Prefetch::BlobUpTo(offset) => Chunks::Below(0..chunks, offset),
-            Prefetch::Chunks(list) => Chunks::List(list.into()),
-        };
-        Course { chunks, next: 0 }
-    }
-
-    /// The next chunk, if there is one. It is wanted if its bytes begin below the offset of the blob that comes with
-    /// it.
-    pub(crate) fn next(&mut self) -> Option<(usize, u64)> {
-        let next = match &self.chunks {
-            Chunks::Below(range, below) => {
-                let index = range.start.checked_add(self.next)?;
-                (index < range.end).then_some((index, *below))
-            }
-            Chunks::List(list) => list.get(self.next).map(|index| (*index as usize, u64::MAX)),
-        };
-        self.next += usize::from(next.is_some());
-        next
-    }
-
-    fn restart(&mut self) {
-        self.next = 0;
-    }
-}
-
 impl Background {
     pub(crate) fn start(
         config: &BackgroundConfig,
         cache: Arc<Cache>,
-        demand: &watch::Sender<usize>,
+        line: &Arc<Line>,
         runtime: &Handle,
     ) -> Arc<Self> {
         let background = Arc::new(Background {
             cache,
-            demand: demand.clone(),
+            line: Arc::clone(line),
             runtime: runtime.clone(),
             request_bytes: config.request_bytes.max(1),
+            requests_max: config.requests.max(1),
             limit: Limit::new(config.bytes_per_second),
             queue: Mutex::default(),
+            learned: AtomicUsize::new(0),
+            count: AtomicU64::new(0),
+            window: AtomicU64::new(WINDOW_UNKNOWN),
             wake: Notify::new(),
             stopped: watch::Sender::new(false),
         });
-        for _ in 0..config.requests.max(1) {
-            runtime.spawn(background.clone().work());
-        }
+        runtime.spawn(background.clone().work());
         background
     }
 
-    /// Ends the workers. Requests under way go on.
+    /// Ends the work. Requests under way go on.
     pub(crate) fn stop(&self) {
         self.stopped.send_replace(true);
     }
 
-    pub(crate) fn add(&self, layer: &Arc<LazyLayer>, course: Course, first: bool) {
-        layer.set_background(BackgroundState::Running);
+    /// Has `course` fetched when it is its turn.
+    pub(crate) fn add(&self, layer: &Arc<LazyLayer>, course: Course, rank: Rank) {
+        layer.begin_job();
+        if rank.class == Class::Learned {
+            self.learned.fetch_add(1, Ordering::Relaxed);
+        }
         self.put(Job {
             layer: Arc::downgrade(layer),
-            first,
+            rank,
             course,
             requests: Arc::default(),
             incomplete: false,
             pause: FAILURE_PAUSE_MIN,
         });
+    }
+
+    /// Has `course` fetched behind what the image told of before.
+    pub(crate) fn add_told(&self, layer: &Arc<LazyLayer>, course: Course) {
+        let place = self.count.fetch_add(1, Ordering::Relaxed);
+        self.add(layer, course, Rank::new(Class::Told, place));
+    }
+
+    /// Has `course` fetched before whatever else is near: somebody was there just now.
+    pub(crate) fn add_near(&self, layer: &Arc<LazyLayer>, course: Course) {
+        let place = u64::MAX - self.count.fetch_add(1, Ordering::Relaxed);
+        self.add(layer, course, Rank::new(Class::Near, place));
+        let surplus = self.lock().surplus(Class::Near, NEAR_MAX);
+        if let Some(job) = surplus {
+            self.drop_job(&job, job.layer.upgrade().as_deref());
+        }
+    }
+
+    /// Whether what earlier starts read is still being fetched: then who waits needs nothing along.
+    pub(crate) fn is_learned_on_its_way(&self) -> bool {
+        self.learned.load(Ordering::Relaxed) > 0
     }
 
     async fn work(self: Arc<Self>) {
@@ -167,25 +156,39 @@ impl Background {
 
     async fn work_on(self: &Arc<Self>) {
         loop {
-            quiet(&self.demand).await;
+            let Some(class) = self.lock().class() else {
+                self.wake.notified().await;
+                continue;
+            };
+            let window = self.window.load(Ordering::Relaxed);
+            tokio::select! {
+                () = self.line.room(self.room(class, window)) => {}
+                // Perhaps it is the turn of another one.
+                () = self.wake.notified() => continue,
+            }
             let turn = match &self.limit {
                 Some(limit) => Some(limit.turn().await),
                 None => None,
             };
-            match self.take() {
-                Some(job) => self.advance(job, turn).await,
-                None => {
-                    drop(turn);
-                    self.wake.notified().await;
-                }
+            let next = self.lock().take();
+            if let Some((_, job)) = next {
+                self.advance(job, turn).await;
             }
+        }
+    }
+
+    fn room(&self, class: Class, window: u64) -> Room {
+        Room {
+            is_needed: class.is_needed(),
+            window,
+            requests_max: self.requests_max,
         }
     }
 
     /// Makes the next requests of a job. `turn` is that of a limit.
     async fn advance(self: &Arc<Self>, mut job: Job, turn: Option<Turn<'_>>) {
         let Some(layer) = job.layer.upgrade().filter(|layer| !layer.is_closed()) else {
-            return;
+            return self.drop_job(&job, None);
         };
         if job.requests.failed.swap(false, Ordering::Relaxed) {
             layer.set_background(BackgroundState::Failing);
@@ -199,7 +202,15 @@ impl Background {
             return self.put_later(job, SPACE_PAUSE);
         }
         layer.set_background(BackgroundState::Running);
-        let fetches = layer.fetch_ahead(&mut job.course, self.request_bytes);
+        let window = layer.window().unwrap_or(WINDOW_UNKNOWN);
+        self.window.store(window, Ordering::Relaxed);
+        let class = job.rank.class;
+        let part = match class.is_needed() || self.line.is_calm() {
+            true => window / 2,
+            false => window / 4,
+        };
+        let bytes = self.request_bytes.min(part).max(1);
+        let fetches = layer.fetch_ahead(&mut job.course, bytes, class.gap_max());
         if fetches.is_empty() {
             return self.finish(job, &layer);
         }
@@ -207,64 +218,84 @@ impl Background {
         if let Some(turn) = turn {
             turn.spend(fetches.iter().map(Fetch::bytes).sum());
         }
-        let requests = job.requests.clone();
-        requests.under_way.fetch_add(1, Ordering::Relaxed);
-        // The other workers and the other layers go on meanwhile.
+        let requests = Arc::clone(&job.requests);
+        // Other layers go on meanwhile, and this one in its turn.
         self.put(job);
-        if !self.run(fetches).await {
-            requests.failed.store(true, Ordering::Relaxed);
-        }
-        requests.under_way.fetch_sub(1, Ordering::Release);
+        let room = self.room(class, window);
+        self.begin(fetches, &requests, room).await;
     }
 
-    /// One after the other; but one that somebody has come to wait for does not wait for its turn. Whether all went
-    /// well.
-    async fn run(&self, fetches: Vec<Fetch>) -> bool {
-        let mut running = JoinSet::new();
+    /// Begins requests, one after the other as there is room; but one that somebody has come to wait for does not wait
+    /// for its turn. Returns when all have begun.
+    async fn begin(self: &Arc<Self>, fetches: Vec<Fetch>, requests: &Arc<Requests>, room: Room) {
+        let mut begun = Vec::new();
         let mut last: Option<oneshot::Receiver<()>> = None;
         for fetch in fetches {
-            let (ended, end) = oneshot::channel();
-            let (before, rush) = (last.replace(end), fetch.rush().clone());
-            let run = async move {
-                // Dropped at the end, whichever that is: then it is the next one's turn.
-                let _ended = ended;
-                if let Some(before) = before {
-                    tokio::select! {
-                        _ = before => {}
-                        () = rush.on() => {}
-                    }
+            let (begins, beginning) = oneshot::channel::<()>();
+            let (passed_on, next) = oneshot::channel::<()>();
+            begun.push(beginning);
+            let (before, requests) = (last.replace(next), Arc::clone(requests));
+            requests.under_way.fetch_add(1, Ordering::Relaxed);
+            let background = Arc::clone(self);
+            self.runtime.spawn(async move {
+                let trip = background.turn(&fetch, before, room).await;
+                drop((begins, passed_on));
+                if fetch.on(trip).run().await.is_err() {
+                    requests.failed.store(true, Ordering::Relaxed);
                 }
-                fetch.run().await.is_ok()
-            };
-            running.spawn_on(run, &self.runtime);
+                requests.under_way.fetch_sub(1, Ordering::Release);
+            });
         }
-        let mut all = true;
-        while let Some(ended) = running.join_next().await {
-            all &= ended.unwrap_or(false);
+        for beginning in begun {
+            // It is told by being dropped.
+            let _ = beginning.await;
         }
-        all
+    }
+
+    /// Waits until `fetch` may begin.
+    async fn turn(&self, fetch: &Fetch, before: Option<oneshot::Receiver<()>>, room: Room) -> Trip {
+        let room = async {
+            if let Some(before) = before {
+                // It is told by being dropped.
+                let _ = before.await;
+            }
+            self.line.room(room).await;
+        };
+        tokio::select! {
+            biased;
+            () = fetch.rush().on() => self.line.demand(fetch.bytes()),
+            () = room => self.line.ahead(fetch.bytes()),
+        }
     }
 
     /// Nothing is left that is missing and not under way.
     fn finish(self: &Arc<Self>, mut job: Job, layer: &LazyLayer) {
-        if job.requests.under_way.load(Ordering::Acquire) > 0 || layer.is_fetching() {
+        // These are few and told of in the status, which must not say that all is here while some is inflated.
+        let is_told_of = matches!(job.rank.class, Class::Told | Class::Rest);
+        let is_under_way = job.requests.under_way.load(Ordering::Acquire) > 0;
+        if is_under_way || is_told_of && layer.is_fetching() {
             // They may fail.
             return self.put_later(job, LAST_PAUSE);
         }
-        if std::mem::take(&mut job.incomplete) {
+        let failed = job.requests.failed.swap(false, Ordering::Relaxed);
+        if std::mem::take(&mut job.incomplete) || failed {
             job.course.restart();
             return self.put(job);
         }
-        layer.set_background(BackgroundState::Done);
+        self.drop_job(&job, Some(layer));
+    }
+
+    fn drop_job(&self, job: &Job, layer: Option<&LazyLayer>) {
+        if job.rank.class == Class::Learned {
+            self.learned.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(layer) = layer {
+            layer.end_job();
+        }
     }
 
     fn put(&self, job: Job) {
-        let mut queue = self.lock();
-        match job.first {
-            true => queue.first.push_back(job),
-            false => queue.rest.push_back(job),
-        }
-        drop(queue);
+        self.lock().put(job.rank, job);
         self.wake.notify_one();
     }
 
@@ -279,17 +310,7 @@ impl Background {
         });
     }
 
-    fn take(&self) -> Option<Job> {
-        let mut queue = self.lock();
-        let job = queue.first.pop_front().or_else(|| queue.rest.pop_front());
-        if !queue.first.is_empty() || !queue.rest.is_empty() {
-            // For the next worker: one wake-up may have stood for two jobs.
-            self.wake.notify_one();
-        }
-        job
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, Queue<Job>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,6 @@
 //! How layers are fetched.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// How layers are fetched: one setting for all layers of a daemon.
@@ -7,9 +8,12 @@ use std::time::Duration;
 pub struct Config {
     /// How long a read waits for a registry that does not answer, before it fails with EIO. `[registry] patience`.
     pub patience: Duration,
-    /// A read that misses has at least so many bytes of the blob fetched from there on: less would leave the link
-    /// idle for as long as a round trip takes. About bandwidth times round trip.
+    /// A read that misses has at least so many bytes of the blob fetched from there on, as long as nobody has measured
+    /// how fast the way to the registry is: less would leave it idle for as long as a round trip takes. Later it is twice
+    /// bandwidth times round trip.
     pub demand_bytes_min: u64,
+    /// What is measured counts within these bounds, in bytes.
+    pub window_bytes: RangeInclusive<u64>,
     /// So many bytes of the blob that nobody wants are fetched along rather than asking twice.
     pub gap_bytes_max: u64,
     /// The most bytes of one request, unless a single member is larger.
@@ -26,13 +30,14 @@ pub struct Config {
 /// What is fetched before anybody asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackgroundConfig {
-    /// Whether the rest of a layer is fetched in the background. What a layer's landmark names always is.
+    /// Whether anything is. What a layer's landmark names always is.
     pub enabled: bool,
     /// At most so many bytes a second, of all layers. 0: as fast as they come.
     pub bytes_per_second: u64,
-    /// Requests at the same time, of all layers.
+    /// Requests at the same time, of all layers. There are fewer as a rule: no more is asked for than the way to the
+    /// registry holds.
     pub requests: usize,
-    /// Bytes of one request.
+    /// The most bytes of one request.
     pub request_bytes: u64,
 }
 
@@ -41,6 +46,7 @@ impl Default for Config {
         Config {
             patience: Duration::from_secs(60),
             demand_bytes_min: 512 << 10,
+            window_bytes: 256 << 10..=4 << 20,
             gap_bytes_max: 64 << 10,
             request_bytes_max: 4 << 20,
             memory_bytes_max: 24 << 20,
@@ -55,7 +61,7 @@ impl Default for BackgroundConfig {
         BackgroundConfig {
             enabled: true,
             bytes_per_second: 0,
-            requests: 2,
+            requests: 16,
             request_bytes: 1 << 20,
         }
     }

@@ -1,18 +1,20 @@
 //! What all layers of a daemon share: places for work, and who goes first.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_cache::Cache;
 use pontoon_source::Urgency;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Config;
 use crate::background::Background;
 use crate::flight::Rush;
 use crate::leftovers::Leftovers;
+use crate::line::Line;
 use crate::status::Counters;
 
 /// What all layers of a daemon share. There is one, and it outlives no layer: each holds it.
@@ -20,13 +22,15 @@ pub struct Engine {
     pub(crate) config: Config,
     pub(crate) runtime: Handle,
     pub(crate) counters: Counters,
+    failures: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) background: Arc<Background>,
     pub(crate) leftovers: Leftovers,
     memory: Places,
     inflaters: Places,
-    /// Requests under way that somebody waits for.
-    demand: watch::Sender<usize>,
+    pub(crate) line: Arc<Line>,
     layers: AtomicU64,
+    /// First uses of chunks, of all layers: their order.
+    uses: AtomicU64,
 }
 
 impl fmt::Debug for Engine {
@@ -45,8 +49,8 @@ impl Engine {
     pub fn new(config: Config, cache: Arc<Cache>, runtime: Handle) -> Arc<Self> {
         let kib = usize::try_from(config.memory_bytes_max / KIB).unwrap_or(usize::MAX);
         let inflaters = config.inflaters();
-        let demand = watch::Sender::new(0);
-        let background = Background::start(&config.background, cache, &demand, &runtime);
+        let line = Line::new();
+        let background = Background::start(&config.background, cache, &line, &runtime);
         Arc::new(Engine {
             memory: Places::new(kib - kib / 3, kib / 3),
             // One more than there are processors at worst; so none waits behind what nobody wants.
@@ -54,10 +58,12 @@ impl Engine {
             config,
             runtime,
             counters: Counters::default(),
+            failures: Mutex::default(),
             background,
             leftovers: Leftovers::default(),
-            demand,
+            line,
             layers: AtomicU64::new(0),
+            uses: AtomicU64::new(0),
         })
     }
 
@@ -81,38 +87,33 @@ impl Engine {
         self.inflaters.rushed(rush, 1).await
     }
 
-    /// Background requests stand still from now on until it is dropped.
-    pub(crate) fn begin_demand(&self) -> Demand {
-        self.demand.send_modify(|requests| *requests += 1);
-        Demand(self.demand.clone())
+    /// How many reads failed, of all layers, by [`Error::kind`](crate::Error::kind).
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        let failures = self.failures.lock();
+        failures.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns when no request is under way that somebody waits for.
-    pub(crate) async fn quiet(&self) {
-        quiet(&self.demand).await;
+    /// A read failed.
+    pub(crate) fn failed(&self, error: &crate::Error) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(error.kind()).or_default() += 1;
+    }
+
+    /// How many first uses of chunks there were so far, of all layers. What is used first from now on has this number
+    /// or a higher one in [`LazyLayer::uses_since`](crate::LazyLayer::uses_since).
+    pub fn uses(&self) -> u64 {
+        self.uses.load(Ordering::Relaxed)
+    }
+
+    /// The number of the next use.
+    pub(crate) fn next_use(&self) -> u64 {
+        self.uses.fetch_add(1, Ordering::Relaxed)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         self.background.stop();
-    }
-}
-
-/// See [`Engine::quiet`].
-pub(crate) async fn quiet(demand: &watch::Sender<usize>) {
-    let mut receiver = demand.subscribe();
-    // The sender is there, so this does not fail.
-    let _ = receiver.wait_for(|requests| *requests == 0).await;
-}
-
-/// See [`Engine::begin_demand`].
-#[derive(Debug)]
-pub(crate) struct Demand(watch::Sender<usize>);
-
-impl Drop for Demand {
-    fn drop(&mut self) {
-        self.0.send_modify(|requests| *requests -= 1);
     }
 }
 

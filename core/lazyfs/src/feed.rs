@@ -11,15 +11,17 @@ use pontoon_source::{Blob, ByteStream, Error, Result, Urgency};
 use tokio::time::{Instant, sleep_until};
 
 use crate::LazyLayer;
-use crate::engine::{Demand, Place};
+use crate::background::WINDOW_UNKNOWN;
+use crate::engine::Place;
 use crate::flight::Rush;
+use crate::line::Trip;
 
 /// A background request that somebody has come to wait for is made again as an urgent one if nothing comes for so
 /// long: it may stand in a queue. If it is under way its bytes are here sooner.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// For how long memory is held while nothing comes. Then others have it: those who wait for a registry that is away
-/// must not keep those waiting whose registry is well.
+/// For how long memory, and a part of the line, is held while nothing comes. Then others have it: those who wait for a
+/// registry that is away must not keep those waiting whose registry is well.
 const LENT: Duration = Duration::from_secs(1);
 
 /// One request.
@@ -30,8 +32,9 @@ pub(crate) struct Feed<'a> {
     blob: Arc<dyn Blob>,
     stream: Box<dyn ByteStream>,
     urgency: Urgency,
-    /// Background requests stand still for one that somebody has come to wait for.
-    demand: Option<Demand>,
+    trip: Trip,
+    /// What the way to the registry holds, in bytes.
+    window: u64,
     /// What has come and was not taken, and where in the blob it begins.
     held: VecDeque<Bytes>,
     start: u64,
@@ -46,6 +49,7 @@ impl<'a> Feed<'a> {
         rush: &'a Rush,
         blob: Arc<dyn Blob>,
         range: Range<u64>,
+        trip: Trip,
     ) -> Self {
         let urgency = match rush.is_on() {
             true => Urgency::Demand,
@@ -57,7 +61,8 @@ impl<'a> Feed<'a> {
             stream: ask(layer, &*blob, range.clone(), urgency),
             blob,
             urgency,
-            demand: None,
+            trip,
+            window: layer.window().unwrap_or(WINDOW_UNKNOWN),
             held: VecDeque::new(),
             start: range.start,
             end: range.end,
@@ -110,13 +115,21 @@ impl<'a> Feed<'a> {
 
     /// The next piece. If it does not come soon, `place` is given back.
     async fn piece(&mut self, waited: &mut Duration, place: &mut Option<Place>) -> Result<Bytes> {
-        let mut next = pin!(self.next(waited));
-        loop {
+        let began = Instant::now();
+        let piece = {
+            let mut next = pin!(self.next(waited));
             tokio::select! {
-                piece = &mut next => return piece,
-                () = tokio::time::sleep(LENT), if place.is_some() => *place = None,
+                piece = &mut next => piece,
+                () = sleep_until(began + LENT) => {
+                    *place = None;
+                    next.await
+                }
             }
+        };
+        if let Ok(piece) = &piece {
+            self.trip.came(piece.len() as u64);
         }
+        piece
     }
 
     fn join(&mut self, length: usize) -> Bytes {
@@ -182,9 +195,11 @@ impl<'a> Feed<'a> {
         };
         let mut next = self.stream.next();
         let mut until = end();
+        let mut rest = pin!(tokio::time::sleep(LENT));
         loop {
             tokio::select! {
                 piece = &mut next => return piece,
+                () = &mut rest, if !rest.is_elapsed() => self.trip.rest(),
                 () = sleep_until(until) => match end() {
                     later if later > until => until = later,
                     _ => break,
@@ -197,19 +212,25 @@ impl<'a> Feed<'a> {
 
     async fn wait_for_nobody(&mut self, waited: Duration) -> Result<Option<Bytes>> {
         if !self.rush.is_on() {
-            // Others, for whom somebody waits, have the link meanwhile.
+            // Others, for whom somebody waits, have the line meanwhile.
             tokio::select! {
                 () = self.rush.on() => {}
-                () = self.layer.engine.quiet() => {}
+                () = self.layer.engine.line.free(self.window) => {}
             }
         }
         let late = async {
             self.rush.on().await;
             tokio::time::sleep(GRACE).await;
         };
+        let rest = async {
+            tokio::time::sleep(LENT).await;
+            self.trip.rest();
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             piece = self.stream.next() => return piece,
             () = late => {}
+            () = rest => {}
         }
         self.hurry();
         self.wait(Instant::now(), waited).await
@@ -225,7 +246,7 @@ impl<'a> Feed<'a> {
     fn hurry(&mut self) {
         let from = self.start.saturating_add(self.held_bytes());
         self.urgency = Urgency::Demand;
-        self.demand = Some(self.layer.engine.begin_demand());
+        self.trip = self.layer.engine.line.demand(self.end.saturating_sub(from));
         self.stream = ask(self.layer, &*self.blob, from..self.end, self.urgency);
     }
 

@@ -11,9 +11,10 @@ use pontoon_layer::{Chunk, Member as Stream, Verified};
 use pontoon_source::Blob;
 use tokio::time::Instant;
 
-use crate::engine::{Demand, Place};
+use crate::engine::Place;
 use crate::feed::Feed;
 use crate::flight::{Claim, Landed, Piece, Rush};
+use crate::line::Trip;
 use crate::{Error, LazyLayer, Result};
 
 /// The pause before a request is made again, at first and at most.
@@ -31,19 +32,31 @@ pub(crate) struct Fetch {
     demanded: bool,
     /// How long the registry has been waited for since something came last.
     waited: Duration,
-    /// Background requests stand still for this one.
-    demand: Option<Demand>,
+    /// Until the request is made it is here.
+    trip: Option<Trip>,
 }
 
 impl Fetch {
     pub(crate) fn new(layer: &Arc<LazyLayer>, claims: Vec<Claim>, rush: &Arc<Rush>) -> Self {
-        Fetch {
+        let mut fetch = Fetch {
             layer: layer.clone(),
             claims: claims.into(),
             rush: rush.clone(),
             demanded: rush.is_on(),
             waited: Duration::ZERO,
-            demand: rush.is_on().then(|| layer.engine.begin_demand()),
+            trip: None,
+        };
+        if fetch.demanded {
+            fetch.trip = Some(layer.engine.line.demand(fetch.bytes()));
+        }
+        fetch
+    }
+
+    /// This one, for which there is room on the line: `trip`.
+    pub(crate) fn on(self, trip: Trip) -> Self {
+        Fetch {
+            trip: Some(trip),
+            ..self
         }
     }
 
@@ -91,9 +104,8 @@ impl Fetch {
             self.layer.count(|counters| &counters.retries, 1);
             let wait = min(left, pause.max(error.retry_after().unwrap_or_default()));
             // Another registry may be well.
-            self.demand = None;
+            self.trip = None;
             tokio::time::sleep(wait).await;
-            self.demand = Some(self.layer.engine.begin_demand());
             self.waited += wait;
             pause = min(pause * 2, PAUSE_MAX);
         }
@@ -106,6 +118,11 @@ impl Fetch {
         let range = first.member.blob.start..last.member.blob.end;
         let layer = self.layer.clone();
         let rush = self.rush.clone();
+        let line = &layer.engine.line;
+        let trip = self.trip.take().unwrap_or_else(|| match rush.is_on() {
+            true => line.demand(self.bytes()),
+            false => line.ahead(self.bytes()),
+        });
         let began = Instant::now();
         let connected = tokio::time::timeout(self.patience_left(), layer.link.blob()).await;
         self.waited += began.elapsed();
@@ -113,7 +130,7 @@ impl Fetch {
             Ok(blob) => blob?,
             Err(_) => return Err(layer.stalled("it does not answer")),
         };
-        let mut feed = Feed::open(&layer, &rush, blob, range);
+        let mut feed = Feed::open(&layer, &rush, blob, range, trip);
         while let Some(claim) = self.claims.front() {
             let range = claim.member.blob.clone();
             let (bytes, place) = feed.take(range, &mut self.waited).await?;

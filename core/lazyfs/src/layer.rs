@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -14,11 +14,12 @@ use pontoon_layer::Digest;
 use pontoon_linux::Map;
 use tokio::sync::watch;
 
-use crate::background::Course;
 use crate::complaints::Complaints;
+use crate::course::Course;
 use crate::engine::Engine;
 use crate::flight::Flights;
 use crate::link::{Connect, Link};
+use crate::queue::{Class, Rank};
 use crate::status::{BackgroundState, Counters, LastError, Status, percent};
 use crate::trace::Trace;
 use crate::{Error, Result};
@@ -38,6 +39,10 @@ pub struct LazyLayer {
     /// Of all files. Summed up when it is asked for.
     bytes: OnceLock<u64>,
     state: Mutex<State>,
+    /// What is to be fetched ahead and is not done.
+    jobs: AtomicUsize,
+    /// All of it is to be.
+    is_wanted_whole: AtomicBool,
     failures: Complaints,
     pub(crate) wrong_chunks: Complaints,
     closed: watch::Sender<bool>,
@@ -120,6 +125,8 @@ impl LazyLayer {
                 background: BackgroundState::Idle,
                 last_error: None,
             }),
+            jobs: AtomicUsize::new(0),
+            is_wanted_whole: AtomicBool::new(false),
             failures: Complaints::default(),
             wrong_chunks: Complaints::default(),
             closed: watch::Sender::new(false),
@@ -167,10 +174,15 @@ impl LazyLayer {
     /// waits for the network.
     pub fn read_data(self: &Arc<Self>, offset: u64, buffer: &mut [u8]) -> Result<Read> {
         let range = offset..offset.saturating_add(buffer.len() as u64);
-        self.cached()
-            .chunks()
-            .find(range.clone())
-            .for_each(|index| self.trace.note(index));
+        let chunks = self.cached().chunks().find(range);
+        chunks.for_each(|index| self.trace.note(index, || self.engine.next_use()));
+        self.look(offset, buffer)
+    }
+
+    /// As [`LazyLayer::read_data`], but it is no use of the layer that is recorded: for whoever looks at a program before
+    /// it is started.
+    pub fn look(self: &Arc<Self>, offset: u64, buffer: &mut [u8]) -> Result<Read> {
+        let range = offset..offset.saturating_add(buffer.len() as u64);
         match self.cached().read_at(offset, buffer) {
             Ok(CacheRead::Done) => {
                 self.count(|counters| &counters.ready_reads, 1);
@@ -188,25 +200,78 @@ impl LazyLayer {
     /// Notes a read that failed without having waited.
     fn failed_at_once(&self, error: Error) -> Error {
         self.count(|counters| &counters.failed_reads, 1);
+        self.engine.failed(&error);
         self.note_failure(&error);
         error
     }
 
-    /// Fetches in the background, when nobody waits for anything else. Errors end up in [`LazyLayer::status`] and are
+    /// Fetches in the background, when the line would be idle otherwise. Errors end up in [`LazyLayer::status`] and are
     /// tried again.
     pub fn prefetch(self: &Arc<Self>, prefetch: Prefetch) {
-        let first = prefetch != Prefetch::Everything;
-        if !first && !self.engine.config.background.enabled {
+        let is_landmark = matches!(prefetch, Prefetch::BlobUpTo(_));
+        if !is_landmark && !self.engine.config.background.enabled {
             return;
         }
-        let course = Course::new(prefetch, self.cached().chunks().len());
-        self.engine.background.add(self, course, first);
+        let background = &self.engine.background;
+        let chunks = self.cached().chunks().len();
+        if prefetch == Prefetch::Everything {
+            if !self.is_wanted_whole.swap(true, Ordering::Relaxed) {
+                background.add(self, Course::small(chunks), Rank::new(Class::Rest, 0));
+                background.add(
+                    self,
+                    Course::new(prefetch, chunks),
+                    Rank::new(Class::Rest, 1),
+                );
+            }
+            return;
+        }
+        background.add_told(self, Course::new(prefetch, chunks));
+    }
+
+    /// Fetches these chunks in the background, before whatever else is: an earlier start read them. `place` is where they
+    /// come in the order of that start, which may go through several layers: the lowest comes first.
+    pub fn follow(self: &Arc<Self>, place: u64, chunks: Vec<u32>) {
+        if self.engine.config.background.enabled {
+            let rank = Rank::new(Class::Learned, place);
+            self.engine.background.add(self, Course::list(chunks), rank);
+        }
     }
 
     /// The chunks that were read so far, in the order of their first reads, by their indexes. The record ends with
     /// the 65,536th.
     pub fn accesses(&self) -> Vec<u32> {
-        self.trace.order()
+        let uses = self.uses_since(0);
+        uses.into_iter().map(|(_, chunk)| chunk).collect()
+    }
+
+    /// Those of them that were read since [`Engine::uses`] was `since`, each with its place among the first reads of all
+    /// layers.
+    pub fn uses_since(&self, since: u64) -> Vec<(u64, u32)> {
+        self.trace.since(since)
+    }
+
+    /// A window of the way to the registry, if that was measured.
+    pub(crate) fn window(&self) -> Option<u64> {
+        let bounds = &self.engine.config.window_bytes;
+        let window = self.link.pace()?.window_bytes(2);
+        Some(window.max(*bounds.start()).min(*bounds.end()))
+    }
+
+    pub(crate) fn is_wanted_whole(&self) -> bool {
+        self.is_wanted_whole.load(Ordering::Relaxed)
+    }
+
+    /// Something is to be fetched ahead.
+    pub(crate) fn begin_job(&self) {
+        self.jobs.fetch_add(1, Ordering::Relaxed);
+        self.set_background(BackgroundState::Running);
+    }
+
+    /// It was.
+    pub(crate) fn end_job(&self) {
+        if self.jobs.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.set_background(BackgroundState::Done);
+        }
     }
 
     /// How far it is.

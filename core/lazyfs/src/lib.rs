@@ -9,7 +9,8 @@
 //!
 //! The [`Engine`] is what all layers of a daemon share: memory, processors, and who goes first. What somebody waits
 //! for ([`Urgency::Demand`](pontoon_source::Urgency)) never waits behind what is fetched ahead
-//! ([`LazyLayer::prefetch`]), which stands still meanwhile.
+//! ([`LazyLayer::prefetch`], [`LazyLayer::follow`]): that is in one order for all layers, and asked for only as far as the
+//! line would be idle otherwise.
 //!
 //! Knows no kernel and no format. Reads may come from any thread; the work is done on the engine's runtime, inflation
 //! on its blocking threads.
@@ -17,6 +18,7 @@
 mod background;
 mod complaints;
 mod config;
+mod course;
 mod engine;
 mod error;
 mod feed;
@@ -24,9 +26,11 @@ mod fetch;
 mod flight;
 mod layer;
 mod leftovers;
+mod line;
 mod link;
 mod missing;
 mod plan;
+mod queue;
 mod status;
 mod trace;
 

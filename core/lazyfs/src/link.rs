@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pontoon_source::{Blob, BoxFuture, Error, Result};
+use pontoon_source::{Blob, BoxFuture, Error, Pace, Result};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -63,6 +63,12 @@ impl Link {
             connected
         };
         cell.get_or_try_init(connect).await.cloned()
+    }
+
+    /// How fast the way to the blob is, if there is one and that was measured.
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        let blob = self.state().blob.get().cloned();
+        blob?.pace()
     }
 
     /// An error that came while we waited, or just now if waiting does not help.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pontoon_cache::Read as CacheRead;
 
-use crate::background::Course;
+use crate::course::Course;
 use crate::fetch::Fetch;
 use crate::flight::{Gate, Landed, Piece, Rush, Ticket};
 use crate::plan::{Bounds, Member, coalesce, widen};
@@ -15,6 +15,10 @@ use crate::{Error, LazyLayer, Result};
 
 /// How often a read looks again for bytes that were here and are gone: the disk lost them.
 const ROUNDS: usize = 4;
+
+/// What lies so far behind what somebody waits for is near, in bytes of the blob and in chunks.
+const NEAR_BYTES: u64 = 4 << 20;
+const NEAR_CHUNKS: usize = 4096;
 
 /// What a read waits for.
 #[derive(Debug, Default)]
@@ -27,8 +31,10 @@ pub(crate) struct Wait {
 impl LazyLayer {
     /// Starts fetching what is missing of `data`, and more at the same time if that costs nothing.
     pub(crate) fn demand(self: &Arc<Self>, data: Range<u64>) -> Wait {
+        self.engine.line.is_waited_for();
         let mut wait = Wait::default();
         let mut fetches = Vec::new();
+        let near;
         {
             let table = self.cached().chunks();
             let mut gate = self.flights.gate();
@@ -52,7 +58,8 @@ impl LazyLayer {
             let config = &self.engine.config;
             let bounds = self.bounds(config.request_bytes_max);
             let free = |member: &Member| self.is_free(&gate, member);
-            widen(&table, &mut wanted, config.demand_bytes_min, bounds, free);
+            widen(&table, &mut wanted, self.along(), bounds, free);
+            near = wanted.iter().max_by_key(|member| member.blob.end).cloned();
             for request in coalesce(wanted, bounds) {
                 let rush = Rush::new(true);
                 let mut claims = Vec::new();
@@ -67,17 +74,50 @@ impl LazyLayer {
             }
         }
         fetches.into_iter().for_each(Fetch::spawn);
+        if let Some(last) = near {
+            self.expect_behind(&last);
+        }
         wait
     }
 
-    /// The next requests of about `bytes` in all, made for nobody yet. None if everything is here or on its way.
-    pub(crate) fn fetch_ahead(self: &Arc<Self>, course: &mut Course, bytes: u64) -> Vec<Fetch> {
+    /// How many bytes a miss has fetched at least.
+    fn along(&self) -> u64 {
+        match self.engine.background.is_learned_on_its_way() {
+            // What comes next is known, and better than that it lies behind.
+            true => 0,
+            false => self.window().unwrap_or(self.engine.config.demand_bytes_min),
+        }
+    }
+
+    /// Somebody waits for what ends with `last`: what lies behind it comes before the rest, which he likely reads on.
+    fn expect_behind(self: &Arc<Self>, last: &Member) {
+        if !self.is_wanted_whole() || self.engine.background.is_learned_on_its_way() {
+            return;
+        }
+        let from = last.chunks.end;
+        let to = self.cached().chunks().len().min(from + NEAR_CHUNKS);
+        if from < to {
+            let below = last.blob.end.saturating_add(NEAR_BYTES);
+            self.engine
+                .background
+                .add_near(self, Course::near(from..to, below));
+        }
+    }
+
+    /// The next requests of about `bytes` in all, made for nobody yet, with at most `gap_max` bytes between two members of
+    /// one. None if everything is here or on its way.
+    pub(crate) fn fetch_ahead(
+        self: &Arc<Self>,
+        course: &mut Course,
+        bytes: u64,
+        gap_max: u64,
+    ) -> Vec<Fetch> {
         let table = self.cached().chunks();
         loop {
             let (mut wanted, mut seen, mut sum) = (Vec::new(), HashSet::new(), 0);
             let mut ended = false;
             while sum < bytes {
-                let Some((index, below)) = course.next() else {
+                let Some((index, within)) = course.next() else {
                     ended = true;
                     break;
                 };
@@ -85,7 +125,7 @@ impl LazyLayer {
                     continue;
                 }
                 if let Some(member) = Member::of(&table, index)
-                    && member.blob.start < below
+                    && within.has(&member.blob)
                     && seen.insert(member.key())
                 {
                     sum += member.bytes();
@@ -93,9 +133,16 @@ impl LazyLayer {
                 }
             }
             let mut gate = self.flights.gate();
+            let bounds = Bounds {
+                gap_max: gap_max.min(self.engine.config.gap_bytes_max),
+                request_max: bytes,
+            };
             wanted.retain(|member| self.is_free(&gate, member));
+            // What lies between them comes anyway.
+            let free = |member: &Member| self.is_free(&gate, member);
+            widen(&table, &mut wanted, 0, bounds, free);
             let mut fetches = Vec::new();
-            for request in coalesce(wanted, self.bounds(bytes)) {
+            for request in coalesce(wanted, bounds) {
                 let rush = Rush::new(false);
                 let claims = request.into_iter().map(|member| gate.claim(member, &rush));
                 let claims = claims.collect();
@@ -122,8 +169,9 @@ impl LazyLayer {
 
     pub(crate) async fn arrive(self: Arc<Self>, data: Range<u64>, wait: Wait) -> Result<Bytes> {
         let arrived = self.wait_for(data, wait).await;
-        if arrived.is_err() {
+        if let Err(error) = &arrived {
             self.count(|counters| &counters.failed_reads, 1);
+            self.engine.failed(error);
         }
         arrived
     }

@@ -9,7 +9,8 @@ const CHUNKS_MAX: usize = 65_536;
 #[derive(Debug)]
 pub(crate) struct Trace {
     used: Box<[AtomicU64]>,
-    order: Mutex<Vec<u32>>,
+    /// Each with its number among the first uses of all layers.
+    order: Mutex<Vec<(u64, u32)>>,
 }
 
 impl Trace {
@@ -22,8 +23,8 @@ impl Trace {
         }
     }
 
-    /// A reader wants the chunk `index`.
-    pub(crate) fn note(&self, index: usize) {
+    /// A reader wants the chunk `index`. If he is the first, `number` gives it a number.
+    pub(crate) fn note(&self, index: usize, number: impl FnOnce() -> u64) {
         let Some(word) = self.used.get(index / 64) else {
             return;
         };
@@ -38,13 +39,15 @@ impl Trace {
         if order.len() < CHUNKS_MAX
             && let Ok(index) = u32::try_from(index)
         {
-            order.push(index);
+            order.push((number(), index));
         }
     }
 
-    pub(crate) fn order(&self) -> Vec<u32> {
+    /// What has a number from `since` on. Numbers ascend.
+    pub(crate) fn since(&self, since: u64) -> Vec<(u64, u32)> {
         let order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        order.clone()
+        let from = order.partition_point(|(number, _)| *number < since);
+        order[from..].to_vec()
     }
 }
 
@@ -55,16 +58,19 @@ mod tests {
     #[test]
     fn first_uses_are_noted_in_order_and_once() {
         let trace = Trace::new(70);
+        let mut number = 10..;
         for index in [69, 3, 69, 0, 3, 1000] {
-            trace.note(index);
+            trace.note(index, || number.next().unwrap());
         }
-        assert_eq!(trace.order(), [69, 3, 0]);
+        assert_eq!(trace.since(0), [(10, 69), (11, 3), (12, 0)]);
+        assert_eq!(trace.since(11), [(11, 3), (12, 0)]);
+        assert_eq!(trace.since(13), []);
     }
 
     #[test]
     fn the_record_has_an_end() {
         let trace = Trace::new(CHUNKS_MAX + 10);
-        (0..CHUNKS_MAX + 10).for_each(|index| trace.note(index));
-        assert_eq!(trace.order().len(), CHUNKS_MAX);
+        (0..CHUNKS_MAX + 10).for_each(|index| trace.note(index, || index as u64));
+        assert_eq!(trace.since(0).len(), CHUNKS_MAX);
     }
 }

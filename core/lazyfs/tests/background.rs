@@ -5,18 +5,23 @@ use std::time::Duration;
 use pontoon_lazyfs::{BackgroundConfig, BackgroundState, Config, Prefetch, Read};
 use pontoon_source::Urgency;
 
-use crate::fixture::{Fault, Maker, Rig, exact, noise, wait_until};
+use crate::fixture::{Fault, Maker, Rig, exact, noise, open, wait_until};
 
 fn two_files() -> Maker {
+    two_files_of(1)
+}
+
+fn two_files_of(seed: u64) -> Maker {
     let mut maker = Maker::new();
-    maker.file("first", 0o644, &noise(1, 300_000), 30_000);
-    maker.file("second", 0o644, &noise(2, 300_000), 30_000);
+    maker.file("first", 0o644, &noise(seed, 300_000), 30_000);
+    maker.file("second", 0o644, &noise(seed + 1, 300_000), 30_000);
     maker
 }
 
 fn small_requests() -> Config {
     Config {
         background: BackgroundConfig {
+            requests: 2,
             request_bytes: 50_000,
             ..BackgroundConfig::default()
         },
@@ -198,4 +203,151 @@ fn a_limit_is_kept() {
         // Readers are not limited.
         rig.check("second");
     }
+}
+
+/// Which member each request begins with, of twenty of the same size.
+fn members(rig: &Rig) -> Vec<u64> {
+    let size = rig.layer.status().blob_bytes / 20;
+    let requests = rig.blob.requests();
+    let starts = requests.iter().map(|(range, _)| range.start);
+    starts.map(|start| (start + size / 2) / size).collect()
+}
+
+/// One request at a time, one member in each.
+fn one_by_one() -> Config {
+    let mut config = small_requests();
+    config.background.requests = 1;
+    config.background.request_bytes = 1;
+    config
+}
+
+#[test]
+fn what_was_learned_comes_before_what_is_told_and_that_before_the_rest() {
+    let rig = Rig::new(one_by_one(), two_files());
+    rig.blob.hold_all();
+    rig.layer.prefetch(Prefetch::Everything);
+    wait_until("the first request is under way", || rig.blob.count() == 1);
+    rig.layer.prefetch(Prefetch::Chunks(vec![9, 8]));
+    rig.layer.follow(7, vec![12]);
+    rig.layer.follow(3, vec![15]);
+    rig.blob.release();
+    wait_until("everything is here", || rig.layer.status().percent == 100.0);
+    let asked = members(&rig);
+    assert_eq!(asked[1..5], [15, 12, 9, 8], "{asked:?}");
+    assert_eq!(asked.len(), 20, "something was asked for twice: {asked:?}");
+}
+
+#[test]
+fn layers_share_one_order() {
+    let rig = Rig::new(one_by_one(), two_files());
+    let made = two_files_of(7).make();
+    let directory = tempfile::tempdir().unwrap();
+    let other = open(&rig.engine, &rig.cache, directory.path(), &made);
+    // Nothing moves before all is said.
+    rig.blob.hold_all();
+    made.blob.hold_all();
+    rig.layer.follow(0, vec![0]);
+    wait_until("the first request is under way", || rig.blob.count() == 1);
+    other.follow(1, vec![5]);
+    rig.layer.follow(2, vec![6]);
+    other.follow(3, vec![7]);
+    rig.blob.release();
+    wait_until("it is the other layer's turn", || made.blob.count() == 1);
+    // What comes behind it waits, although it is of a layer that has nothing on its way.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((rig.blob.count(), made.blob.count()), (1, 1));
+    made.blob.release();
+    wait_until("all of it is here", || {
+        rig.blob.count() == 2 && made.blob.count() == 2
+    });
+}
+
+#[test]
+fn who_waits_while_the_order_is_known_has_nothing_fetched_along() {
+    let mut config = small_requests();
+    config.demand_bytes_min = 100_000;
+    let rig = Rig::new(config, two_files());
+    rig.blob.hold(0..u64::MAX, Some(Urgency::Background));
+    rig.layer.follow(0, vec![19]);
+    wait_until("the first request is under way", || rig.blob.count() == 1);
+    rig.read("first", 0, 10).unwrap();
+    let demand = rig.blob.requests().last().unwrap().0.clone();
+    assert!(demand.end - demand.start < 40_000, "{demand:?}");
+    // Once it has come, nobody knows what comes next.
+    rig.blob.release();
+    wait_until("the order has come", || {
+        rig.layer.status().background == BackgroundState::Done
+    });
+    rig.read("first", 60_000, 10).unwrap();
+    let demand = rig.blob.requests().last().unwrap().0.clone();
+    assert!(demand.end - demand.start >= 100_000, "{demand:?}");
+}
+
+#[test]
+fn no_more_is_on_its_way_than_the_line_holds() {
+    let mut config = exact();
+    config.background.requests = 64;
+    config.background.request_bytes = 50_000;
+    let mut maker = Maker::new();
+    maker.file("large", 0o644, &noise(1, 3_000_000), 30_000);
+    let rig = Rig::new(config, maker);
+    rig.blob.hold_all();
+    rig.layer.prefetch(Prefetch::Everything);
+    // Half a megabyte as long as nothing was measured, and the request that goes beyond it.
+    let asked = || -> u64 {
+        let requests = rig.blob.requests();
+        requests
+            .iter()
+            .map(|(range, _)| range.end - range.start)
+            .sum()
+    };
+    let mut sum = 0;
+    wait_until("a window is asked for", || {
+        sum = asked();
+        sum >= 512 << 10
+    });
+    // All the rest would be asked for in the same moment.
+    assert!(sum < (512 << 10) + 100_000, "{sum}");
+    rig.blob.release();
+    wait_until("everything is here", || rig.layer.status().percent == 100.0);
+}
+
+#[test]
+fn the_window_follows_what_was_measured() {
+    let mut maker = Maker::new();
+    maker.file("large", 0o644, &noise(1, 3_000_000), 30_000);
+    let rig = Rig::new(Config::default(), maker);
+    // 8 Mbit/s and 100 ms.
+    rig.blob.measure(Duration::from_millis(100), 1_000_000);
+    // Who knows the way has asked before.
+    rig.read("large", 2_990_000, 10).unwrap();
+    for (bytes_per_second, window) in [(1_000_000, 256 << 10), (2_500_000, 500_000)] {
+        rig.blob
+            .measure(Duration::from_millis(100), bytes_per_second);
+        let before = rig.blob.count();
+        let offset = if window == 500_000 { 1_500_000 } else { 0 };
+        rig.read("large", offset, 10).unwrap();
+        let demand = rig.blob.requests()[before].0.clone();
+        let bytes = demand.end - demand.start;
+        assert!(
+            bytes >= window && bytes < window + 40_000,
+            "{bytes} of {window}"
+        );
+    }
+}
+
+#[test]
+fn what_lies_behind_a_miss_comes_before_the_rest() {
+    let mut config = one_by_one();
+    config.background.requests = 1;
+    let rig = Rig::new(config, two_files());
+    rig.blob.hold(0..u64::MAX, Some(Urgency::Background));
+    rig.layer.prefetch(Prefetch::Everything);
+    wait_until("the first request is under way", || rig.blob.count() == 1);
+    rig.read("second", 120_000, 10).unwrap();
+    rig.blob.release();
+    wait_until("everything is here", || rig.layer.status().percent == 100.0);
+    let asked = members(&rig);
+    assert_eq!(asked[1..4], [14, 15, 16], "{asked:?}");
+    assert_eq!(asked.len(), 20, "something was asked for twice: {asked:?}");
 }

@@ -275,3 +275,25 @@ fn wrong_bytes_do_not_fill_the_log() {
     // That bytes are wrong, and that they cannot be had.
     assert_eq!(lines.len(), 2, "{lines:#?}");
 }
+
+#[test]
+fn failed_reads_are_counted_by_their_reasons() {
+    let config = Config {
+        patience: Duration::from_millis(300),
+        ..exact()
+    };
+    let rig = Rig::new(config, one_file());
+    for (faults, kind) in [
+        (vec![Fault::Lie, Fault::Lie], "wrong-bytes"),
+        (vec![Fault::Unavailable; 100], "unavailable"),
+        (vec![Fault::NotFound], "not-found"),
+    ] {
+        rig.blob.fail(faults);
+        let error = rig.read("file", 0, 10).unwrap_err();
+        assert_eq!(error.kind(), kind);
+        rig.blob.fail_no_more();
+        assert_eq!(rig.engine.failures().get(kind), Some(&1));
+    }
+    let failures: u64 = rig.engine.failures().values().sum();
+    assert_eq!(failures, rig.engine.counted().failed_reads);
+}

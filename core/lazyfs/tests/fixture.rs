@@ -20,7 +20,7 @@ use pontoon_layer::{
 use pontoon_lazyfs::tree::Nid;
 use pontoon_lazyfs::{Config, Connect, Connected, Engine, LazyLayer, Read, Result};
 use pontoon_linux::Map;
-use pontoon_source::{Blob, BoxFuture, ByteStream, Error, Urgency};
+use pontoon_source::{Blob, BoxFuture, ByteStream, Error, Pace, Urgency};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -211,6 +211,7 @@ pub(crate) struct FakeBlob {
     requests: Mutex<Vec<(Range<u64>, Urgency)>>,
     faults: Mutex<VecDeque<Fault>>,
     held: watch::Sender<Held>,
+    pace: Mutex<Option<Pace>>,
     /// When others were served last.
     progress: Mutex<Option<Instant>>,
     /// What was reported as damaged, and how many others may be asked then.
@@ -238,6 +239,7 @@ impl FakeBlob {
             requests: Mutex::default(),
             faults: Mutex::default(),
             held: watch::Sender::default(),
+            pace: Mutex::default(),
             progress: Mutex::default(),
             damaged: Mutex::default(),
             others: Mutex::default(),
@@ -264,6 +266,14 @@ impl FakeBlob {
 
     pub(crate) fn hold(&self, bytes: Range<u64>, urgency: Option<Urgency>) {
         self.held.send_replace(Held { bytes, urgency });
+    }
+
+    /// The way to it is so fast.
+    pub(crate) fn measure(&self, round_trip: Duration, bytes_per_second: u64) {
+        *self.pace.lock().unwrap() = Some(Pace {
+            round_trip,
+            bytes_per_second,
+        });
     }
 
     /// Somebody else is served.
@@ -354,6 +364,10 @@ impl Blob for Handle {
 
     fn last_progress(&self) -> Option<Instant> {
         *self.0.progress.lock().unwrap()
+    }
+
+    fn pace(&self) -> Option<Pace> {
+        *self.0.pace.lock().unwrap()
     }
 }
 

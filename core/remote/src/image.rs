@@ -7,15 +7,18 @@ use pontoon_cache::Key;
 use pontoon_layer::{Annotated, Digest, parse_annotations};
 use pontoon_source::{Descriptor, Manifest, Reference};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::build;
 use crate::download::Download;
 use crate::parents::Parents;
+use crate::profile::Profile;
 use crate::promise::Promise;
 use crate::reason::{self, Refusal};
 use crate::remote::Shared;
 use crate::stock::Hold;
 use crate::toc::{self, Table};
+use crate::told::Start;
 
 /// The largest image configuration, in bytes: what containerd takes.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
@@ -29,8 +32,10 @@ const AHEAD: usize = 16;
 pub(crate) struct Image {
     pub(crate) reference: Reference,
     pub(crate) layers: Vec<Part>,
-    /// The digests of the decompressed layers.
-    pub(crate) diff_ids: OnceLock<Promise<Arc<Vec<Digest>>>>,
+    /// What its configuration says.
+    configuration: OnceLock<Promise<Arc<Configured>>>,
+    /// What an earlier start has read, if that is known.
+    pub(crate) profile: Option<Arc<Profile>>,
     manifest: Manifest,
 }
 
@@ -52,9 +57,18 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Fetched(Mutex<Option<Table>>);
 
+/// What an image's configuration says.
+#[derive(Debug)]
+pub(crate) struct Configured {
+    /// The digests of the decompressed layers.
+    pub(crate) diff_ids: Vec<Digest>,
+    pub(crate) start: Start,
+}
+
 #[derive(Deserialize)]
 struct Configuration {
     rootfs: RootFilesystem,
+    config: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -73,16 +87,21 @@ impl Image {
     ) -> Arc<Self> {
         let layers = manifest.layers.iter().enumerate();
         let layers = layers.map(|(index, descriptor)| Part::new(shared, index, descriptor.clone()));
-        let layers = layers.collect();
+        let layers: Vec<Part> = layers.collect();
+        let lazy: Vec<Key> = layers.iter().filter_map(Part::key).collect();
         let image = Arc::new(Image {
             reference,
             layers,
-            diff_ids: OnceLock::new(),
+            configuration: OnceLock::new(),
+            profile: shared.profiles.find(&lazy),
             manifest,
         });
         let lazy = image.can_be_lazy();
         let first = image.part(first).map_or(0, |part| part.index);
         image.expect(shared, first);
+        if lazy && image.is_told_of(shared) {
+            let _ = image.configuration(shared);
+        }
         for part in image.layers.iter().skip(first) {
             if !part.is_candidate() && (lazy || shared.config.unpack.everything) {
                 let _ = part.download(shared, &image);
@@ -124,8 +143,16 @@ impl Image {
         }
     }
 
-    /// The digests of the decompressed layers, from the image's configuration.
-    pub(crate) fn diff_ids(self: &Arc<Self>, shared: &Arc<Shared>) -> Promise<Arc<Vec<Digest>>> {
+    /// Whether what it tells of its start is looked at: an earlier start has told more.
+    pub(crate) fn is_told_of(&self, shared: &Shared) -> bool {
+        self.profile.is_none() && shared.config.fetching.background.enabled
+    }
+
+    /// What the image's configuration says.
+    pub(crate) fn configuration(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+    ) -> Promise<Arc<Configured>> {
         let begin = || {
             let (registry, image) = (shared.registry.clone(), Arc::clone(self));
             Promise::of(&shared.runtime, async move {
@@ -139,10 +166,13 @@ impl Image {
                     serde_json::from_slice(&bytes).map_err(|error| malformed(&error))?;
                 let ids = parsed.rootfs.diff_ids.iter();
                 let ids: Result<Vec<Digest>, _> = ids.map(|id| id.parse()).collect();
-                ids.map(Arc::new).map_err(|error| malformed(&error))
+                Ok(Arc::new(Configured {
+                    diff_ids: ids.map_err(|error| malformed(&error))?,
+                    start: Start::read(parsed.config),
+                }))
             })
         };
-        self.diff_ids.get_or_init(begin).clone()
+        self.configuration.get_or_init(begin).clone()
     }
 }
 

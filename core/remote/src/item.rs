@@ -8,6 +8,8 @@ use pontoon_lazyfs::{LazyLayer, Prefetch};
 use pontoon_overlay::SnapshotId;
 
 use crate::anywhere::Anywhere;
+use crate::profile::Profile;
+use crate::profiles;
 use crate::record::Record;
 
 /// A tree that is here.
@@ -40,6 +42,8 @@ impl Users {
 struct Asked {
     first: bool,
     everything: bool,
+    /// The names of the profiles that were followed.
+    followed: BTreeSet<String>,
 }
 
 impl Item {
@@ -61,6 +65,13 @@ impl Item {
         let mut asked = lock(&self.asked);
         if !std::mem::replace(&mut asked.first, true) && up_to > 0 {
             layer.prefetch(Prefetch::BlobUpTo(up_to));
+        }
+    }
+
+    /// Has what a start of an image with this layer has read fetched before all else. Once.
+    pub(crate) fn follow(&self, layer: &Arc<LazyLayer>, profile: &Profile) {
+        if lock(&self.asked).followed.insert(profile.name()) {
+            profiles::follow(profile, layer);
         }
     }
 

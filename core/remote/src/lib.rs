@@ -7,6 +7,7 @@
 //! number              which numbers of layers are used up
 //! decisions.json      why layers are not lazy, as long as their snapshots are here
 //! credentials.json    what opened registries, for its owner only
+//! profiles/           what starts of images have read, in order
 //! tmp/                ordinary layers on their way, without names
 //! mnt/<number>        the FUSE mount: one directory for each lazy layer, with an EROFS mount on it where the kernel can
 //! holder/             where the holder of the FUSE connection listens
@@ -20,7 +21,9 @@
 //!    `download.rs` ordinary layers. An image without any lazy layer is left to containerd.
 //! 4. `build.rs`: a table of contents becomes a tree on what lies below (`parents.rs`, `below.rs`), stored durably (`stock.rs`);
 //!    `record.rs` is what the snapshot keeps of it. `unpack.rs` unpacks an ordinary layer while containerd waits.
-//! 5. `front.rs`: the FUSE server, when the first layer is mounted, or from the start if a predecessor has left its
+//! 5. `ahead.rs`: as soon as a layer's table is here its bytes flow: first what an earlier start of the image has read
+//!    (`profile.rs`, `profiles.rs`), then what the image tells (`told.rs`, `merged.rs`, `elf.rs`), then the rest.
+//! 6. `front.rs`: the FUSE server, when the first layer is mounted, or from the start if a predecessor has left its
 //!    connection; `restore.rs`: the layers that are read through it. `front_end.rs` has chosen at the start whether the
 //!    kernel serves the trees itself; `erofs.rs` mounts them then, by `mounter.rs`.
 //!
@@ -30,6 +33,7 @@
 //! ## Why not lazy
 //! Each layer's fate and its reason are remembered, over a restart too (`decisions.rs`, `reason.rs`): [`Remote::report`].
 
+mod ahead;
 mod anywhere;
 mod below;
 mod build;
@@ -38,6 +42,7 @@ mod credentials;
 mod decisions;
 mod download;
 mod durable;
+mod elf;
 mod erofs;
 mod error;
 #[cfg(test)]
@@ -47,9 +52,12 @@ mod front_end;
 mod image;
 mod item;
 mod labels;
+mod merged;
 mod mounter;
 mod numbers;
 mod parents;
+mod profile;
+mod profiles;
 mod promise;
 mod reason;
 mod record;
@@ -59,9 +67,11 @@ mod restore;
 mod session;
 mod stock;
 mod toc;
+mod told;
 mod trees;
 mod unpack;
 
+pub use ahead::ProfileReport;
 pub use config::{
     Config, CredentialsConfig, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,
 };

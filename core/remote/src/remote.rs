@@ -27,6 +27,7 @@ use crate::front::Front;
 use crate::image::{Image, Part};
 use crate::labels::Wanted;
 use crate::parents::Parents;
+use crate::profiles::Profiles;
 use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
@@ -72,11 +73,12 @@ pub(crate) struct Shared {
     pub(crate) erofs: Arc<Erofs>,
     pub(crate) sessions: Sessions,
     pub(crate) decisions: Decisions,
+    pub(crate) profiles: Arc<Profiles>,
 }
 
 /// What a layer became.
 enum Brought {
-    Lazy(Record),
+    Lazy(Record, Arc<Image>),
     /// Unpacked here, because it cannot be lazy.
     Unpacked(Refusal),
 }
@@ -120,11 +122,14 @@ impl Remote {
             Arc::clone(&erofs),
             handle.clone(),
         );
-        let stock = stock.map_err(|source| Error::Io {
+        let failed = |source| Error::Io {
             operation: "open",
             path: directory.clone(),
             source,
-        })?;
+        };
+        let stock = stock.map_err(failed)?;
+        let profiles = Profiles::open(directory.join("profiles"), engine.clone(), handle.clone());
+        let profiles = Arc::new(profiles.map_err(failed)?);
         let (stop, stopped) = watch::channel(false);
         if let Some(service) = &config.credentials.image_service {
             credentials::serve_image_service(&handle, service, &remembered, stopped.clone())?;
@@ -152,6 +157,7 @@ impl Remote {
             stock,
             sessions: Sessions::default(),
             decisions: Decisions::open(directory.join("decisions.json"), root.join("snapshots")),
+            profiles,
             config,
         });
         handle.spawn(drop_copies(Arc::clone(&shared), stopped.clone()));
@@ -187,7 +193,7 @@ impl Remote {
         image.expect(shared, part.index);
         if part.is_candidate() {
             match self.lazy(&image, part, &parents, deadline, request.id) {
-                Ok(record) => return Ok(Brought::Lazy(record)),
+                Ok(record) => return Ok(Brought::Lazy(record, image)),
                 // It may be lazy the next time. Unpacking it now would take longer.
                 Err(refusal) if refusal.transient => return Err(refusal),
                 Err(refusal) => {
@@ -238,49 +244,25 @@ impl Remote {
         Ok(shared.stock.refer(&hold.item, id, &reference))
     }
 
-    /// Opens a layer that was just pulled, so that what its start needs is on its way.
-    fn prefetch(&self, record: &Record, bytes: Option<u64>) {
-        match self.shared.stock.open_layer(record) {
-            Ok(opened) => {
-                if opened.is_new {
-                    self.shared.front.appeared(opened.item.record.number);
-                }
-                opened.item.prefetch_first(&opened.layer, bytes);
-            }
-            // Mounting it says so to somebody who can do something about it.
-            Err(error) => {
-                tracing::warn!(
-                    layer = record.blob(),
-                    error = &error as &dyn std::error::Error,
-                    "a layer cannot be opened"
-                );
-            }
-        }
-    }
-
-    /// The directory of a layer below the mount.
-    fn lower(&self, chain: &Chain<'_>, link: &Link) -> Result<PathBuf> {
+    /// The directory of a layer below the mount. Adds it to `opened`.
+    fn lower(&self, chain: &Chain<'_>, link: &Link, opened: &mut Vec<Opened>) -> Result<PathBuf> {
         let Some(record) = &link.layer else {
             return Ok(chain.directory(link));
         };
         let record = Record::decode(record)?;
         let shared = &self.shared;
         let server = shared.front.server()?;
-        let Opened {
-            item,
-            layer,
-            is_new,
-        } = shared.stock.open_layer(&record)?;
-        if is_new {
-            server.appeared(item.record.number);
+        let opened_layer = shared.stock.open_layer(&record)?;
+        let number = opened_layer.item.record.number;
+        if opened_layer.is_new {
+            server.appeared(number);
         }
-        item.prefetch_first(&layer, None);
-        item.prefetch_everything(&layer);
-        let tree = shared.stock.trees().path(&item.record.tree);
+        let tree = shared.stock.trees().path(&opened_layer.item.record.tree);
         shared
             .erofs
-            .cover(&server, item.record.number, &layer, &tree)?;
-        Ok(server.path(item.record.number))
+            .cover(&server, number, &opened_layer.layer, &tree)?;
+        opened.push(opened_layer);
+        Ok(server.path(number))
     }
 }
 
@@ -296,9 +278,9 @@ impl LayerProvider for Remote {
         };
         let image = wanted.image.reference.to_string();
         match self.bring(&wanted, request) {
-            Ok(Brought::Lazy(record)) => {
+            Ok(Brought::Lazy(record, of)) => {
                 decisions.lazy(&image, &wanted.layer);
-                self.prefetch(&record, wanted.prefetch_bytes);
+                self.prefetch(&of, &record, wanted.prefetch_bytes);
                 Offer::Lazy(record.encode())
             }
             Ok(Brought::Unpacked(why)) => {
@@ -313,8 +295,11 @@ impl LayerProvider for Remote {
     }
 
     fn lowerdirs(&self, chain: &Chain<'_>, id_map: Option<&IdMap>) -> Result<Option<Vec<PathBuf>>> {
-        let paths = chain.links.iter().map(|link| self.lower(chain, link));
+        let mut opened = Vec::new();
+        let paths = chain.links.iter();
+        let paths = paths.map(|link| self.lower(chain, link, &mut opened));
         let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+        self.started(&opened);
         if let Some(map) = id_map {
             self.shared.front.check_id_map(map)?;
         }
@@ -327,6 +312,7 @@ impl LayerProvider for Remote {
 
     fn release(&self, id: SnapshotId, record: &[u8]) -> Result<()> {
         let record = Record::decode(record)?;
+        self.shared.profiles.end_of(&record.key()?);
         if self.shared.stock.release(id, &record)? {
             self.shared.front.changed(record.number);
         }
@@ -352,6 +338,7 @@ impl LayerProvider for Remote {
         if is_used && self.shared.front.leave() {
             self.left.store(true, Ordering::Relaxed);
         }
+        self.shared.profiles.end_all();
         self.shared.stock.close();
         self.shared.front.stop();
         if let Err(error) = self.shared.stock.cache.flush() {

@@ -113,6 +113,10 @@ pub struct Totals {
     pub cache: Stats,
     /// What registries were asked for.
     pub traffic: Traffic,
+    /// Reads that failed, by reason.
+    pub failed_reads: BTreeMap<&'static str, u64>,
+    /// Requests that failed, each time, by reason.
+    pub failed_requests: BTreeMap<&'static str, u64>,
 }
 
 impl Remote {
@@ -206,6 +210,8 @@ impl Remote {
             fetched: shared.engine.counted(),
             cache: shared.stock.cache.stats(),
             traffic: shared.registry.traffic(),
+            failed_reads: shared.engine.failures(),
+            failed_requests: shared.registry.failures(),
         }
     }
 }

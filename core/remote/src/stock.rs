@@ -395,6 +395,17 @@ impl Stock {
         lock(&self.items).values().cloned().collect()
     }
 
+    /// Of each of `keys` a layer that is open, if there is one. What was pulled before the start and not mounted since is
+    /// not.
+    pub(crate) fn opened(&self, keys: &[Key]) -> Vec<Arc<LazyLayer>> {
+        let items = self.items();
+        let of = |key: &Key| {
+            let mut same = items.iter().filter(|item| item.key() == key);
+            same.find_map(|item| item.opened())
+        };
+        keys.iter().filter_map(of).collect()
+    }
+
     /// Ends all reading, and all deleting.
     pub(crate) fn close(&self) {
         {

@@ -25,12 +25,12 @@ pub(crate) fn unpack(
     deadline: Option<Instant>,
 ) -> Result<(), Refusal> {
     let slow = || Refusal::for_now(reason::SLOW_LAYER);
-    let diff_ids = image.diff_ids(shared);
+    let configured = image.configuration(shared);
     let download = part.download(shared, image);
     let download = download.wait_until(&shared.runtime, deadline);
     let download = download.ok_or_else(slow)??;
-    let diff_ids = diff_ids.wait_until(&shared.runtime, deadline);
-    let diff_ids = diff_ids.ok_or_else(slow)??;
+    let configured = configured.wait_until(&shared.runtime, deadline);
+    let diff_ids = &configured.ok_or_else(slow)??.diff_ids;
     let diff_id = diff_ids.get(part.index).cloned().ok_or_else(|| Refusal {
         detail: Some("the image's configuration has fewer layers than its manifest".to_owned()),
         ..Refusal::new(reason::UNPACK_FAILED)

@@ -7,6 +7,7 @@ mod deadline;
 mod front_end;
 mod image;
 mod ordinary;
+mod profiles;
 mod pull;
 mod registry;
 mod site;

@@ -127,6 +127,24 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Where each range begins that was asked for of a path with `part` in it, in the order of the requests.
+    pub(crate) fn starts(&self, part: &str) -> Vec<usize> {
+        let requests = self.shared.requests.lock().unwrap();
+        let asked = requests.iter().filter(|request| request.contains(part));
+        let start = |request: &String| {
+            let (_, range) = request.split_once("bytes=")?;
+            range.split_once('-')?.0.parse().ok()
+        };
+        asked.filter_map(start).collect()
+    }
+
+    /// Forgets what was asked for so far.
+    pub(crate) fn forget(&self) {
+        self.shared.requests.lock().unwrap().clear();
+    }
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
@@ -145,7 +163,10 @@ impl Shared {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let uri = request.uri().to_string();
         let path = request.uri().path().to_owned();
-        self.requests.lock().unwrap().push(uri.clone());
+        let range = request.headers().get(RANGE);
+        let range = range.map_or("", |range| range.to_str().unwrap());
+        let asked = format!("{uri} {range}");
+        self.requests.lock().unwrap().push(asked);
         let mut held = self.held.subscribe();
         let free = |held: &Vec<String>| !held.iter().any(|part| uri.contains(part.as_str()));
         let _ = held.wait_for(free).await;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pontoon_layer::Digest;
@@ -52,6 +52,29 @@ pub trait Blob: Send + Sync + fmt::Debug {
     /// likes, and knows that others are served, stands in a queue and may wait on.
     fn last_progress(&self) -> Option<Instant> {
         None
+    }
+
+    /// How fast the way to whoever is asked first for this blob is, measured lately. `None` if nobody knows yet.
+    fn pace(&self) -> Option<Pace> {
+        None
+    }
+}
+
+/// How fast a way is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// From a request to the first byte of its answer, when nothing is in the way.
+    pub round_trip: Duration,
+    /// What comes while something comes.
+    pub bytes_per_second: u64,
+}
+
+impl Pace {
+    /// The bytes that are on their way at any moment when the way is used up, times `times`.
+    pub fn window_bytes(&self, times: u32) -> u64 {
+        let nanoseconds = self.round_trip.as_nanos().saturating_mul(times.into());
+        let bytes = nanoseconds.saturating_mul(self.bytes_per_second.into()) / 1_000_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
 

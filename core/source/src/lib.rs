@@ -17,7 +17,7 @@ mod reference;
 mod registry;
 mod tls;
 
-pub use blob::{Blob, BoxFuture, ByteStream, READ_BYTES_MAX, Urgency};
+pub use blob::{Blob, BoxFuture, ByteStream, Pace, READ_BYTES_MAX, Urgency};
 pub use config::Config;
 pub use credential::{
     Anonymous, Chain, Credential, Credentials, DockerConfig, Fixed, ImageServiceProxy, Kubernetes,

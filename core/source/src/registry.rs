@@ -10,13 +10,15 @@ mod exchange;
 pub(crate) mod failure;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod meter;
 mod token;
 mod tour;
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use pontoon_layer::{Digest, Verified};
@@ -64,6 +66,15 @@ pub(crate) struct Counters {
     pub(crate) retries: AtomicU64,
     pub(crate) resumed: AtomicU64,
     pub(crate) blob_bytes: AtomicU64,
+    failures: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Counters {
+    /// A request failed, or what came of it was not what was asked for.
+    pub(crate) fn failed(&self, error: &Error) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(error.kind()).or_default() += 1;
+    }
 }
 
 /// What a [`Registry`] did since it was made.
@@ -278,6 +289,12 @@ impl Registry {
 
     fn registry_blob(&self, reference: &Reference, digest: Digest, size: u64) -> RegistryBlob {
         RegistryBlob::new(&self.shared, reference, digest, size)
+    }
+
+    /// How many requests failed so far, each time, by [`Error::kind`]: also those that were made again and then went well.
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        let failures = self.shared.counters.failures.lock();
+        failures.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What was done so far.

@@ -5,6 +5,7 @@
 mod auth;
 mod credentials;
 
+mod faults;
 mod hosts;
 mod server;
 mod tls;

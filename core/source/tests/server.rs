@@ -21,7 +21,7 @@ use pontoon_layer::Digest;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
 /// A request that came.
@@ -59,6 +59,8 @@ pub(crate) enum Piece {
     Data(Bytes),
     /// Nothing more, for ever.
     Stall,
+    /// A byte now and then, for ever.
+    Drip,
     /// The connection is closed.
     Break,
 }
@@ -314,6 +316,14 @@ impl Body for Scripted {
         match self.pieces.front() {
             // Only the end of the connection ends it.
             Some(Piece::Stall) => return Poll::Pending,
+            Some(Piece::Drip) => {
+                if self.rest.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+                let next = Instant::now() + Duration::from_millis(50);
+                self.rest.as_mut().reset(next);
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))));
+            }
             Some(Piece::Break) => {
                 return match self.rest.as_mut().poll(context) {
                     Poll::Ready(()) => Poll::Ready(Some(Err(io::Error::other("scripted")))),

@@ -73,12 +73,14 @@ section! {
 }
 
 section! {
-    /// What is fetched before anybody asks for it. It stands still while a program waits for bytes.
+    /// What is fetched before anybody asks for it: from the pull on, what an earlier start has read, what the image tells,
+    /// then the rest. It gives way to programs that wait for bytes.
     pub struct BackgroundSection {
-        /// Fetch the rest of layers that are mounted. What a layer names as needed at the start always is.
+        /// Fetch it. What a layer itself names as needed at the start always is.
         pub enabled: bool = true,
-        /// Requests at the same time.
-        pub requests: Count<1, 64> = Count(4),
+        /// The most requests at the same time. There are fewer as a rule: no more is asked for than the way to the registry
+        /// holds.
+        pub requests: Count<1, 64> = Count(16),
         /// At most so much a second. 0: as fast as it comes.
         pub bytes_per_second: Bytes = Bytes(0),
     }

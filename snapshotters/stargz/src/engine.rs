@@ -1,8 +1,9 @@
 //! The overlay engine with a provider of lazy layers, as the daemon wants to see both.
 
+use std::io;
 use std::sync::Arc;
 
-use pontoon_daemon::{Census, Number};
+use pontoon_daemon::{Census, Number, Profiles};
 use pontoon_overlay::Engine;
 use pontoon_remote::Remote;
 use pontoon_snapshot::{Keyspaces, Result, Snapshotter, SnapshotterName};
@@ -34,6 +35,10 @@ impl pontoon_daemon::Engine for LazyEngine {
         serde_json::to_value(self.remote.report()).ok()
     }
 
+    fn profiles(&self) -> Option<Arc<dyn Profiles>> {
+        Some(Arc::new(Learned(Arc::clone(&self.remote))))
+    }
+
     fn numbers(&self) -> Vec<Number> {
         numbers::of(&self.remote.totals())
     }
@@ -51,5 +56,22 @@ impl pontoon_daemon::Engine for LazyEngine {
 impl Drop for LazyEngine {
     fn drop(&mut self) {
         pontoon_daemon::Engine::close(self);
+    }
+}
+
+/// The orders that the provider has learned.
+struct Learned(Arc<Remote>);
+
+impl Profiles for Learned {
+    fn list(&self) -> io::Result<serde_json::Value> {
+        serde_json::to_value(self.0.profiles()?).map_err(io::Error::other)
+    }
+
+    fn export(&self, name: &str) -> io::Result<Option<String>> {
+        self.0.export_profile(name)
+    }
+
+    fn import(&self, bytes: &[u8]) -> io::Result<String> {
+        self.0.import_profile(bytes)
     }
 }

@@ -16,7 +16,6 @@ pub(crate) fn of(totals: &Totals) -> Vec<Number> {
 fn layers(totals: &Totals) -> Vec<Number> {
     let sum = |counts: &BTreeMap<&str, u64>| counts.values().sum();
     let decisions = &totals.decisions;
-    let unpacked = decisions.unpacked.iter();
     vec![
         Number::new(
             "lazy_layers",
@@ -38,7 +37,7 @@ fn layers(totals: &Totals) -> Vec<Number> {
             "layers_unpacked",
             "Ordinary layers that were unpacked here, by why they are not lazy",
             "reason",
-            unpacked.map(|(reason, count)| (*reason, *count)).collect(),
+            counts(&decisions.unpacked),
         ),
     ]
 }
@@ -55,6 +54,12 @@ fn fetched(totals: &Totals) -> Vec<Number> {
                 ("waited", counted.waited_reads),
                 ("failed", counted.failed_reads),
             ],
+        ),
+        by(
+            "lazy_read_failures",
+            "Reads of lazy layers that failed, by reason",
+            "reason",
+            counts(&totals.failed_reads),
         ),
         by(
             "lazy_requests",
@@ -89,6 +94,12 @@ fn fetched(totals: &Totals) -> Vec<Number> {
             "registry_retries",
             "Requests that followed one that failed",
             totals.traffic.retries,
+        ),
+        by(
+            "registry_failures",
+            "Requests to registries that failed, also if the next try went well, by reason",
+            "reason",
+            counts(&totals.failed_requests),
         ),
         counter(
             "registry_blob_bytes",
@@ -134,6 +145,10 @@ fn kept(totals: &Totals) -> Vec<Number> {
             cache.thread_panics,
         ),
     ]
+}
+
+fn counts<'a>(counts: &BTreeMap<&'a str, u64>) -> Vec<(&'a str, u64)> {
+    counts.iter().map(|(what, count)| (*what, *count)).collect()
 }
 
 fn counter(name: &'static str, help: &'static str, value: u64) -> Number {

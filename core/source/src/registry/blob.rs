@@ -18,7 +18,7 @@ use super::exchange::{Answer, Ask};
 use super::failure;
 use super::tour::{Need, Tour};
 use super::transfer::{Open, Transfer};
-use crate::blob::{Blob, BoxFuture, ByteStream, READ_BYTES_MAX, Urgency};
+use crate::blob::{Blob, BoxFuture, ByteStream, Pace, READ_BYTES_MAX, Urgency};
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 
@@ -159,6 +159,14 @@ impl Blob for RegistryBlob {
         let given = endpoints.iter().map(|endpoint| endpoint.last_progress());
         given.max().flatten()
     }
+
+    fn pace(&self) -> Option<Pace> {
+        let endpoints = self.shared.book.endpoints(self.reference.host()).ok()?;
+        let mut asked = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.settings.can_pull);
+        asked.find_map(|endpoint| endpoint.pace())
+    }
 }
 
 impl Source {
@@ -224,7 +232,9 @@ impl Source {
         if is_whole_only && range.start > PASSED_OVER_MAX {
             return Err(self.range_unsupported(&endpoint.settings.host));
         }
+        let (asked, alone) = (Instant::now(), endpoint.is_idle());
         let answer = self.ask(endpoint, &range).await?;
+        let answering = endpoint.answers(asked.elapsed(), alone);
         let stall = self.shared.config.stall_timeout;
         let passed_over = match answer.response.status() {
             StatusCode::PARTIAL_CONTENT => {
@@ -247,6 +257,7 @@ impl Source {
             host: answer.host,
             endpoint: Arc::clone(endpoint),
             passed_over,
+            _answering: answering,
             _permit: permit,
         })
     }

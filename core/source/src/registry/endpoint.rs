@@ -9,7 +9,8 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::auth::Auth;
-use crate::blob::Urgency;
+use super::meter::Meter;
+use crate::blob::{Pace, Urgency};
 use crate::config::Config;
 use crate::hosts::{Settings, is_loopback};
 
@@ -34,6 +35,7 @@ pub(crate) struct Endpoint {
     /// How long an answer may take to begin, connecting included.
     pub(crate) answer_timeout: Duration,
     health: Mutex<Health>,
+    meter: Mutex<Meter>,
     demand: Arc<Semaphore>,
     background: Arc<Semaphore>,
 }
@@ -97,6 +99,7 @@ impl Endpoint {
             auth: Auth::default(),
             headers,
             health: Mutex::default(),
+            meter: Mutex::default(),
             demand: Arc::new(Semaphore::new(config.demand_per_host.max(1))),
             background: Arc::new(Semaphore::new(config.background_per_host.max(1))),
         }
@@ -153,9 +156,32 @@ impl Endpoint {
     }
 
     /// It gave somebody something.
-    pub(crate) fn gave(&self) {
-        self.health().gave = Some(Instant::now());
+    pub(crate) fn gave(&self, bytes: usize) {
+        let now = Instant::now();
+        self.health().gave = Some(now);
+        self.meter().came(now, bytes as u64);
         self.heard();
+    }
+
+    /// Whether no answer with a body is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.meter().is_idle()
+    }
+
+    /// An answer with a body began, so long after its request, which was `alone` if no other one was under way. The body
+    /// ends when what is returned is dropped.
+    pub(crate) fn answers(self: &Arc<Self>, after: Duration, alone: bool) -> Answering {
+        self.meter().began(after, alone);
+        Answering(Arc::clone(self))
+    }
+
+    /// How fast the way to it is.
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        self.meter().pace()
+    }
+
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It is not down.
@@ -175,6 +201,16 @@ impl Endpoint {
     /// Whether `url` lies at this host, which may then see its credentials and headers.
     pub(crate) fn owns(&self, url: &Url) -> bool {
         self.settings.base.origin() == url.origin()
+    }
+}
+
+/// See [`Endpoint::answers`].
+#[derive(Debug)]
+pub(crate) struct Answering(Arc<Endpoint>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.meter().ended(Instant::now());
     }
 }
 

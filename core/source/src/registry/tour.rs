@@ -140,6 +140,7 @@ impl Tour {
             error = &error as &dyn std::error::Error,
             "a request failed"
         );
+        self.shared.counters.failed(&error);
         if let Error::Unavailable { retry_after, .. } = &error {
             self.endpoints[place].failed(*retry_after);
         }

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::blob::Source;
 use super::body::Body;
-use super::endpoint::Endpoint;
+use super::endpoint::{Answering, Endpoint};
 use super::failure;
 use super::tour::Tour;
 use crate::blob::{BoxFuture, ByteStream, Urgency};
@@ -36,6 +36,8 @@ pub(super) struct Open {
     pub(super) endpoint: Arc<Endpoint>,
     /// Bytes at its beginning that nobody asked for.
     pub(super) passed_over: u64,
+    /// How fast it comes is measured until it ends.
+    pub(super) _answering: Answering,
     /// Its place among the requests to this host.
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
@@ -121,7 +123,7 @@ impl Transfer {
                     self.source.delivered(self.range.start..end, &open.endpoint);
                     self.range.start = end;
                     self.has_begun = true;
-                    open.endpoint.gave();
+                    open.endpoint.gave(piece.len());
                     tour.progressed(place, piece.len());
                     if self.range.is_empty() {
                         self.open = None;
