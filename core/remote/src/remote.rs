@@ -99,12 +99,7 @@ impl Remote {
         let root = make(root)?;
         let directory = make(&root.join("lazy"))?;
         let temporary = make(&directory.join("tmp"))?;
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("lazy")
-            .enable_all()
-            .build()
-            .map_err(Error::Threads)?;
+        let runtime = threads()?;
         let handle = runtime.handle().clone();
         let _inside = handle.enter();
         let remembered =
@@ -450,6 +445,12 @@ fn choose(directory: &Path, temporary: &Path, config: &LazyConfig) -> Result<Ero
         "who serves lazy layers"
     );
     Ok(Erofs::new(directory.join(MOUNTPOINT), config, chosen))
+}
+
+fn threads() -> Result<Runtime, Error> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(THREADS).thread_name("lazy");
+    builder.enable_all().build().map_err(Error::Threads)
 }
 
 /// Makes a directory that only its owner may look into, and answers its path without links.
