@@ -258,7 +258,9 @@ pub(crate) mod tests {
     }
 
     /// The interpreter, the libraries, and where these are looked for.
-    fn read(file: &[u8]) -> Option<(Vec<u8>, Vec<Vec<u8>>, Option<Vec<u8>>)> {
+    type Needs = (Vec<u8>, Vec<Vec<u8>>, Option<Vec<u8>>);
+
+    fn read(file: &[u8]) -> Option<Needs> {
         let head = Head::read(&file[..file.len().min(HEAD_BYTES)])?;
         let interpreter = part(file, head.interpreter.as_ref()?);
         let dynamic = head.dynamic(&part(file, head.dynamic.as_ref()?))?;
