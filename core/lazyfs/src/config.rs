@@ -8,10 +8,10 @@ use std::time::Duration;
 pub struct Config {
     /// How long a read waits for a registry that does not answer, before it fails with EIO. `[registry] patience`.
     pub patience: Duration,
-    /// A read that misses has at least so many bytes of the blob fetched from there on, as long as nobody has measured
-    /// how fast the way to the registry is: less would leave it idle for as long as a round trip takes. Later it is twice
-    /// bandwidth times round trip.
-    pub demand_bytes_min: u64,
+    /// A read that misses has so many bytes of the blob fetched from there on, if small members lie there and as long as
+    /// nobody has measured how fast the way to the registry is: less would leave it idle for as long as a round trip
+    /// takes. Later it is twice bandwidth times round trip; and up to eight times more for who reads on and on.
+    pub along_bytes: u64,
     /// What is measured counts within these bounds, in bytes.
     pub window_bytes: RangeInclusive<u64>,
     /// So many bytes of the blob that nobody wants are fetched along rather than asking twice.
@@ -45,7 +45,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             patience: Duration::from_secs(60),
-            demand_bytes_min: 512 << 10,
+            along_bytes: 512 << 10,
             window_bytes: 256 << 10..=4 << 20,
             gap_bytes_max: 64 << 10,
             request_bytes_max: 4 << 20,

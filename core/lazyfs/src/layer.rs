@@ -20,6 +20,7 @@ use crate::engine::Engine;
 use crate::flight::Flights;
 use crate::link::{Connect, Link};
 use crate::queue::{Class, Rank};
+use crate::sequence::Sequence;
 use crate::status::{BackgroundState, Counters, LastError, Status, percent};
 use crate::trace::Trace;
 use crate::{Error, Result};
@@ -35,6 +36,7 @@ pub struct LazyLayer {
     pin: CachePin,
     pub(crate) flights: Arc<Flights>,
     trace: Trace,
+    pub(crate) sequence: Sequence,
     counters: Counters,
     /// Of all files. Summed up when it is asked for.
     bytes: OnceLock<u64>,
@@ -119,6 +121,7 @@ impl LazyLayer {
             pin,
             flights: Arc::default(),
             trace: Trace::new(cached.chunks().len()),
+            sequence: Sequence::default(),
             counters: Counters::default(),
             bytes: OnceLock::new(),
             state: Mutex::new(State {

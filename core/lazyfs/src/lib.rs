@@ -3,7 +3,7 @@
 //! A [`LazyLayer`] is a file tree, a [`CachedLayer`](pontoon_cache::CachedLayer), and a way to the layer's blob that
 //! is not gone before bytes are missing ([`Connect`]). [`LazyLayer::read`] answers at once what is here. Else it
 //! answers a future, and has begun to fetch:
-//! - whatever is missing, side by side, in few requests, and at least [`Config::demand_bytes_min`] from the miss on;
+//! - whatever is missing, side by side, in few requests, and up to [`Config::along_bytes`] from the miss on;
 //! - each member of the blob once, for any number of readers, whether they wait until the end or not;
 //! - only what has its digest reaches the cache or a reader. Wrong bytes are fetched once more, then the read fails.
 //!
@@ -31,6 +31,7 @@ mod link;
 mod missing;
 mod plan;
 mod queue;
+mod sequence;
 mod status;
 mod trace;
 

@@ -58,7 +58,8 @@ impl LazyLayer {
             let config = &self.engine.config;
             let bounds = self.bounds(config.request_bytes_max);
             let free = |member: &Member| self.is_free(&gate, member);
-            widen(&table, &mut wanted, self.along(), bounds, free);
+            let along = self.along(&wanted);
+            widen(&table, &mut wanted, along, bounds, free);
             near = wanted.iter().max_by_key(|member| member.blob.end).cloned();
             for request in coalesce(wanted, bounds) {
                 let rush = Rush::new(true);
@@ -75,18 +76,23 @@ impl LazyLayer {
         }
         fetches.into_iter().for_each(Fetch::spawn);
         if let Some(last) = near {
+            self.sequence.ended(last.chunks.end);
             self.expect_behind(&last);
         }
         wait
     }
 
-    /// How many bytes a miss has fetched at least.
-    fn along(&self) -> u64 {
-        match self.engine.background.is_learned_on_its_way() {
-            // What comes next is known, and better than that it lies behind.
-            true => 0,
-            false => self.window().unwrap_or(self.engine.config.demand_bytes_min),
+    /// How many bytes a miss of `wanted` has fetched in all, if that many small members lie behind it.
+    fn along(&self, wanted: &[Member]) -> u64 {
+        let Some(first) = wanted.iter().map(|member| member.chunks.start).min() else {
+            return 0;
+        };
+        // What comes next is known, and better than that it lies behind.
+        if self.engine.background.is_learned_on_its_way() {
+            return 0;
         }
+        let bytes = self.window().unwrap_or(self.engine.config.along_bytes);
+        self.sequence.widened(first, bytes)
     }
 
     /// Somebody waits for what ends with `last`: what lies behind it comes before the rest, which he likely reads on.

@@ -44,12 +44,13 @@ pub(crate) struct Bounds {
     pub(crate) request_max: u64,
 }
 
-/// Adds to what is `wanted` what lies in its gaps, and members behind it until it has `bytes_min` bytes: they come at
-/// no extra cost. `free` tells whether a member is missing and nobody fetches it yet.
+/// Adds to what is `wanted` what lies in its gaps, which comes at no extra cost, and members behind it as long as all
+/// of it has at most `bytes_max` bytes: small ones, of at most half of that. A small one that is used saves a round trip, a
+/// large one that is not costs several. `free` tells whether a member is missing and nobody fetches it yet.
 pub(crate) fn widen(
     table: &ChunkTableRef<'_>,
     wanted: &mut Vec<Member>,
-    bytes_min: u64,
+    bytes_max: u64,
     bounds: Bounds,
     mut free: impl FnMut(&Member) -> bool,
 ) {
@@ -66,11 +67,14 @@ pub(crate) fn widen(
     let Some(mut last) = wanted.last().cloned() else {
         return;
     };
-    while bytes < bytes_min.min(bounds.request_max) {
-        let Some(next) = behind(table, &last, bounds.gap_max, &mut free) else {
-            break;
-        };
+    let bytes_max = bytes_max.min(bounds.request_max);
+    while bytes < bytes_max
+        && let Some(next) = behind(table, &last, bounds.gap_max, &mut free)
+    {
         bytes = bytes.saturating_add(next.bytes());
+        if bytes > bytes_max || next.bytes() > bytes_max / 2 {
+            break;
+        }
         last = next.clone();
         filling.push(next);
     }

@@ -265,7 +265,7 @@ fn layers_share_one_order() {
 #[test]
 fn who_waits_while_the_order_is_known_has_nothing_fetched_along() {
     let mut config = small_requests();
-    config.demand_bytes_min = 100_000;
+    config.along_bytes = 100_000;
     let rig = Rig::new(config, two_files());
     rig.blob.hold(0..u64::MAX, Some(Urgency::Background));
     rig.layer.follow(0, vec![19]);
@@ -280,7 +280,7 @@ fn who_waits_while_the_order_is_known_has_nothing_fetched_along() {
     });
     rig.read("first", 60_000, 10).unwrap();
     let demand = rig.blob.requests().last().unwrap().0.clone();
-    assert!(demand.end - demand.start >= 100_000, "{demand:?}");
+    assert!(demand.end - demand.start > 50_000, "{demand:?}");
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn the_window_follows_what_was_measured() {
         let demand = rig.blob.requests()[before].0.clone();
         let bytes = demand.end - demand.start;
         assert!(
-            bytes >= window && bytes < window + 40_000,
+            bytes <= window && bytes > window - 40_000,
             "{bytes} of {window}"
         );
     }

@@ -486,7 +486,7 @@ pub(crate) fn open(
 /// Patient enough for a busy machine, and fetches only what is missing, so that tests can tell what was fetched why.
 pub(crate) fn exact() -> Config {
     Config {
-        demand_bytes_min: 0,
+        along_bytes: 0,
         gap_bytes_max: 0,
         ..Config::default()
     }

@@ -51,7 +51,7 @@ fn eager() -> Site {
         config.fetching.background.enabled = true;
         config.fetching.background.requests = 1;
         config.fetching.gap_bytes_max = 0;
-        config.fetching.demand_bytes_min = 0;
+        config.fetching.along_bytes = 0;
         config.fetching.window_bytes = 0..=0;
     })
 }

@@ -70,6 +70,21 @@ fn what_follows_comes_along() {
 }
 
 #[test]
+fn what_is_large_does_not_come_along() {
+    let bytes = table(&[(0, 10, 1), (0, 10, 1), (0, 16, 1), (0, 1, 1)]);
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    for (bytes_max, came) in [
+        (31, vec![0, 1]),
+        (37, vec![0, 1, 2, 3]),
+        (36, vec![0, 1, 2]),
+    ] {
+        let mut members = wanted(&table, &[0]);
+        widen(&table, &mut members, bytes_max, BOUNDS, |_| true);
+        assert_eq!(firsts(&members), came, "{bytes_max}");
+    }
+}
+
+#[test]
 fn what_is_far_behind_does_not_come_along() {
     let bytes = table(&[(0, 10, 1), (101, 10, 1), (0, 10, 1)]);
     let table = ChunkTableRef::open(&bytes).unwrap();
@@ -114,7 +129,7 @@ proptest! {
     fn requests_bring_everything_once(
         members in prop::collection::vec((0u64..200, 1u32..400, 1usize..4), 1..60),
         picks in prop::collection::vec(any::<prop::sample::Index>(), 1..20),
-        min in 0u64..3000,
+        max in 0u64..3000,
     ) {
         let bytes = table(&members);
         let table = ChunkTableRef::open(&bytes).unwrap();
@@ -128,7 +143,7 @@ proptest! {
         let bounds = Bounds { gap_max: 100, request_max: 2000 };
         let mut members = picked.clone();
         let free = |member: &Member| !asked.contains(&member.key());
-        widen(&table, &mut members, min, bounds, free);
+        widen(&table, &mut members, max, bounds, free);
         let requests = coalesce(members.clone(), bounds);
         let mut brought: Vec<usize> = requests.iter().flatten().map(Member::key).collect();
         brought.sort_unstable();
@@ -146,7 +161,11 @@ proptest! {
         }
         let bytes: u64 = members.iter().map(Member::bytes).sum();
         let alone: u64 = picked.iter().map(Member::bytes).sum();
-        // At most one member more than was necessary behind, besides what lay in gaps.
         prop_assert!(members.len() == picked.len() || bytes > alone);
+        // What lies behind the last one fits.
+        let last = picked.iter().map(Member::key).max();
+        let behind = members.iter().filter(|member| Some(member.key()) > last);
+        let is_small = |member: &Member| member.bytes() <= max / 2;
+        prop_assert!(behind.clone().count() == 0 || bytes <= max && behind.clone().all(is_small));
     }
 }
