@@ -256,6 +256,17 @@ impl Stage {
         self.run(id, reference, &["/bin/sh", "-c", &script]);
     }
 
+    /// A number of the daemon's metrics, of the series whose labels hold `label`; 0 if there is none.
+    pub(crate) fn number(&self, metric: &str, label: &str) -> u64 {
+        let socket = self.bench.cluster.sandbox.path("plugin-admin.sock");
+        let answer = get_unix(&socket, "/metrics").unwrap();
+        let text = String::from_utf8(answer.body).unwrap();
+        let mut lines = text.lines();
+        let found = lines.find(|line| line.starts_with(metric) && line.contains(label));
+        let value = found.and_then(|line| line.rsplit(' ').next());
+        value.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
+    }
+
     /// Whether FUSE serves trees.
     pub(crate) fn is_on_fuse(&self) -> bool {
         let socket = self.bench.cluster.sandbox.path("plugin-admin.sock");
