@@ -91,7 +91,10 @@ fn tokens_and_redirects_run_out_between_reads() {
     assert!(tokens.issued() > issued, "read with a token that is over");
 
     tokens.set_lifetime(Duration::from_mins(5));
-    let refused = stage.site.gate.inject(Request::is_blob, refusal(&stage));
+    let refused = stage
+        .site
+        .gate
+        .inject(Request::is_blob, refusal(&stage, "secret/lazy"));
     refused.times(1);
     read(1);
     assert_eq!(refused.hits(), 1);
@@ -117,11 +120,11 @@ fn tokens_and_redirects_run_out_between_reads() {
 }
 
 /// What a registry answers to a token that it does not take any more.
-fn refusal(stage: &Stage) -> Fault {
+pub(crate) fn refusal(stage: &Stage, name: &str) -> Fault {
     let (scheme, host) = (stage.site.gate.scheme(), stage.site.host());
     let challenge = format!(
         "Bearer realm=\"{scheme}://{host}/token\",service=\"pontoon-rig\",\
-         scope=\"repository:secret/lazy:pull\""
+         scope=\"repository:{name}:pull\""
     );
     Fault::Answer {
         status: 401,

@@ -55,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) front_end: String,
     /// More of the plugin's configuration, as whole sections.
     pub(crate) config: String,
+    /// More of the section `[registry]` of the plugin's configuration, as whole lines.
+    pub(crate) registry: String,
     /// More of the section `[lazy]` of the plugin's configuration, as whole lines.
     pub(crate) lazy: String,
     /// Whether the plugin fetches what nobody has asked for.
@@ -79,6 +81,7 @@ impl Setup {
             site: site::Setup::default(),
             front_end: front_end(),
             config: String::new(),
+            registry: String::new(),
             lazy: String::new(),
             background: false,
             known: Known::Nobody,
@@ -380,11 +383,12 @@ fn configuration(setup: &Setup, site: &Site, sandbox: &Sandbox) -> String {
         _ => Vec::new(),
     };
     let mut text = format!(
-        "[registry]\nconfig_path = {:?}\npatience_seconds = {}\n\
+        "[registry]\nconfig_path = {:?}\npatience_seconds = {}\n{}\
          [background]\nenabled = {}\n[cache]\nfree_bytes_min = 0\nmax_bytes = {}\n\
          [credentials]\ndocker_config = {docker:?}\nfixed = {fixed:?}\n",
         site.hosts_dir(),
         setup.patience_seconds,
+        setup.registry,
         setup.background,
         setup.cache_max,
     );
