@@ -12,7 +12,7 @@ use reqwest::{Response, StatusCode, Url};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
-use super::body::{self, Body};
+use super::body::Body;
 use super::endpoint::Endpoint;
 use super::exchange::{Answer, Ask};
 use super::failure;
@@ -333,7 +333,9 @@ impl Source {
         }
         forget();
         if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS {
-            body::excerpt(answer.response).await;
+            if let Err(error) = answer.successful(&self.object).await {
+                self.shared.counters.failed(&error);
+            }
             return Ok(None);
         }
         answer.successful(&self.object).await.map(Some)

@@ -78,6 +78,9 @@ impl Endpoint {
             let challenge = challenge::read(answer.response.headers());
             // Read to its end, the connection can be used again.
             let said = failure::said(&body::excerpt(answer.response).await);
+            if pass.is_some() {
+                shared.counters.failed(&visit.unauthorized(&said));
+            }
             tracing::debug!(
                 host = self.settings.host,
                 object = ask.object,

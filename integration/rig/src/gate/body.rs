@@ -1,5 +1,6 @@
 //! The body of an answer on its way to the client: counted, slowed, cut, corrupted.
 
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Body, Frame};
+use rustix::net::sockopt::set_socket_linger;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
@@ -53,6 +55,8 @@ impl Body for Piped {
 pub(super) struct Plan {
     /// The connection ends after so many bytes.
     pub(super) cut: Option<u64>,
+    /// With that end, the connection is reset: its socket.
+    pub(super) reset: Option<Arc<OwnedFd>>,
     /// Nothing comes after so many bytes until the fault is over.
     pub(super) stall: Option<(u64, watch::Receiver<()>)>,
     /// The body ends here, in order.
@@ -167,8 +171,12 @@ impl Pump {
         let boundaries = [self.plan.cut, self.plan.keep, stall].into_iter().flatten();
         let ahead = boundaries.filter_map(|at| at.checked_sub(self.sent));
         let nearest = ahead.filter(|left| *left > 0).min().unwrap_or(u64::MAX);
-        let paced = self.plan.rate.is_some() || self.shared.link().bytes_per_second > 0;
-        let most = if paced { PIECE } else { usize::MAX };
+        let most = match self.plan.rate {
+            // Ten pieces a second, however slow it is.
+            Some(rate) => (rate / 10).clamp(1, PIECE as u64) as usize,
+            None if self.shared.link().bytes_per_second > 0 => PIECE,
+            None => usize::MAX,
+        };
         available
             .min(most)
             .min(usize::try_from(nearest).unwrap_or(usize::MAX))
@@ -192,6 +200,10 @@ impl Pump {
             super::serve::until_over(over).await;
         }
         if self.plan.cut == Some(self.sent) {
+            if let Some(socket) = self.plan.reset.take() {
+                // How the kernel closes what has no time to linger (socket(7)).
+                let _ = set_socket_linger(&*socket, Some(Duration::ZERO));
+            }
             self.end().await;
             return Next::Stopped;
         }

@@ -22,9 +22,12 @@ pub enum Fault {
     Refuse,
     /// Ends the connection (HTTP/2: the stream) after that many bytes of the body.
     Cut(u64),
+    /// Resets the connection after that many bytes of the body (HTTP/2: ends the stream):
+    /// what is on its way then may be lost.
+    Reset(u64),
     /// Sends that many bytes of the body, and no more while the fault is in force.
     Stall(u64),
-    /// Slows one body down to that many bytes in a second.
+    /// Slows one body down to that many bytes in a second, which come piece by piece.
     Trickle(u64),
     /// Flips a bit of the byte at this offset of the blob, in every answer that has it.
     CorruptByte(u64),
@@ -35,6 +38,12 @@ pub enum Fault {
     Shorten(u64),
     /// Answers a range with the whole blob and status 200.
     IgnoreRange,
+    /// Answers a range with one that begins a byte before it, and says so.
+    OtherRange,
+    /// The same, but says that it is what was asked for.
+    OtherRangeUnsaid,
+    /// Answers a range with what was asked for, but says that it begins a byte later.
+    FalseRange,
     /// Redirects a blob to an address that is good for this long: it needs no
     /// authorization, and answers 403 afterwards. It has another host name, as storage
     /// beside a registry has.

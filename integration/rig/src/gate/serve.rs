@@ -1,6 +1,7 @@
 //! A gate at work: connections, requests, answers.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -56,7 +57,12 @@ async fn connection(
     sleep(shared.link().round_trip * trips).await;
     // Small answers must not wait for more.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| answer(Arc::clone(&shared), number, request));
+    let Ok(socket) = stream.as_fd().try_clone_to_owned() else {
+        return;
+    };
+    let socket = Arc::new(socket);
+    let service =
+        service_fn(|request| answer(Arc::clone(&shared), number, Arc::clone(&socket), request));
     let server = auto::Builder::new(TokioExecutor::new());
     // How a connection ends is the client's affair.
     match tls {
@@ -86,6 +92,7 @@ pub(super) async fn until_over(mut over: watch::Receiver<()>) {
 async fn answer(
     shared: Arc<Shared>,
     connection: usize,
+    socket: Arc<OwnedFd>,
     mut request: hyper::Request<Incoming>,
 ) -> Result<Response<Piped>, Ended> {
     let seen = shared.arrive(connection, &request);
@@ -100,9 +107,8 @@ async fn answer(
         Some((fault, over)) => before(&shared, &seen, fault, over.clone()).await?,
         None => None,
     };
-    let whole = matches!(chosen, Some((Fault::IgnoreRange, _)));
-    if whole {
-        request.headers_mut().remove(RANGE);
+    if let Some((fault, _)) = &chosen {
+        ask_otherwise(fault, &seen, request.headers_mut());
     }
     let mut answer = match early {
         Some(answer) => answer,
@@ -110,7 +116,9 @@ async fn answer(
     };
     let status = answer.status().as_u16();
     shared.note(seen.number, |exchange| exchange.status = Some(status));
-    let plan = chosen.map_or_else(Plan::default, |chosen| plan(chosen, &mut answer));
+    let plan = chosen.map_or_else(Plan::default, |chosen| {
+        plan(chosen, &seen, socket, &mut answer)
+    });
     let number = seen.number;
     Ok(answer.map(|body| pipe(shared, number, body, plan)))
 }
@@ -159,6 +167,37 @@ async fn before(
             Ok(Some(answer))
         }
         _ => Ok(None),
+    }
+}
+
+/// What a fault does to the range that the registry is asked for.
+fn ask_otherwise(fault: &Fault, seen: &Request, headers: &mut HeaderMap) {
+    match fault {
+        Fault::IgnoreRange => {
+            headers.remove(RANGE);
+        }
+        Fault::OtherRange | Fault::OtherRangeUnsaid => {
+            let Some((first @ 1.., Some(end))) = seen.bytes() else {
+                return;
+            };
+            let range = format!("bytes={}-{}", first - 1, end.saturating_sub(2));
+            if let Ok(range) = HeaderValue::try_from(range) {
+                headers.insert(RANGE, range);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Makes an answer say that its range is this one.
+fn claim_range(headers: &mut HeaderMap, first: u64, end: u64) {
+    let said = headers
+        .get(CONTENT_RANGE)
+        .and_then(|said| said.to_str().ok());
+    let size = said.and_then(|said| Some(said.rsplit_once('/')?.1.to_owned()));
+    let claim = size.map(|size| format!("bytes {first}-{}/{size}", end.saturating_sub(1)));
+    if let Some(claim) = claim.and_then(|claim| HeaderValue::try_from(claim).ok()) {
+        headers.insert(CONTENT_RANGE, claim);
     }
 }
 
@@ -236,10 +275,24 @@ fn local(status: u16, body: Bytes) -> Answer {
 }
 
 /// What a fault does to the body of `answer`.
-fn plan((fault, over): Chosen, answer: &mut Answer) -> Plan {
+fn plan((fault, over): Chosen, seen: &Request, socket: Arc<OwnedFd>, answer: &mut Answer) -> Plan {
     let mut plan = Plan::default();
     match fault {
         Fault::Cut(after) => plan.cut = Some(after),
+        Fault::Reset(after) => {
+            plan.cut = Some(after);
+            plan.reset = Some(socket);
+        }
+        Fault::OtherRangeUnsaid => {
+            if let Some((first, Some(end))) = seen.bytes() {
+                claim_range(answer.headers_mut(), first, end);
+            }
+        }
+        Fault::FalseRange => {
+            if let Some((first, Some(end))) = seen.bytes() {
+                claim_range(answer.headers_mut(), first + 1, end + 1);
+            }
+        }
         Fault::Stall(after) => plan.stall = Some((after, over)),
         Fault::Trickle(rate) => plan.rate = Some(rate),
         Fault::CorruptFirst => plan.flip = Some(0),

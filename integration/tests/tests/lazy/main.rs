@@ -12,6 +12,7 @@
 mod compose;
 mod damage;
 mod docker;
+mod faults;
 mod holder;
 mod life;
 mod memory;

@@ -48,11 +48,14 @@ fn stays_within(conversion: Conversion, megabytes: usize) {
     }
     let image = convert(&heavy(megabytes).unwrap(), conversion).unwrap();
     let reference = stage.publish(&image, "heavy");
-    stage.pull_lazily(&image.image, &reference);
     let pid = stage.bench.cluster.plugin.process().unwrap().pid();
     let most = {
-        let view = stage.view(&reference);
+        // Everything begins to come while it is pulled.
         most_during(pid, || {
+            stage.pull(&reference);
+            let lazy = stage.number("pontoon_lazy_layers", "");
+            assert_eq!(lazy, HEAVY_LAYERS as u64, "lazy layers");
+            let view = stage.view(&reference);
             thread::scope(|scope| {
                 for reader in 0..READERS {
                     let view = &view;

@@ -55,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) front_end: String,
     /// More of the plugin's configuration, as whole sections.
     pub(crate) config: String,
+    /// More of the section `[registry]` of the plugin's configuration, as whole lines.
+    pub(crate) registry: String,
     /// More of the section `[lazy]` of the plugin's configuration, as whole lines.
     pub(crate) lazy: String,
     /// Whether the plugin fetches what nobody has asked for.
@@ -79,6 +81,7 @@ impl Setup {
             site: site::Setup::default(),
             front_end: front_end(),
             config: String::new(),
+            registry: String::new(),
             lazy: String::new(),
             background: false,
             known: Known::Nobody,
@@ -256,6 +259,17 @@ impl Stage {
         self.run(id, reference, &["/bin/sh", "-c", &script]);
     }
 
+    /// A number of the daemon's metrics, of the series whose labels hold `label`; 0 if there is none.
+    pub(crate) fn number(&self, metric: &str, label: &str) -> u64 {
+        let socket = self.bench.cluster.sandbox.path("plugin-admin.sock");
+        let answer = get_unix(&socket, "/metrics").unwrap();
+        let text = String::from_utf8(answer.body).unwrap();
+        let mut lines = text.lines();
+        let found = lines.find(|line| line.starts_with(metric) && line.contains(label));
+        let value = found.and_then(|line| line.rsplit(' ').next());
+        value.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
+    }
+
     /// Whether FUSE serves trees.
     pub(crate) fn is_on_fuse(&self) -> bool {
         let socket = self.bench.cluster.sandbox.path("plugin-admin.sock");
@@ -369,11 +383,12 @@ fn configuration(setup: &Setup, site: &Site, sandbox: &Sandbox) -> String {
         _ => Vec::new(),
     };
     let mut text = format!(
-        "[registry]\nconfig_path = {:?}\npatience_seconds = {}\n\
+        "[registry]\nconfig_path = {:?}\npatience_seconds = {}\n{}\
          [background]\nenabled = {}\n[cache]\nfree_bytes_min = 0\nmax_bytes = {}\n\
          [credentials]\ndocker_config = {docker:?}\nfixed = {fixed:?}\n",
         site.hosts_dir(),
         setup.patience_seconds,
+        setup.registry,
         setup.background,
         setup.cache_max,
     );
