@@ -20,6 +20,9 @@ use crate::line::Trip;
 /// long: it may stand in a queue. If it is under way its bytes are here sooner.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// What waits counts as served when so many bytes have come. Fewer may drip for ever.
+const SERVED: u64 = 16 << 10;
+
 /// For how long memory, and a part of the line, is held while nothing comes. Then others have it: those who wait for a
 /// registry that is away must not keep those waiting whose registry is well.
 const LENT: Duration = Duration::from_secs(1);
@@ -40,6 +43,8 @@ pub(crate) struct Feed<'a> {
     start: u64,
     /// What was asked for ends here.
     end: u64,
+    /// Bytes that came since the patience began anew.
+    come: u64,
 }
 
 impl<'a> Feed<'a> {
@@ -66,6 +71,7 @@ impl<'a> Feed<'a> {
             held: VecDeque::new(),
             start: range.start,
             end: range.end,
+            come: 0,
         }
     }
 
@@ -164,7 +170,7 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// The next piece; adds to `waited` how long none came.
+    /// The next piece; adds to `waited` how long too little came.
     async fn next(&mut self, waited: &mut Duration) -> Result<Bytes> {
         let began = Instant::now();
         let piece = match self.urgency {
@@ -173,7 +179,11 @@ impl<'a> Feed<'a> {
         };
         match piece {
             Ok(Some(piece)) => {
-                *waited = Duration::ZERO;
+                self.come += piece.len() as u64;
+                *waited += began.elapsed();
+                if self.come >= SERVED {
+                    (self.come, *waited) = (0, Duration::ZERO);
+                }
                 return Ok(piece);
             }
             Ok(None) => *waited += self.silence(began),

@@ -219,6 +219,8 @@ impl LazyLayer {
         let chunks = self.cached().chunks().len();
         if prefetch == Prefetch::Everything {
             if !self.is_wanted_whole.swap(true, Ordering::Relaxed) {
+                // Whoever has an image pulled likely starts it now.
+                self.engine.line.is_waited_for();
                 background.add(self, Course::small(chunks), Rank::new(Class::Rest, 0));
                 background.add(
                     self,

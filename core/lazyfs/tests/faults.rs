@@ -68,6 +68,20 @@ fn a_registry_that_says_nothing_is_not_waited_for_for_ever() {
 }
 
 #[test]
+fn a_registry_that_drips_is_not_waited_for_for_ever() {
+    let config = Config {
+        patience: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let rig = Rig::new(config, one_file());
+    rig.blob.fail([Fault::Drip; 100]);
+    let error = rig.read("file", 0, 10).unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    rig.blob.fail_no_more();
+    rig.check_soon("file");
+}
+
+#[test]
 fn a_refusal_is_told_to_everybody_at_once() {
     let rig = Rig::new(Config::default(), one_file());
     rig.blob.hold_all();

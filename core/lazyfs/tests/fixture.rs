@@ -201,6 +201,8 @@ pub(crate) enum Fault {
     Lie,
     /// It ends early.
     Short,
+    /// A byte every 20 ms.
+    Drip,
 }
 
 /// A blob in memory.
@@ -385,7 +387,11 @@ impl ByteStream for FakeStream {
             if self.range.is_empty() {
                 return Ok(None);
             }
-            let end = self.range.end.min(self.range.start + PIECE);
+            let piece = match self.fault {
+                Some(Fault::Drip) => 1,
+                _ => PIECE,
+            };
+            let end = self.range.end.min(self.range.start + piece);
             let piece = self.range.start..end;
             let mut held = self.blob.held.subscribe();
             let urgency = self.urgency;
@@ -412,6 +418,7 @@ impl ByteStream for FakeStream {
                     self.fault = None;
                     self.range.start = self.range.end;
                 }
+                Some(Fault::Drip) => tokio::time::sleep(Duration::from_millis(20)).await,
                 Some(Fault::Lie) => bytes = bytes.iter().map(|byte| !byte).collect(),
                 None => {}
             }

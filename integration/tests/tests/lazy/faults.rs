@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::{Fault, Injection, Request};
-use pontoon_rig::image::{Conversion, Converted, convert, heavy, heavy_part};
+use pontoon_rig::image::{Conversion, Converted, convert, heavy, heavy_content, heavy_part};
 use pontoon_rig::site::{self, Users};
 use pontoon_rig::wait;
 use rustix::fs::Advice;
@@ -38,93 +39,81 @@ enum End {
     Error(&'static str),
 }
 
-/// A fault: its name, what is done to how many requests, how the read ends, and the metric and the reason that count it.
-type Row = (&'static str, Fault, usize, End, &'static str, &'static str);
+/// A fault: what is done to how many requests, and how the read ends.
+struct Row {
+    name: &'static str,
+    fault: Fault,
+    times: usize,
+    end: End,
+    /// What counts it, and with which reason.
+    metric: &'static str,
+    reason: &'static str,
+}
 
 const ALWAYS: usize = usize::MAX;
 
+/// It passes after so many requests.
+fn passes(name: &'static str, fault: Fault, times: usize, reason: &'static str) -> Row {
+    Row {
+        name,
+        fault,
+        times,
+        end: End::Right,
+        metric: FAILURES,
+        reason,
+    }
+}
+
+/// It does not pass.
+fn stays(name: &'static str, fault: Fault, reason: &'static str) -> Row {
+    Row {
+        end: End::Error(reason),
+        ..passes(name, fault, ALWAYS, reason)
+    }
+}
+
+/// The bytes that come are wrong.
+fn lies(row: Row) -> Row {
+    Row {
+        metric: WRONG,
+        reason: "",
+        ..row
+    }
+}
+
 fn rows(stage: &Stage) -> Vec<Row> {
-    use End::{Error, Right};
-    let away = "unavailable";
-    let status = Fault::status;
+    let (away, status) = ("unavailable", Fault::status);
     let refusal = refusal(stage, NAME);
-    let denied = Error("unauthorized");
     vec![
-        (
-            "token over",
-            refusal.clone(),
-            1,
-            Right,
-            FAILURES,
-            "unauthorized",
-        ),
-        ("401", refusal, ALWAYS, denied, FAILURES, "unauthorized"),
-        ("403", status(403), ALWAYS, denied, FAILURES, "unauthorized"),
-        (
-            "404",
-            status(404),
-            ALWAYS,
-            Error("not-found"),
-            FAILURES,
-            "not-found",
-        ),
-        (
-            "416",
-            status(416),
-            ALWAYS,
-            Error("mismatch"),
-            FAILURES,
-            "mismatch",
-        ),
-        ("429", Fault::retry_after(429, 1), 1, Right, FAILURES, away),
-        ("500", status(500), 2, Right, FAILURES, away),
-        ("502", status(502), 2, Right, FAILURES, away),
-        ("503", status(503), 2, Right, FAILURES, away),
-        (
-            "503 always",
-            status(503),
-            ALWAYS,
-            Error(away),
-            FAILURES,
-            away,
-        ),
-        (
-            "other range",
-            Fault::OtherRange,
-            ALWAYS,
-            Error("malformed"),
-            FAILURES,
-            "malformed",
-        ),
-        (
+        passes("token over", refusal.clone(), 1, "unauthorized"),
+        stays("401", refusal, "unauthorized"),
+        stays("403", status(403), "unauthorized"),
+        stays("404", status(404), "not-found"),
+        stays("416", status(416), "mismatch"),
+        passes("429", Fault::retry_after(429, 1), 1, away),
+        passes("500", status(500), 2, away),
+        passes("502", status(502), 2, away),
+        passes("503", status(503), 2, away),
+        stays("503 always", status(503), away),
+        stays("other range", Fault::OtherRange, "malformed"),
+        lies(stays(
             "other range, unsaid",
             Fault::OtherRangeUnsaid,
-            ALWAYS,
-            Error("wrong-bytes"),
-            WRONG,
-            "",
-        ),
-        (
-            "false range",
-            Fault::FalseRange,
-            ALWAYS,
-            Error("malformed"),
-            FAILURES,
-            "malformed",
-        ),
-        ("short", Fault::Shorten(1000), 1, Right, FAILURES, away),
-        ("cut", Fault::Cut(100_000), 2, Right, FAILURES, away),
-        ("reset", Fault::Reset(100_000), 2, Right, FAILURES, away),
-        ("bit flip", Fault::CorruptByte(500_000), 1, Right, WRONG, ""),
-        (
+            "wrong-bytes",
+        )),
+        stays("false range", Fault::FalseRange, "malformed"),
+        passes("short", Fault::Shorten(1000), 1, away),
+        passes("cut", Fault::Cut(100_000), 2, away),
+        passes("reset", Fault::Reset(100_000), 2, away),
+        lies(passes("bit flip", Fault::CorruptByte(500_000), 1, "")),
+        lies(stays(
             "bit flips",
             Fault::CorruptByte(500_000),
-            ALWAYS,
-            Error("wrong-bytes"),
-            WRONG,
-            "",
-        ),
-        ("drip", Fault::Trickle(10), 1, Right, FAILURES, away),
+            "wrong-bytes",
+        )),
+        passes("drip", Fault::Trickle(10), 1, away),
+        stays("drip always", Fault::Trickle(10), away),
+        passes("refused", Fault::Refuse, 2, away),
     ]
 }
 
@@ -139,7 +128,7 @@ fn every_fault_ends_in_right_bytes_or_an_error_on_fuse() {
 }
 
 fn all_rows(setup: Setup) {
-    let stage = Stage::start(&Setup {
+    let mut stage = Stage::start(&Setup {
         site: site::Setup {
             users: Users::Bearer,
             tls: false,
@@ -161,13 +150,23 @@ fn all_rows(setup: Setup) {
     for (number, row) in (2..).zip(&rows) {
         check(&stage, &image, &root, number, row);
     }
+    large_rows(&stage, &image, &root);
+    let cold = rows.len() + 2;
+    gone(&mut stage, &root, cold);
     stage.bench.remove_container(CONTAINER).unwrap();
     stage.finish();
 }
 
 /// One row, on a layer of its own.
 fn check(stage: &Stage, image: &Converted, root: &Path, number: usize, row: &Row) {
-    let (name, fault, times, end, metric, reason) = row;
+    let Row {
+        name,
+        fault,
+        times,
+        end,
+        metric,
+        reason,
+    } = row;
     let before = stage.number(metric, reason);
     let injection = inject(stage, image, number, fault.clone());
     injection.times(*times);
@@ -203,6 +202,88 @@ fn check_end(stage: &Stage, name: &str, read: io::Result<Vec<u8>>, content: &[u8
         }
         (_, read) => panic!("{name}: {:?}", read.map(|read| read.len())),
     }
+}
+
+/// What needs a layer of many requests: it is read from the back, because a read brings along what follows.
+fn large_rows(stage: &Stage, image: &Converted, root: &Path) {
+    let content = heavy_content(MEGABYTES);
+    let read = |at: usize| {
+        let path = root.join("large");
+        let expected = content[at << 20..][..4096].to_vec();
+        let read = bounded(move || {
+            let mut buffer = vec![0; 4096];
+            File::open(path)?.read_exact_at(&mut buffer, (at as u64) << 20)?;
+            Ok(buffer)
+        });
+        (read, expected)
+    };
+    let whole = inject(stage, image, 1, Fault::IgnoreRange);
+    let (bytes, expected) = read(48);
+    check_end(
+        stage,
+        "no ranges",
+        bytes,
+        &expected,
+        End::Error("range-unsupported"),
+    );
+    assert!(whole.hits() > 0);
+    assert!(stage.number(FAILURES, "range-unsupported") > 0);
+    drop(whole);
+    let right = |at| {
+        let (bytes, expected) = read(at);
+        Ok(bytes.is_ok_and(|bytes| bytes == expected).then_some(()))
+    };
+    wait::until("ranges again", LIMIT, || right(48)).unwrap();
+
+    let redirects = inject(stage, image, 1, Fault::Redirect(LIMIT));
+    assert!(right(36).unwrap().is_some(), "redirected");
+    stage.site.gate.expire_redirects();
+    let before = stage.number(FAILURES, "unavailable");
+    let known = redirects.hits();
+    assert!(right(20).unwrap().is_some(), "the address has expired");
+    assert!(redirects.hits() > known, "nobody asked for another address");
+    assert!(
+        stage.number(FAILURES, "unavailable") > before,
+        "not counted"
+    );
+}
+
+/// A registry that is gone for a while, then for good, with another daemon.
+fn gone(stage: &mut Stage, root: &Path, cold: usize) {
+    stage.site.gate.down().unwrap();
+    let before = stage.number(FAILURES, "unavailable");
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| part(root, cold));
+        wait::until("a failure", LIMIT, || {
+            Ok((stage.number(FAILURES, "unavailable") > before).then_some(()))
+        })
+        .unwrap();
+        stage.site.gate.up().unwrap();
+        let read = reader.join().unwrap();
+        check_end(
+            stage,
+            "gone for a while",
+            read,
+            &heavy_part(cold),
+            End::Right,
+        );
+    });
+    stage.site.gate.down().unwrap();
+    let never = cold + 1;
+    let all_right = |when: &str| {
+        for number in 2..=cold {
+            assert!(is_right(root, number, when), "{when}: part {number}");
+        }
+    };
+    all_right("gone for good");
+    let read = part(root, never);
+    check_end(stage, "gone for good", read, &[], End::Error("unavailable"));
+    stage.bench.cluster.plugin.restart().unwrap();
+    stage.bench.cluster.wait_connected().unwrap();
+    all_right("another daemon");
+    stage.site.gate.up().unwrap();
+    let back = || Ok(is_right(root, never, "back").then_some(()));
+    wait::until("the registry is back", LIMIT, back).unwrap();
 }
 
 /// Does `fault` to the requests for a layer.
