@@ -1,5 +1,7 @@
 //! Archives to convert, and what reads the result.
 
+#![allow(dead_code, reason = "every test program uses some of it")]
+
 use std::collections::BTreeMap;
 use std::io::Read;
 
@@ -202,4 +204,10 @@ pub(crate) fn read_back(layer: &Layer, blob: &[u8]) -> BTreeMap<String, Vec<u8>>
         true
     });
     files
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, bytes).unwrap();
+    encoder.finish().unwrap()
 }
