@@ -44,11 +44,13 @@ impl Format {
         }
     }
 
-    /// How hard to compress, unless something else is asked for.
+    /// How hard to compress, unless something else is asked for. Of a Debian layer of 152 MB, libdeflate's 6 makes less
+    /// than Go's 9 does, in a ninth of its time, and its 9 takes twice as long for 0.8 % less; zstd's 7 makes less than
+    /// what Skopeo and stargz-snapshotter do, and its 9 takes a fifth longer for 0.7 % less.
     pub fn default_level(self) -> i32 {
         match self {
-            Format::Estargz => 9,
-            Format::ZstdChunked(_) => 9,
+            Format::Estargz => 6,
+            Format::ZstdChunked(_) => 7,
         }
     }
 

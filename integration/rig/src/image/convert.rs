@@ -159,6 +159,13 @@ pub fn convert_with_prefetch(image: &Layout, paths: &[&str]) -> Result<Converted
     )
 }
 
+/// Has stargz-snapshotter's library verify the table of contents of every layer of the image in the layout `image`, and
+/// read every chunk. Answers a line for each layer: its digest, and how many chunks.
+pub fn verify(image: &Path) -> Result<String> {
+    let mut command = Command::new(Tool::Images.dir()?.join("verify"));
+    Ok(run(command.arg(image), LIMIT)?.stdout)
+}
+
 /// Has `make` fill a directory once for each image and each way to convert it.
 fn kept(
     image: &Layout,

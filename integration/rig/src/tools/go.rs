@@ -51,6 +51,7 @@ pub(super) fn recipe(tool: Tool) -> Result<String> {
                 "pull/main.go",
                 "stargz/go.sum",
                 "stargz/main.go",
+                "verify/main.go",
             ],
         ),
         _ => (module(), &["oracle/main.go"]),
@@ -75,14 +76,19 @@ fn digest_of(module: &Path, sources: &[&str]) -> Result<String> {
     Ok(format!("{TAGS} {}", digest::hex(&hash.finalize())))
 }
 
-/// Builds the converter, the puller and stargz-snapshotter.
+/// Builds the converter, the verifier, the puller and stargz-snapshotter.
 pub(super) fn build_images(into: &Path) -> Result<String> {
-    for (dir, name) in [("", "images"), ("pull", "pull"), ("stargz", "stargz")] {
+    for (dir, name) in [
+        ("", "images"),
+        ("verify", "verify"),
+        ("pull", "pull"),
+        ("stargz", "stargz"),
+    ] {
         let mut command = go(&images().join(dir))?;
         command.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]);
         run(command.arg(into.join(name)).arg("."), LIMIT)?;
     }
-    Ok("the converter, the puller and stargz-snapshotter".into())
+    Ok("the converter, the verifier, the puller and stargz-snapshotter".into())
 }
 
 /// Builds containerd, ctr, the shim and the oracle in one go, so that they share
