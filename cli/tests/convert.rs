@@ -80,6 +80,31 @@ fn an_image_with_every_oddity_is_converted_and_checked() {
 }
 
 #[test]
+fn containers_storage_makes_the_same_archives_of_it() {
+    let image = image::lazy_fixture().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let (to, root) = (place.path().join("to"), place.path().join("root"));
+    fs::create_dir(&root).unwrap();
+    let output = convert(
+        image.dir(),
+        &to,
+        &["--to", "zstd:chunked", "--chunk-size", "65536"],
+    );
+    assert!(output.status.success(), "{output:?}");
+    let said = image::store(&to, &root).unwrap();
+    let made: Vec<&str> = said
+        .lines()
+        .map(|line| line.split(' ').nth(1).unwrap())
+        .collect();
+    let (config, _) = image.parts().unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&image.blob(&config).unwrap()).unwrap();
+    let expected: Vec<&str> = (config["rootfs"]["diff_ids"].as_array().unwrap().iter())
+        .map(|id| id.as_str().unwrap())
+        .collect();
+    assert_eq!(made, expected);
+}
+
+#[test]
 fn what_differs_is_found() {
     let place = tempfile::tempdir().unwrap();
     let one = image::lazy_fixture().unwrap();

@@ -15,7 +15,7 @@ mod tests;
 mod workload;
 
 pub use convert::{
-    ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch, verify,
+    ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch, store, verify,
 };
 pub use debian::debian;
 pub use heavy::{HEAVY_LAYERS, heavy, heavy_content, heavy_part};
