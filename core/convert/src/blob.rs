@@ -56,6 +56,12 @@ impl<W: Write> Blob<W> {
         let Some((entry, chunks)) = &mut self.file else {
             return Ok(());
         };
+        // A table of contents has no room for more, and memory perhaps neither.
+        Error::check_limit(
+            "the chunks of one file",
+            chunks.len() as u64,
+            u64::from(pontoon_layer::Limits::default().entries_max),
+        )?;
         chunks.push(place);
         if note.last {
             toc.entry(entry, chunks, note.whole.as_ref())?;

@@ -23,6 +23,11 @@ pub enum Error {
         /// The format.
         format: &'static str,
     },
+    /// Nobody could read the layer lazily.
+    #[error(
+        "the layer's files make no table of contents that can be read: {0}; build the image again, or leave the layer as it is"
+    )]
+    Unreadable(pontoon_layer::FormatError),
     /// Beyond a limit.
     #[error("{what}: {limit} is the limit; make the layer smaller, or its chunks larger")]
     TooLarge {

@@ -11,6 +11,9 @@ use crate::tail;
 /// The most names of a layer: as many as its table of contents may have entries.
 const FILES_MAX: usize = 1_250_000;
 
+/// Bytes of all their paths, at most.
+const PATHS_BYTES_MAX: u64 = 256 << 20;
+
 /// What a name has, data included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct File {
@@ -27,6 +30,7 @@ pub(crate) type Files = BTreeMap<Vec<u8>, File>;
 /// The files of `archive`, but not what belongs to eStargz.
 pub(crate) fn read<S: Source>(archive: &mut Archive<S>) -> Result<Files> {
     let mut files = Files::new();
+    let mut paths_bytes = 0;
     while let Some(entry) = archive.next()? {
         if tail::is_special(&entry.path) {
             continue;
@@ -36,7 +40,14 @@ pub(crate) fn read<S: Source>(archive: &mut Archive<S>) -> Result<Files> {
             data.update(piece);
             Ok(())
         })?;
-        files.insert(cleaned(&entry.path), file(entry, data.finish()));
+        let path = cleaned(&entry.path);
+        paths_bytes += path.len() as u64;
+        Error::check_limit(
+            "the bytes of all paths of the layer",
+            paths_bytes,
+            PATHS_BYTES_MAX,
+        )?;
+        files.insert(path, file(entry, data.finish()));
         Error::check_limit(
             "the files of the layer",
             files.len() as u64,

@@ -44,8 +44,11 @@ const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 /// Indexes inside each other, at most.
 const DEPTH_MAX: usize = 4;
 
-/// Manifests of a layout and layers of an image, at most.
-const MANIFESTS_MAX: usize = 1000;
+/// Manifests and indexes of a layout, at most.
+const DOCUMENTS_MAX: usize = 1000;
+
+/// Layers of an image, at most.
+const LAYERS_MAX: usize = 1000;
 
 /// What became of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -155,9 +158,16 @@ pub(crate) struct Manifest {
 
 /// All manifests that `index` leads to.
 pub(crate) fn manifests(source: &Source, index: &Value) -> Result<Vec<Manifest>> {
-    let mut found = Vec::new();
+    let mut found = Found::default();
     collect(source, index, "the index of the layout", 0, &mut found)?;
-    Ok(found)
+    Ok(found.manifests)
+}
+
+#[derive(Default)]
+struct Found {
+    manifests: Vec<Manifest>,
+    /// Documents that were read. Few indexes lead to very many places if they name each other often enough.
+    documents: usize,
 }
 
 fn collect(
@@ -165,24 +175,24 @@ fn collect(
     index: &Value,
     what: &str,
     depth: usize,
-    found: &mut Vec<Manifest>,
+    found: &mut Found,
 ) -> Result<()> {
     check_depth(depth, what)?;
     for entry in layout::list(index, "manifests", what)? {
         let descriptor = Descriptor::parse(entry, what)?;
+        found.documents += 1;
+        Error::check_limit(
+            "the manifests and indexes of a layout",
+            found.documents as u64,
+            DOCUMENTS_MAX as u64,
+        )?;
         let value = source.document(&descriptor)?;
         let what = format!("the manifest {}", descriptor.digest);
         if is_index(&descriptor) {
             collect(source, &value, &what, depth + 1, found)?;
             continue;
         }
-        if found.len() >= MANIFESTS_MAX {
-            return Err(Error::TooLarge {
-                what: "the manifests of a layout",
-                limit: MANIFESTS_MAX as u64,
-            });
-        }
-        found.push(Manifest {
+        found.manifests.push(Manifest {
             is_image: is_image(entry, &descriptor, &value),
             what,
             value,
@@ -327,7 +337,7 @@ impl Conversion<'_> {
         let rootfs = config.get("rootfs").unwrap_or(&Value::Null);
         let diff_ids = layout::list(rootfs, "diff_ids", &config_what)?.to_vec();
         let mut layers = layout::list(manifest, "layers", what)?.to_vec();
-        if layers.len() != diff_ids.len() || layers.len() > MANIFESTS_MAX {
+        if layers.len() != diff_ids.len() || layers.len() > LAYERS_MAX {
             return Err(Error::malformed(
                 what,
                 format!("{} layers and {} diff IDs", layers.len(), diff_ids.len()),

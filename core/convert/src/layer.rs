@@ -69,6 +69,7 @@ pub fn convert_layer(
             from.diff_id.clone(),
         ),
     };
+    tail.verify(options.format.toc_kind(), offset, &toc.json_digest)?;
     blob.append(&tail.bytes)?;
     let (digest, bytes) = blob.finish()?;
     Ok(LayerConverted {

@@ -153,6 +153,8 @@ fn place(root: &Path, digest: &Digest) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Target {
     root: PathBuf,
+    /// Whether there was no directory before.
+    is_new: bool,
     finished: bool,
 }
 
@@ -160,9 +162,9 @@ impl Target {
     /// A new one at `root`, which is an empty directory or does not exist.
     pub(crate) fn create(root: &Path) -> Result<Target> {
         let blobs = root.join("blobs").join(Algorithm::Sha256.name());
-        let is_empty = match fs::read_dir(root) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        let (is_new, is_empty) = match fs::read_dir(root) {
+            Ok(mut entries) => (false, entries.next().is_none()),
+            Err(error) => (true, error.kind() == io::ErrorKind::NotFound),
         };
         if !is_empty {
             return Err(Error::Option(format!(
@@ -173,6 +175,7 @@ impl Target {
         fs::create_dir_all(&blobs).map_err(Error::file("cannot make", &blobs))?;
         Ok(Target {
             root: root.to_owned(),
+            is_new,
             finished: false,
         })
     }
@@ -249,9 +252,16 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if !self.finished {
-            // It was empty; if it stays, it is no layout and the next attempt says so.
-            let _ = fs::remove_dir_all(&self.root);
+        if self.finished {
+            return;
+        }
+        // What stays is no layout, and the next attempt names it.
+        let _ = fs::remove_dir_all(self.root.join("blobs"));
+        for name in [MARKER, INDEX] {
+            let _ = fs::remove_file(self.root.join(name));
+        }
+        if self.is_new {
+            let _ = fs::remove_dir(&self.root);
         }
     }
 }

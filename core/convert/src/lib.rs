@@ -6,8 +6,8 @@
 //! One thread reads and inflates, one hashes what it reads, the caller's cuts the archive into *units*, several compress
 //! them, one writes them in their order. A unit is a chunk of a file and what follows it up to the next data: padding,
 //! and the headers of the next entries. Where units begin depends on the archive and on the size of a chunk alone, so
-//! the same bytes come out whatever the number of threads is. In memory are two units for each thread, and the
-//! compressed table of contents.
+//! the same bytes come out whatever the number of threads is. In memory are two units for each thread and the compressed
+//! table of contents; at the end it is read as whoever serves the layer reads it, which takes some 350 bytes an entry.
 //!
 //! Headers go through as they are: what no table of contents says survives for those who read the layer as an archive.
 //! zstd:chunked layers are, decompressed, the archives that they were, and keep their diff IDs.

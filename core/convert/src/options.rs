@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pontoon_layer::TocKind;
+
 use crate::error::{Error, Result};
 
 /// Decompressed bytes of a chunk, unless others are asked for: what stargz-snapshotter's tools take.
@@ -59,6 +61,13 @@ impl Format {
         match self {
             Format::Estargz => 1..=12,
             Format::ZstdChunked(_) => 1..=19,
+        }
+    }
+
+    pub(crate) fn toc_kind(self) -> TocKind {
+        match self {
+            Format::Estargz => TocKind::TarGzip,
+            Format::ZstdChunked(_) => TocKind::Zstd,
         }
     }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use flate2::{Compression, GzBuilder};
-use pontoon_layer::{ANNOTATION_TOC_DIGEST, Digest, Time};
+use pontoon_layer::{
+    ANNOTATION_TOC_DIGEST, Digest, Limits, OpaqueXattr, Time, TocDigest, TocKind, parse_toc,
+};
 use pontoon_unpack::{Entry, Kind, Stored};
 
 use crate::cut::Seen;
@@ -59,6 +61,8 @@ const SKIPPABLE_BYTES: u64 = 8;
 /// What comes behind the data, and what the descriptor says of it.
 pub(crate) struct Tail {
     pub(crate) bytes: Vec<u8>,
+    /// Where in them the table is.
+    toc: std::ops::Range<usize>,
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
@@ -118,7 +122,11 @@ fn own_header(name: &[u8], size: u64) -> [u8; BLOCK_BYTES] {
 
 /// eStargz: the table as the archive's last file, in a gzip member of its own, and an empty member as the footer.
 /// Answers the digest of the archive too, the beginning of which is `seen`.
-pub(crate) fn estargz(offset: u64, toc: &toc::Written, mut seen: Seen) -> Result<(Tail, Digest)> {
+pub(crate) fn estargz(
+    offset: u64,
+    written: &toc::Written,
+    mut seen: Seen,
+) -> Result<(Tail, Digest)> {
     let mut gzip = GzBuilder::new()
         .operating_system(255)
         .write(Vec::new(), Compression::best());
@@ -126,20 +134,26 @@ pub(crate) fn estargz(offset: u64, toc: &toc::Written, mut seen: Seen) -> Result
         seen.see(bytes);
         gzip.write_all(bytes)
     };
-    let padding = toc.json_bytes.wrapping_neg() % BLOCK_BYTES as u64;
+    let padding = written.json_bytes.wrapping_neg() % BLOCK_BYTES as u64;
     let end = usize::try_from(padding).unwrap_or_default() + 2 * BLOCK_BYTES;
     let failed = |error: std::io::Error| Error::Compress(error.to_string());
-    put(&own_header(TOC_NAME, toc.json_bytes)).map_err(failed)?;
-    encode::inflate(&toc.frame, &mut put).map_err(failed)?;
+    put(&own_header(TOC_NAME, written.json_bytes)).map_err(failed)?;
+    encode::inflate(&written.frame, &mut put).map_err(failed)?;
     put(&vec![0; end]).map_err(failed)?;
     let mut bytes = gzip.finish().map_err(failed)?;
+    let toc = 0..bytes.len();
     bytes.extend(estargz_footer(offset));
     let (diff_id, size) = seen.finish();
     let annotations = annotations([
-        (ANNOTATION_TOC_DIGEST, toc.json_digest.to_string()),
+        (ANNOTATION_TOC_DIGEST, written.json_digest.to_string()),
         (ANNOTATION_UNCOMPRESSED_SIZE, size.to_string()),
     ]);
-    Ok((Tail { bytes, annotations }, diff_id))
+    let tail = Tail {
+        bytes,
+        toc,
+        annotations,
+    };
+    Ok((tail, diff_id))
 }
 
 /// 51 bytes: an empty gzip member whose extra field has the offset (stargz-snapshotter's docs/estargz.md).
@@ -179,6 +193,7 @@ pub(crate) fn podman(
     skippable(&mut bytes, &zstd_footer(&words, b"GNUlInUx"))?;
     Ok(Tail {
         bytes,
+        toc: in_frame(toc),
         annotations: annotations([
             (PODMAN_CHECKSUM, Digest::of(&toc.frame).to_string()),
             (PODMAN_POSITION, position(toc_offset, toc)),
@@ -199,6 +214,7 @@ pub(crate) fn stargz(offset: u64, toc: &toc::Written, archive_bytes: u64) -> Res
     skippable(&mut bytes, &zstd_footer(&words, b"GnUlInUx"))?;
     Ok(Tail {
         bytes,
+        toc: in_frame(toc),
         annotations: annotations([
             (ANNOTATION_TOC_DIGEST, toc.json_digest.to_string()),
             (ANNOTATION_UNCOMPRESSED_SIZE, archive_bytes.to_string()),
@@ -206,6 +222,24 @@ pub(crate) fn stargz(offset: u64, toc: &toc::Written, archive_bytes: u64) -> Res
             (STARGZ_POSITION, position(toc_offset, toc)),
         ]),
     })
+}
+
+/// Where the table is in a tail that begins with it.
+fn in_frame(toc: &toc::Written) -> std::ops::Range<usize> {
+    let start = SKIPPABLE_BYTES as usize;
+    start..start + toc.frame.len()
+}
+
+impl Tail {
+    /// Reads the table of contents as whoever serves the layer does: what nobody can read is not written.
+    pub(crate) fn verify(&self, kind: TocKind, payload_end: u64, json: &Digest) -> Result<()> {
+        let toc = self.bytes.get(self.toc.clone()).unwrap_or_default();
+        let digest = TocDigest::Json(json.clone());
+        let (opaque, limits) = (OpaqueXattr::Trusted, Limits::default());
+        parse_toc(kind, toc, payload_end, &digest, opaque, &limits)
+            .map(drop)
+            .map_err(Error::Unreadable)
+    }
 }
 
 fn position(offset: u64, toc: &toc::Written) -> String {

@@ -394,3 +394,32 @@ fn it_tells_how_far_it_is_and_can_be_stopped() {
     assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
     assert!(!other.exists());
 }
+
+#[test]
+fn indexes_that_name_each_other_often_are_refused() {
+    let layout = Layout::new();
+    let mut entry = layout.image("amd64", &[&archive("file")]);
+    for _ in 0..3 {
+        let inner = json!({"manifests": vec![entry; 200]});
+        entry = layout.put(INDEX, inner.to_string().as_bytes());
+    }
+    layout.index(&[entry]);
+    let said = convert(layout.path(), &layout.path().join("to"), Format::Estargz);
+    assert!(matches!(said, Err(Error::TooLarge { .. })), "{said:?}");
+}
+
+#[test]
+fn an_empty_directory_is_filled_and_stays_if_that_fails() {
+    let layout = sample();
+    let place = tempfile::tempdir().unwrap();
+    let cancel = AtomicBool::new(true);
+    let options = Options {
+        cancel: Some(&cancel),
+        ..Options::new(Format::Estargz)
+    };
+    let plan = Plan::read(layout.path()).unwrap();
+    assert!(plan.run(place.path(), &options, &|_, _| {}).is_err());
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    convert(layout.path(), place.path(), Format::Estargz).unwrap();
+    assert!(place.path().join("index.json").exists());
+}

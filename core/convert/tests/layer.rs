@@ -478,3 +478,55 @@ fn a_full_disk_ends_it() {
         assert!(matches!(converted, Err(Error::Write(_))), "{converted:?}");
     }
 }
+
+#[test]
+fn a_layer_that_nobody_could_read_is_not_made() {
+    let mut tar = Tar::default();
+    tar.link("link", "nowhere");
+    for format in FORMATS {
+        let said = refusal(&tar.finish(), format);
+        assert!(said.contains("link"), "{said}");
+    }
+}
+
+/// Whatever is wrong with an archive: it is refused, or what is made of it can be read.
+#[test]
+fn no_damage_makes_it_panic_or_write_nonsense() {
+    let mut tar = Tar::default();
+    tar.directory("d/", 0o755);
+    tar.pax(&[("SCHILY.xattr.user.a", b"b"), ("mtime", b"1.5")]);
+    tar.file("d/file", &noise(700));
+    tar.gnu_long_name(&"n".repeat(120));
+    tar.symlink("cut", "d/file");
+    tar.link("hard", "d/file");
+    tar.device("dev", b'3', 1, 3);
+    let archive = tar.finish();
+    let mut random = noise(4 * 600).into_iter();
+    let mut next = || usize::from(random.next().unwrap());
+    let mut readable = 0;
+    for number in 0..600 {
+        let mut bytes = archive.clone();
+        let place = (next() << 8 | next()) % bytes.len();
+        let block = place / 512 * 512;
+        bytes[place] ^= 1 << (next() % 8);
+        // Most damage is in headers that are right otherwise, or nobody would look further.
+        let sum: u32 = (0..512)
+            .map(|at| match at {
+                148..156 => 32,
+                _ => u32::from(bytes[block + at]),
+            })
+            .sum();
+        if next() % 2 == 0 {
+            bytes[block + 148..block + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        let format = FORMATS[number % 3];
+        if let Ok((converted, blob)) = convert_with(&bytes, &options(format)) {
+            read_back(&open(&converted, &blob), &blob);
+            readable += 1;
+        }
+    }
+    assert!(
+        (50..600).contains(&readable),
+        "{readable} of 600 could be read"
+    );
+}
