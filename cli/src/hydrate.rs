@@ -2,7 +2,6 @@
 
 mod document;
 mod plan;
-mod progress;
 mod settings;
 mod transfer;
 
@@ -13,16 +12,20 @@ use std::time::Duration;
 
 use pontoon_containerd::{Client, ContentStore, Descriptor, Error};
 use pontoon_source::Reference;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{EXIT_LATER, EXIT_UNAVAILABLE, Failure, chain};
+use crate::interrupt::interrupted;
+use crate::progress::Progress;
 use crate::text;
 use plan::Plan;
-use progress::Progress;
 use transfer::{Outcome, Transfer};
 
 /// How long what came so far is kept if we do not come to an end.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
+
+/// What is said when somebody stops it.
+const STOPPED: &str =
+    "interrupted; what came is kept for a day, and the same command goes on from there";
 
 /// The exit codes.
 const EXIT_CODES: &str = "\
@@ -90,7 +93,7 @@ impl Hydrate {
         let outcome = tokio::select! {
             outcome = transfer.all(&missing) => Ok(outcome),
             () = transfer.progress.tell() => Ok(Outcome::default()),
-            stopped = interrupted() => Err(stopped),
+            () = interrupted() => Err(Failure::new(EXIT_LATER, STOPPED)),
         };
         transfer.progress.end();
         let ended = outcome.and_then(judge);
@@ -196,23 +199,4 @@ fn judge(outcome: Outcome) -> Result<Outcome, Failure> {
         .map(|failure| failure.message)
         .collect();
     Err(Failure::new(code, messages.join("\n")))
-}
-
-/// Waits for somebody who wants us to stop.
-async fn interrupted() -> Failure {
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => signal.recv().await,
-            // Then it ends us without a word.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = wait(SignalKind::interrupt()) => {}
-        _ = wait(SignalKind::terminate()) => {}
-    }
-    Failure::new(
-        EXIT_LATER,
-        "interrupted; what came is kept for a day, and the same command goes on from there",
-    )
 }

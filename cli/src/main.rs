@@ -1,12 +1,16 @@
 //! The pontoon command: one verb, one module.
 
 mod admin;
+mod check;
+mod convert;
 mod failure;
 mod fsck;
 mod hydrate;
 mod inspect;
+mod interrupt;
 mod layers;
 mod profile;
+mod progress;
 mod status;
 mod text;
 
@@ -21,7 +25,7 @@ use serde::Serialize;
 /// What a wrong command line exits with: EX_USAGE of sysexits.h, as the daemons do.
 const EXIT_USAGE: u8 = 64;
 
-/// Looks after the roots of Pontoon's snapshotters, and after lazily pulled images.
+/// Looks after the roots of Pontoon's snapshotters, and after lazily pulled images; makes images that can be pulled lazily.
 #[derive(Debug, Parser)]
 #[command(name = "pontoon", version)]
 struct Arguments {
@@ -35,6 +39,8 @@ enum Verb {
     Inspect(inspect::Inspect),
     Hydrate(hydrate::Hydrate),
     Profile(profile::Profile),
+    Convert(convert::Convert),
+    Check(check::Check),
     Fsck(fsck::Fsck),
 }
 
@@ -52,6 +58,8 @@ fn main() -> ExitCode {
         Verb::Inspect(inspect) => run("inspect", inspect.run()),
         Verb::Hydrate(hydrate) => run("hydrate", hydrate.run()),
         Verb::Profile(profile) => run("profile", profile.run()),
+        Verb::Convert(convert) => run("convert", convert.run()),
+        Verb::Check(check) => run("check", check.run()),
         Verb::Fsck(fsck) => fsck.run(),
     }
 }

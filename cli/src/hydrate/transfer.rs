@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::plan::{SOURCE, host_in_label};
-use super::progress::Progress;
+use crate::progress::Progress;
 
 /// Blobs at the same time: as many as containerd pulls (`max_concurrent_downloads`).
 const AT_ONCE: usize = 3;

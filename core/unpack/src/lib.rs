@@ -13,6 +13,8 @@
 //! - Sparse entries are refused ([`Error::Unsupported`]).
 //!
 //! The blob is read and inflated on one thread, hashed on another, written on the caller's.
+//!
+//! [`stream`] and [`Archive`] are the same without the writing, for whoever does something else with an archive.
 
 mod apply;
 mod archive;
@@ -29,9 +31,11 @@ use std::path::Path;
 
 use pontoon_layer::Digest;
 
+pub use archive::{Archive, Entry, Kind, Source, Stored};
 pub use below::directories;
 pub use error::{Error, Result};
 pub use options::{Below, Expected, Limits, Options};
+pub use stream::{Blocks, Streamed, stream};
 
 /// What was unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,24 +69,15 @@ pub struct Unpacked {
 pub fn unpack(reader: impl Read + Send, target: &Path, options: &Options<'_>) -> Result<Unpacked> {
     let place = place::Places::open(target)?;
     let mut applier = apply::Applier::new(place, options)?;
-    let streamed = stream::run(reader, options, |blocks| {
-        let mut archive = archive::Archive::new(blocks, &options.limits);
+    let limits = &options.limits;
+    let (streamed, ()) = stream(reader, &options.expected, limits, |blocks| {
+        let mut archive = Archive::new(blocks, limits);
         while let Some(entry) = archive.next()? {
             options.check_cancelled()?;
             applier.apply(&entry, &mut archive)?;
         }
         archive.drain()
     })?;
-    Error::check_digest(
-        "the digest",
-        options.expected.digest.as_ref(),
-        &streamed.digest,
-    )?;
-    Error::check_digest(
-        "the diff ID",
-        options.expected.diff_id.as_ref(),
-        &streamed.diff_id,
-    )?;
     let applied = applier.finish()?;
     Ok(Unpacked {
         digest: streamed.digest,

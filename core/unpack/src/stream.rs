@@ -1,5 +1,6 @@
 //! A blob on its way through: read and inflated on one thread, hashed on another, taken apart on the caller's.
 
+use std::fmt;
 use std::io::{self, BufRead, Read};
 use std::mem;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use pontoon_layer::{Algorithm, Digest, Hasher};
 use crate::archive::Source;
 use crate::error::{Error, Result};
 use crate::inflate::Inflater;
-use crate::options::Options;
+use crate::options::{Expected, Limits};
 
 /// Bytes of a block. Large enough that handing it over costs nothing, small enough to stay in a cache.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -20,11 +21,16 @@ const BLOCK_BYTES: usize = 256 << 10;
 const BLOCKS: usize = 4;
 
 /// What went through.
-pub(crate) struct Streamed {
-    pub(crate) digest: Digest,
-    pub(crate) diff_id: Digest,
-    pub(crate) blob_bytes: u64,
-    pub(crate) archive_bytes: u64,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Streamed {
+    /// The digest of the blob.
+    pub digest: Digest,
+    /// The digest of the archive, decompressed.
+    pub diff_id: Digest,
+    /// Bytes of the blob.
+    pub blob_bytes: u64,
+    /// Bytes of the archive, decompressed.
+    pub archive_bytes: u64,
 }
 
 /// Bytes that several threads look at. The last one to drop them gives the buffer back.
@@ -84,21 +90,25 @@ enum Hashed {
     Archive(Block),
 }
 
-/// Runs the blob from `reader` through and has `take` read the archive in it. The first error of `take` counts: it is
-/// only by what went through before that `take` fails.
-pub(crate) fn run(
+/// Runs the blob from `reader` through (gzip, zstd, or not compressed; the first bytes say which) and has `take` read the
+/// archive in it, to its end. The first error of `take` counts: it is only by what went through before that `take` fails.
+/// What `take` was given is not verified before this returns.
+///
+/// # Errors
+/// Any of `take`'s, among them those of reading; [`Error::Mismatch`] if the blob is not the expected one.
+pub fn stream<T, E: From<Error>>(
     reader: impl Read + Send,
-    options: &Options<'_>,
-    take: impl FnOnce(Blocks) -> Result<()>,
-) -> Result<Streamed> {
+    expected: &Expected,
+    limits: &Limits,
+    take: impl FnOnce(Blocks) -> Result<T, E>,
+) -> Result<(Streamed, T), E> {
     let (to_hash, hashed) = mpsc::sync_channel(2 * BLOCKS);
     let (to_take, taken) = mpsc::sync_channel(BLOCKS);
-    let expected = &options.expected;
     let algorithm =
         |digest: &Option<Digest>| (digest.as_ref()).map_or(Algorithm::Sha256, Digest::algorithm);
     let algorithms = (algorithm(&expected.digest), algorithm(&expected.diff_id));
     let size = expected.size;
-    let archive_bytes_max = options.limits.archive_bytes_max;
+    let archive_bytes_max = limits.archive_bytes_max;
     thread::scope(|scope| {
         let hasher = thread::Builder::new()
             .name("pontoon-hash".to_owned())
@@ -123,17 +133,24 @@ pub(crate) fn run(
         let ended = "the threads of an unpacking do not panic";
         producer.join().expect(ended);
         let streamed = hasher.join().expect(ended);
-        taken?;
+        let taken = taken?;
         if let Some(size) = size
             && size != streamed.blob_bytes
         {
-            return Err(Error::Mismatch {
+            return Err(E::from(Error::Mismatch {
                 what: "the size",
                 expected: format!("{size} bytes"),
                 actual: format!("{} bytes", streamed.blob_bytes),
-            });
+            }));
         }
-        Ok(streamed)
+        let digests = [
+            ("the digest", &expected.digest, &streamed.digest),
+            ("the diff ID", &expected.diff_id, &streamed.diff_id),
+        ];
+        for (what, expected, actual) in digests {
+            Error::check_digest(what, expected.as_ref(), actual)?;
+        }
+        Ok((streamed, taken))
     })
 }
 
@@ -277,10 +294,16 @@ impl<R: Read> Read for Feed<R> {
 }
 
 /// The archive, block by block.
-pub(crate) struct Blocks {
+pub struct Blocks {
     blocks: Receiver<Result<Block>>,
     current: Option<Block>,
     position: usize,
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocks").finish_non_exhaustive()
+    }
 }
 
 impl Source for Blocks {

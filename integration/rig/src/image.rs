@@ -14,7 +14,9 @@ mod small;
 mod tests;
 mod workload;
 
-pub use convert::{ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch};
+pub use convert::{
+    ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch, store, verify,
+};
 pub use debian::debian;
 pub use heavy::{HEAVY_LAYERS, heavy, heavy_content, heavy_part};
 pub(crate) use layer::read_xattrs;

@@ -31,8 +31,8 @@ pub enum Tool {
     Debian12,
     /// `dockerd`, `docker` and its buildx plugin.
     Docker,
-    /// `images`, which converts images, `pull`, which pulls them as clients of
-    /// containerd 1.7 do, and `stargz`, stargz-snapshotter behind the same service.
+    /// `images`, which converts images, `verify` and `podman`, which have others' libraries read them, `pull`, which pulls
+    /// them as clients of containerd 1.7 do, and `stargz`, stargz-snapshotter behind the same service.
     Images,
     /// `skopeo`, and `fsck.erofs`, `dump.erofs` and `mkfs.erofs`, newer than Debian 12's.
     Forky,
@@ -93,7 +93,7 @@ impl Tool {
             Self::Containerd17 => "containerd 1.7, ctr and shim (Debian packages)",
             Self::Debian12 => "runc, docker-registry and busybox (Debian packages)",
             Self::Docker => "dockerd, docker and buildx (Debian packages)",
-            Self::Images => "converter, puller and stargz-snapshotter (go build)",
+            Self::Images => "converter, judges, puller and stargz-snapshotter (go build)",
             Self::Forky => "skopeo and erofs-utils (Debian packages)",
         }
     }

@@ -21,10 +21,13 @@ pub(super) struct Header {
     pub(super) path: Vec<u8>,
     pub(super) target: Vec<u8>,
     pub(super) mode: u16,
+    pub(super) stored_mode: u64,
     pub(super) uid: u64,
     pub(super) gid: u64,
     pub(super) size: u64,
     pub(super) mtime: Time,
+    pub(super) atime: Option<Time>,
+    pub(super) ctime: Option<Time>,
     pub(super) device: (u64, u64),
 }
 
@@ -41,7 +44,8 @@ impl Header {
                 .map_err(|_| Error::archive(&name, format!("{what} is negative")))
         };
         let format = Format::of(block);
-        let mode = unsigned("the mode", 100, 108)? & 0o7777;
+        let stored_mode = unsigned("the mode", 100, 108)?;
+        let mode = stored_mode & 0o7777;
         let device = if format == Format::V7 {
             (0, 0)
         } else {
@@ -60,6 +64,7 @@ impl Header {
             typeflag: block[156],
             target: text(&block[157..257]),
             mode: u16::try_from(mode).unwrap_or_default(),
+            stored_mode,
             uid: unsigned("the owner", 108, 116)?,
             gid: unsigned("the group", 116, 124)?,
             size: unsigned("the size", 124, 136)?,
@@ -67,6 +72,8 @@ impl Header {
                 seconds: number("the time", 136, 148)?,
                 nanoseconds: 0,
             },
+            atime: format.more_time(block, 345, 476),
+            ctime: format.more_time(block, 357, 488),
             device,
             path: if prefix.is_empty() {
                 name
@@ -93,6 +100,23 @@ impl Format {
             (b"ustar ", b" \0") => Format::Gnu,
             _ => Format::V7,
         }
+    }
+}
+
+impl Format {
+    /// A time that GNU's format has at `gnu`, if it has it, and star's at `star`, always. Nobody unpacks with it, so
+    /// what is no time is none.
+    fn more_time(self, block: &[u8; BLOCK_BYTES], gnu: usize, star: usize) -> Option<Time> {
+        let field = match self {
+            Format::Gnu if block[gnu] != 0 => &block[gnu..gnu + 12],
+            Format::Star => &block[star..star + 12],
+            _ => return None,
+        };
+        let seconds = number(field)?;
+        Some(Time {
+            seconds,
+            nanoseconds: 0,
+        })
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) struct Records {
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<Time>,
     pub(super) atime: Option<Time>,
+    pub(super) ctime: Option<Time>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse: bool,
 }
@@ -58,6 +59,8 @@ impl Records {
             b"gid" => self.gid = number()?,
             b"mtime" => self.mtime = moment()?,
             b"atime" => self.atime = moment()?,
+            // Nothing is set to it.
+            b"ctime" => self.ctime = time(value),
             _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {

@@ -108,3 +108,65 @@ fn what_is_not_read_is_skipped() {
     assert_eq!(data, [3; 700]);
     assert_eq!(archive.next().unwrap(), None);
 }
+
+#[test]
+fn what_is_recorded_and_the_data_are_the_archive() {
+    let long = header(|header| {
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(5);
+    });
+    let file = header(|header| header.set_size(700));
+    let end = [0; 1536];
+    let mut bytes = [&long[..], b"long\0", &[0; 507], &file, &[7; 1024], &end].concat();
+    bytes.extend(b"behind");
+    let mut archive = Archive::recording(&bytes[..], &Limits::default());
+    let mut again = Vec::new();
+    while let Some(entry) = archive.next().unwrap() {
+        assert_eq!(entry.path, b"long");
+        again.extend(archive.take_raw());
+        archive.read(&mut again, 600).unwrap();
+        assert_eq!(archive.data_bytes(), 100);
+        archive.read(&mut again, 600).unwrap();
+        archive.skip().unwrap();
+        again.extend(archive.take_raw());
+    }
+    again.extend(archive.take_raw());
+    archive.rest(&mut again, 100).unwrap();
+    archive.rest(&mut again, usize::MAX).unwrap();
+    assert!(again == bytes, "{} bytes of {}", again.len(), bytes.len());
+}
+
+#[test]
+fn what_is_recorded_has_a_limit() {
+    let limits = Limits {
+        extension_bytes_max: 1024,
+        ..Limits::default()
+    };
+    let global = header(|header| {
+        header.set_entry_type(tar::EntryType::XGlobalHeader);
+        header.set_size(512);
+    });
+    let bytes = [&global[..], &[1; 512]].concat().repeat(5);
+    let mut archive = Archive::recording(&bytes[..], &limits);
+    assert!(matches!(archive.next(), Err(Error::TooLarge { .. })));
+    // Who does not want them is not bothered.
+    let mut archive = Archive::new(&bytes[..], &limits);
+    assert_eq!(archive.next().unwrap(), None);
+}
+
+#[test]
+fn what_an_archive_says_literally_is_kept() {
+    let mut gnu = tar::Header::new_gnu();
+    gnu.set_path("name").unwrap();
+    gnu.set_size(0);
+    gnu.set_mode(0o100_755);
+    gnu.as_gnu_mut().unwrap().atime = *b"00000000012\0";
+    gnu.as_gnu_mut().unwrap().mtime = *b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff";
+    gnu.set_cksum();
+    let entry = one(gnu.as_bytes());
+    assert_eq!((entry.mode, entry.stored.mode), (0o755, 0o100_755));
+    let seconds = |time: Time| time.seconds;
+    assert_eq!(entry.stored.atime.map(seconds), Some(10));
+    assert_eq!(entry.stored.ctime, None);
+    assert_eq!((entry.mtime.seconds, entry.stored.mtime.seconds), (0, -1));
+}

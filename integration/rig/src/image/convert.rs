@@ -159,6 +159,21 @@ pub fn convert_with_prefetch(image: &Layout, paths: &[&str]) -> Result<Converted
     )
 }
 
+/// Has stargz-snapshotter's library verify the table of contents of every layer of the image in the layout `image`, and
+/// read every chunk. Answers a line for each layer: its digest, and how many chunks.
+pub fn verify(image: &Path) -> Result<String> {
+    let mut command = Command::new(Tool::Images.dir()?.join("verify"));
+    Ok(run(command.arg(image), LIMIT)?.stdout)
+}
+
+/// Has containers/storage pull the layers of the image in the layout `image` by their tables of contents, below the
+/// empty directory `root`, and make their archives again. Answers a line for each layer: its digest, and that of the
+/// archive. Needs root's capabilities.
+pub fn store(image: &Path, root: &Path) -> Result<String> {
+    let mut command = Command::new(Tool::Images.dir()?.join("podman"));
+    Ok(run(command.arg(image).arg(root), LIMIT)?.stdout)
+}
+
 /// Has `make` fill a directory once for each image and each way to convert it.
 fn kept(
     image: &Layout,

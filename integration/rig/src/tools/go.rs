@@ -51,6 +51,9 @@ pub(super) fn recipe(tool: Tool) -> Result<String> {
                 "pull/main.go",
                 "stargz/go.sum",
                 "stargz/main.go",
+                "verify/main.go",
+                "podman/go.sum",
+                "podman/main.go",
             ],
         ),
         _ => (module(), &["oracle/main.go"]),
@@ -75,14 +78,30 @@ fn digest_of(module: &Path, sources: &[&str]) -> Result<String> {
     Ok(format!("{TAGS} {}", digest::hex(&hash.finalize())))
 }
 
-/// Builds the converter, the puller and stargz-snapshotter.
+/// What of containers/storage needs headers that few machines have.
+const STORAGE_TAGS: &str = "exclude_graphdriver_btrfs";
+
+/// Builds the converter, the two that judge conversions, the puller and stargz-snapshotter.
 pub(super) fn build_images(into: &Path) -> Result<String> {
-    for (dir, name) in [("", "images"), ("pull", "pull"), ("stargz", "stargz")] {
+    for (dir, name) in [
+        ("", "images"),
+        ("verify", "verify"),
+        ("pull", "pull"),
+        ("stargz", "stargz"),
+        ("podman", "podman"),
+    ] {
         let mut command = go(&images().join(dir))?;
-        command.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]);
+        command.args([
+            "build",
+            "-trimpath",
+            "-ldflags=-s -w",
+            "-tags",
+            STORAGE_TAGS,
+            "-o",
+        ]);
         run(command.arg(into.join(name)).arg("."), LIMIT)?;
     }
-    Ok("the converter, the puller and stargz-snapshotter".into())
+    Ok("the converter, two judges, the puller and stargz-snapshotter".into())
 }
 
 /// Builds containerd, ctr, the shim and the oracle in one go, so that they share

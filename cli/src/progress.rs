@@ -12,7 +12,7 @@ const LOG: Duration = Duration::from_secs(10);
 
 /// Bytes that are here, of several blobs.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     total: u64,
     /// Of each blob.
     here: Vec<AtomicU64>,
@@ -20,7 +20,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Nothing of blobs of so many bytes.
-    pub(super) fn new(sizes: impl Iterator<Item = u64> + Clone) -> Self {
+    pub(crate) fn new(sizes: impl Iterator<Item = u64> + Clone) -> Self {
         Progress {
             total: sizes.clone().fold(0, u64::saturating_add),
             here: sizes.map(|_| AtomicU64::new(0)).collect(),
@@ -28,14 +28,14 @@ impl Progress {
     }
 
     /// The blob `index` is here up to `offset`.
-    pub(super) fn reach(&self, index: usize, offset: u64) {
+    pub(crate) fn reach(&self, index: usize, offset: u64) {
         if let Some(here) = self.here.get(index) {
             here.store(offset, Ordering::Relaxed);
         }
     }
 
     /// Tells on standard error, until this is dropped.
-    pub(super) async fn tell(&self) {
+    pub(crate) async fn tell(&self) {
         let is_terminal = stderr().is_terminal();
         let interval = if is_terminal { TERMINAL } else { LOG };
         loop {
@@ -50,7 +50,7 @@ impl Progress {
     }
 
     /// Leaves the line of a terminal.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         if stderr().is_terminal() {
             let _ = write!(stderr(), "\r\x1b[K");
         }

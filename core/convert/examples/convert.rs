@@ -1,0 +1,37 @@
+//! Converts a layer on its own, or all of a layout directory, to measure that:
+//! `convert FORMAT LEVEL THREADS FROM TO`.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use pontoon_convert::{Dialect, Format, Options, Plan, convert_layer};
+use pontoon_unpack::Expected;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [format, level, threads, from, to] = &arguments[..] else {
+        return Err("usage: convert FORMAT LEVEL THREADS FROM TO".into());
+    };
+    let format = match format.as_str() {
+        "estargz" => Format::Estargz,
+        "podman" => Format::ZstdChunked(Dialect::Podman),
+        "stargz" => Format::ZstdChunked(Dialect::Stargz),
+        other => return Err(format!("{other} is neither estargz, podman nor stargz").into()),
+    };
+    let options = Options {
+        level: level.parse()?,
+        threads: threads.parse()?,
+        ..Options::new(format)
+    };
+    if Path::new(from).is_dir() {
+        let converted = Plan::read(Path::new(from))?.run(Path::new(to), &options, &|_, _| {})?;
+        println!("{converted:#?}");
+        return Ok(());
+    }
+    let writer = BufWriter::new(File::create(to)?);
+    let converted = convert_layer(File::open(from)?, writer, &Expected::default(), &options)?;
+    println!("{} bytes, {:?}", converted.bytes, converted.annotations);
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! Whether two images hold the same files, and whether all that they say of themselves is true.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pontoon_layer::{
+    Chunk, ChunkTableRef, Digest, Limits, Member, OpaqueXattr, TAIL_BYTES, TocKind, Verified,
+    parse_annotations, parse_tail, parse_toc,
+};
+use pontoon_unpack::{Archive, Expected};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::files::{self, Files};
+use crate::image::{Counted, Manifest, manifests};
+use crate::layout::{self, Descriptor, Source};
+
+/// How many differences of one layer are told one by one.
+const LINES_MAX: usize = 20;
+
+/// What was compared and verified, and what is wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Images: one for each platform.
+    pub images: u64,
+    /// Different layers of the new layout.
+    pub layers: u64,
+    /// Those of them that have a table of contents.
+    pub lazy_layers: u64,
+    /// Files of these layers.
+    pub files: u64,
+    /// Chunks of the tables of contents, all of which were inflated and have their digests.
+    pub chunks: u64,
+    /// What is wrong, a line each; not every file of a layer that differs is told.
+    pub findings: Vec<String>,
+}
+
+/// Compares the images of the layouts `old` and `new`, layer by layer and file by file, and verifies all digests: of
+/// blobs, archives, tables of contents and chunks.
+///
+/// # Errors
+/// Any of [`Error`] if a layout or a blob cannot be read; what merely differs is a finding.
+pub fn check(old: &Path, new: &Path, cancel: Option<&AtomicBool>) -> Result<Checked> {
+    let old = Source::open(old)?;
+    let new = Source::open(new)?;
+    let images = |source: &Source| -> Result<Vec<Manifest>> {
+        let all = manifests(source, &source.index()?)?;
+        Ok(all.into_iter().filter(|found| found.is_image).collect())
+    };
+    let (old_images, new_images) = (images(&old)?, images(&new)?);
+    let mut check = Check {
+        old,
+        new,
+        cancel,
+        limits: Limits::default(),
+        compared: HashMap::new(),
+        done: Checked::default(),
+    };
+    if old_images.len() != new_images.len() {
+        let (before, now) = (old_images.len(), new_images.len());
+        check.find(format!("there were {before} images, and there are {now}"));
+    }
+    for (old, new) in old_images.iter().zip(&new_images) {
+        check.image(old, new)?;
+    }
+    Ok(check.done)
+}
+
+struct Check<'a> {
+    old: Source,
+    new: Source,
+    cancel: Option<&'a AtomicBool>,
+    limits: Limits,
+    /// Pairs of layers that were compared.
+    compared: HashMap<(Digest, Digest), ()>,
+    done: Checked,
+}
+
+/// A layer as a manifest and a configuration have it.
+struct Layer {
+    descriptor: Descriptor,
+    diff_id: Digest,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Check<'_> {
+    fn find(&mut self, finding: impl Into<String>) {
+        self.done.findings.push(finding.into());
+    }
+
+    fn image(&mut self, old: &Manifest, new: &Manifest) -> Result<()> {
+        let (old_config, old_layers) = layers(&self.old, old)?;
+        let (new_config, new_layers) = layers(&self.new, new)?;
+        self.done.images += 1;
+        if without_diff_ids(old_config) != without_diff_ids(new_config) {
+            self.find(format!("{}: the configuration differs", new.what));
+        }
+        if old_layers.len() != new_layers.len() {
+            let (before, now) = (old_layers.len(), new_layers.len());
+            self.find(format!("{}: {now} layers instead of {before}", new.what));
+        }
+        for (old, new) in old_layers.iter().zip(&new_layers) {
+            let pair = (old.descriptor.digest.clone(), new.descriptor.digest.clone());
+            if self.compared.insert(pair, ()).is_none() {
+                self.layer(old, new)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn layer(&mut self, old: &Layer, new: &Layer) -> Result<()> {
+        let of_layer = |layer: &Layer| {
+            let digest = layer.descriptor.digest.clone();
+            move |error| Error::OfLayer {
+                digest,
+                source: Box::new(error),
+            }
+        };
+        let old_files = self.files(&self.old, old).map_err(of_layer(old))?;
+        let new_files = self.files(&self.new, new).map_err(of_layer(new))?;
+        self.done.layers += 1;
+        self.done.files += new_files.len() as u64;
+        let digest = new.descriptor.digest.clone();
+        let (lines, count) = files::compare(&old_files, &new_files, LINES_MAX);
+        let more = count - lines.len() as u64;
+        for line in lines {
+            self.find(format!("layer {digest}: {line}"));
+        }
+        if more > 0 {
+            self.find(format!("layer {digest}: {more} more files differ"));
+        }
+        match self.contents(new).map_err(of_layer(new))? {
+            Contents::None => {}
+            Contents::Verified(chunks) => {
+                self.done.lazy_layers += 1;
+                self.done.chunks += chunks;
+            }
+            Contents::Wrong(reason) => {
+                self.done.lazy_layers += 1;
+                self.find(format!("layer {digest}: {reason}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&self, source: &Source, layer: &Layer) -> Result<Files> {
+        self.check_cancelled()?;
+        let (file, _) = source.blob(&layer.descriptor)?;
+        let expected = Expected {
+            digest: Some(layer.descriptor.digest.clone()),
+            size: Some(layer.descriptor.size),
+            diff_id: Some(layer.diff_id.clone()),
+        };
+        let limits = pontoon_unpack::Limits::default().for_blob(layer.descriptor.size);
+        let reader = Counted {
+            file,
+            offset: 0,
+            tell: |_| (),
+        };
+        let (_, files) = pontoon_unpack::stream(reader, &expected, &limits, |blocks| {
+            files::read(&mut Archive::new(blocks, &limits))
+        })?;
+        Ok(files)
+    }
+
+    fn check_cancelled(&self) -> Result<()> {
+        match self.cancel {
+            Some(cancel) if cancel.load(Ordering::Relaxed) => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
+    }
+
+    /// Verifies the table of contents and every chunk in it.
+    fn contents(&self, layer: &Layer) -> Result<Contents> {
+        let wrong = |reason: String| Ok(Contents::Wrong(reason));
+        let size = layer.descriptor.size;
+        let (file, path) = self.new.blob(&layer.descriptor)?;
+        let read = |offset: u64, length: u64| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+            let read = file.read_exact_at(&mut bytes, offset);
+            read.map_err(Error::file("cannot read", &path))?;
+            Ok(bytes)
+        };
+        let tail_bytes = size.min(TAIL_BYTES as u64);
+        let tail = read(size - tail_bytes, tail_bytes)?;
+        let annotated = match parse_annotations(&layer.annotations, size, &self.limits) {
+            Ok(annotated) => annotated,
+            Err(error) => return wrong(error.to_string()),
+        };
+        let footer = match parse_tail(&tail, size, &self.limits) {
+            Ok(footer) => footer,
+            Err(error) => return wrong(error.to_string()),
+        };
+        let Some(digest) = annotated.digest else {
+            return Ok(Contents::None);
+        };
+        let kind = match (&footer, &annotated.place) {
+            (Some(footer), _) => footer.toc_kind(),
+            (None, Some(_)) => TocKind::Zstd,
+            (None, None) => return wrong("it has an annotation and no footer".to_owned()),
+        };
+        let from_footer = footer.as_ref().and_then(|footer| footer.place());
+        if let (Some(one), Some(other)) = (from_footer, &annotated.place)
+            && one != other
+        {
+            return wrong("annotations and footer name two places".to_owned());
+        }
+        let Some(place) = annotated.place.as_ref().or(from_footer) else {
+            return wrong("the table of contents is in another blob".to_owned());
+        };
+        let toc = read(place.range.start, place.range.end - place.range.start)?;
+        let opaque = OpaqueXattr::Trusted;
+        let parsed = parse_toc(kind, &toc, place.payload_end, &digest, opaque, &self.limits);
+        let table = match parsed {
+            Ok(layer) => layer.chunks.encode(),
+            Err(error) => return wrong(error.to_string()),
+        };
+        let table = match ChunkTableRef::open(&table) {
+            Ok(table) => table,
+            Err(error) => return wrong(error.to_string()),
+        };
+        for chunk in table.iter().filter(|chunk| !chunk.is_zeros()) {
+            self.check_cancelled()?;
+            let bytes = read(chunk.blob_offset, u64::from(chunk.blob_length))?;
+            if let Err(reason) = verify(&table, &chunk, &bytes) {
+                return wrong(format!("the chunk at {}: {reason}", chunk.blob_offset));
+            }
+        }
+        Ok(Contents::Verified(table.len() as u64))
+    }
+}
+
+/// What came of a table of contents.
+enum Contents {
+    None,
+    /// So many chunks are what they should be.
+    Verified(u64),
+    Wrong(String),
+}
+
+fn verify(table: &ChunkTableRef<'_>, chunk: &Chunk, bytes: &[u8]) -> Result<(), String> {
+    let mut member = Member::new(table.compression(), bytes);
+    let data = member.chunk(chunk.inner_offset, chunk.length);
+    let data = data.map_err(|error| error.to_string())?;
+    let verified = Verified::check(data, &chunk.digest());
+    verified.map(drop).map_err(|error| error.to_string())
+}
+
+/// The configuration and the layers of an image.
+fn layers(source: &Source, manifest: &Manifest) -> Result<(Value, Vec<Layer>)> {
+    let what = &*manifest.what;
+    let config = manifest.value.get("config").unwrap_or(&Value::Null);
+    let config = source.document(&Descriptor::parse(config, what)?)?;
+    let rootfs = config.get("rootfs").unwrap_or(&Value::Null);
+    let diff_ids = layout::list(rootfs, "diff_ids", what)?;
+    let values = layout::list(&manifest.value, "layers", what)?;
+    if values.len() != diff_ids.len() {
+        let reason = format!("{} layers and {} diff IDs", values.len(), diff_ids.len());
+        return Err(Error::malformed(what, reason));
+    }
+    let mut layers = Vec::new();
+    for (value, diff_id) in values.iter().zip(diff_ids) {
+        let diff_id = diff_id.as_str().and_then(|text| text.parse().ok());
+        let annotations = value.get("annotations").and_then(Value::as_object);
+        let annotations = annotations.into_iter().flatten();
+        layers.push(Layer {
+            descriptor: Descriptor::parse(value, what)?,
+            diff_id: diff_id.ok_or_else(|| Error::malformed(what, "a diff ID is none"))?,
+            annotations: annotations
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect(),
+        });
+    }
+    Ok((config, layers))
+}
+
+/// A configuration without what a conversion changes.
+fn without_diff_ids(mut config: Value) -> Value {
+    if let Some(rootfs) = config.get_mut("rootfs").and_then(Value::as_object_mut) {
+        rootfs.remove("diff_ids");
+    }
+    config
+}

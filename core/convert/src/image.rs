@@ -1,0 +1,483 @@
+//! Images: what refers to a layer that was converted refers to the new one.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Read};
+use std::path::Path;
+
+use pontoon_layer::Digest;
+use pontoon_unpack::Expected;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::layer::{LayerConverted, convert_layer};
+use crate::layout::{self, Descriptor, Source, Target};
+use crate::options::Options;
+use crate::tail;
+
+/// Told how far reading the blob of some number is, in bytes.
+pub type Watch<'a> = dyn Fn(usize, u64) + Sync + 'a;
+
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// What layers can be converted from.
+const LAYERS: [&str; 7] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    // Some tools of Docker's write it for what is compressed.
+    "application/vnd.docker.container.image.rootfs.diff+x-gtar",
+];
+
+/// BuildKit's: what is no image but says something of one, and of which.
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
+
+/// Indexes inside each other, at most.
+const DEPTH_MAX: usize = 4;
+
+/// Manifests and indexes of a layout, at most.
+const DOCUMENTS_MAX: usize = 1000;
+
+/// Layers of an image, at most.
+const LAYERS_MAX: usize = 1000;
+
+/// What became of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Converted {
+    /// Manifests of images that were converted: one for each platform.
+    pub images: u64,
+    /// Different layers that were converted.
+    pub layers: u64,
+    /// Bytes of them before.
+    pub bytes_before: u64,
+    /// Bytes of them now.
+    pub bytes_after: u64,
+    /// The new manifests: what the old one's digest was, and what the new one's is.
+    pub manifests: Vec<(Digest, Digest)>,
+    /// What was left as it is, or no longer says the truth.
+    pub notes: Vec<String>,
+}
+
+/// An image in an OCI layout directory that is to be converted.
+#[derive(Debug)]
+pub struct Plan {
+    source: Source,
+    index: Value,
+    blobs: Vec<Descriptor>,
+    numbers: HashMap<Digest, usize>,
+}
+
+impl Plan {
+    /// Reads what is in the layout at `from`, all but layers.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Malformed`], [`Error::Damaged`] and [`Error::TooLarge`].
+    pub fn read(from: &Path) -> Result<Plan> {
+        let source = Source::open(from)?;
+        let index = source.index()?;
+        let mut blobs = Blobs::default();
+        for manifest in manifests(&source, &index)? {
+            blobs.add(Descriptor::parse(
+                manifest.value.get("config").unwrap_or(&Value::Null),
+                &manifest.what,
+            )?);
+            for layer in layout::list(&manifest.value, "layers", &manifest.what)? {
+                blobs.add(Descriptor::parse(layer, &manifest.what)?);
+            }
+        }
+        Ok(Plan {
+            source,
+            index,
+            blobs: blobs.list,
+            numbers: blobs.numbers,
+        })
+    }
+
+    /// Bytes of the blobs that will be read; their places are their numbers for [`Watch`].
+    pub fn sizes(&self) -> impl Iterator<Item = u64> + Clone + '_ {
+        self.blobs.iter().map(|blob| blob.size)
+    }
+
+    /// Converts all images, and writes them to a new layout at `to`. Nothing is there after an error.
+    ///
+    /// # Errors
+    /// Any of [`Error`].
+    pub fn run(&self, to: &Path, options: &Options<'_>, watch: &Watch<'_>) -> Result<Converted> {
+        options.validate()?;
+        let target = Target::create(to)?;
+        let mut conversion = Conversion {
+            plan: self,
+            target: &target,
+            options,
+            watch,
+            layers: HashMap::new(),
+            documents: HashMap::new(),
+            copied: HashSet::new(),
+            done: Converted::default(),
+        };
+        let mut index = self.index.clone();
+        conversion.index(&mut index, "the index of the layout", 0)?;
+        let done = conversion.done;
+        target.finish(&index)?;
+        Ok(done)
+    }
+}
+
+#[derive(Default)]
+struct Blobs {
+    list: Vec<Descriptor>,
+    numbers: HashMap<Digest, usize>,
+}
+
+impl Blobs {
+    fn add(&mut self, blob: Descriptor) {
+        let next = self.list.len();
+        self.numbers.entry(blob.digest.clone()).or_insert_with(|| {
+            self.list.push(blob);
+            next
+        });
+    }
+}
+
+/// A manifest that an index leads to.
+pub(crate) struct Manifest {
+    pub(crate) what: String,
+    pub(crate) value: Value,
+    /// Whether it is an image's, and not about one.
+    pub(crate) is_image: bool,
+}
+
+/// All manifests that `index` leads to.
+pub(crate) fn manifests(source: &Source, index: &Value) -> Result<Vec<Manifest>> {
+    let mut found = Found::default();
+    collect(source, index, "the index of the layout", 0, &mut found)?;
+    Ok(found.manifests)
+}
+
+#[derive(Default)]
+struct Found {
+    manifests: Vec<Manifest>,
+    /// Documents that were read. Few indexes lead to very many places if they name each other often enough.
+    documents: usize,
+}
+
+fn collect(
+    source: &Source,
+    index: &Value,
+    what: &str,
+    depth: usize,
+    found: &mut Found,
+) -> Result<()> {
+    check_depth(depth, what)?;
+    for entry in layout::list(index, "manifests", what)? {
+        let descriptor = Descriptor::parse(entry, what)?;
+        found.documents += 1;
+        Error::check_limit(
+            "the manifests and indexes of a layout",
+            found.documents as u64,
+            DOCUMENTS_MAX as u64,
+        )?;
+        let value = source.document(&descriptor)?;
+        let what = format!("the manifest {}", descriptor.digest);
+        if is_index(&descriptor) {
+            collect(source, &value, &what, depth + 1, found)?;
+            continue;
+        }
+        found.manifests.push(Manifest {
+            is_image: is_image(entry, &descriptor, &value),
+            what,
+            value,
+        });
+    }
+    Ok(())
+}
+
+fn check_depth(depth: usize, what: &str) -> Result<()> {
+    match depth > DEPTH_MAX {
+        true => Err(Error::malformed(what, "it is too deep inside of others")),
+        false => Ok(()),
+    }
+}
+
+fn is_index(descriptor: &Descriptor) -> bool {
+    [OCI_INDEX, DOCKER_INDEX].contains(&descriptor.media_type.as_str())
+}
+
+fn is_image(entry: &Value, descriptor: &Descriptor, manifest: &Value) -> bool {
+    let config = manifest
+        .get("config")
+        .and_then(|config| config.get("mediaType"));
+    let config = config.and_then(Value::as_str).unwrap_or_default();
+    [OCI_MANIFEST, DOCKER_MANIFEST].contains(&descriptor.media_type.as_str())
+        && [OCI_CONFIG, DOCKER_CONFIG].contains(&config)
+        && layout::annotation(entry, REFERENCE_TYPE).is_none()
+        && manifest.get("artifactType").is_none()
+}
+
+/// A conversion under way.
+struct Conversion<'a> {
+    plan: &'a Plan,
+    target: &'a Target,
+    options: &'a Options<'a>,
+    watch: &'a Watch<'a>,
+    layers: HashMap<Digest, LayerConverted>,
+    /// What became of an index or a manifest.
+    documents: HashMap<Digest, (String, Digest, u64)>,
+    copied: HashSet<Digest>,
+    done: Converted,
+}
+
+impl Conversion<'_> {
+    /// Makes an index one of what was converted.
+    fn index(&mut self, index: &mut Value, what: &str, depth: usize) -> Result<()> {
+        check_depth(depth, what)?;
+        let mut entries = layout::list(index, "manifests", what)?.to_vec();
+        for entry in &mut entries {
+            self.entry(entry, what, depth)?;
+        }
+        for entry in &mut entries {
+            self.reference(entry);
+        }
+        set(index, "manifests", Value::Array(entries));
+        if index.get("mediaType").and_then(Value::as_str) == Some(DOCKER_INDEX) {
+            set(index, "mediaType", json!(OCI_INDEX));
+        }
+        Ok(())
+    }
+
+    /// Converts what an entry of an index describes.
+    fn entry(&mut self, entry: &mut Value, what: &str, depth: usize) -> Result<()> {
+        let descriptor = Descriptor::parse(entry, what)?;
+        if let Some(new) = self.documents.get(&descriptor.digest) {
+            describe(entry, new);
+            return Ok(());
+        }
+        let mut value = self.plan.source.document(&descriptor)?;
+        let what = format!("the manifest {}", descriptor.digest);
+        let media_type = if is_index(&descriptor) {
+            self.index(&mut value, &what, depth + 1)?;
+            OCI_INDEX
+        } else if is_image(entry, &descriptor, &value) {
+            self.image(&mut value, &what)?;
+            OCI_MANIFEST
+        } else {
+            return self.untouched(&descriptor, &value, &what);
+        };
+        let bytes = value.to_string().into_bytes();
+        let digest = self.target.put(&bytes)?;
+        if media_type == OCI_MANIFEST {
+            let pair = (descriptor.digest.clone(), digest.clone());
+            self.done.manifests.push(pair);
+        }
+        let new = (media_type.to_owned(), digest, bytes.len() as u64);
+        describe(entry, &new);
+        self.documents.insert(descriptor.digest, new);
+        Ok(())
+    }
+
+    /// Copies what is no image, with all that it refers to.
+    fn untouched(&mut self, descriptor: &Descriptor, value: &Value, what: &str) -> Result<()> {
+        self.copy(descriptor)?;
+        let config = value.get("config").into_iter();
+        let layers = value.get("layers").and_then(Value::as_array);
+        for blob in config.chain(layers.into_iter().flatten()) {
+            self.copy(&Descriptor::parse(blob, what)?)?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, descriptor: &Descriptor) -> Result<()> {
+        self.options.check_cancelled()?;
+        if self.copied.insert(descriptor.digest.clone()) {
+            self.target.copy(&self.plan.source, descriptor)?;
+            self.reached(&descriptor.digest, descriptor.size);
+        }
+        Ok(())
+    }
+
+    fn reached(&self, digest: &Digest, offset: u64) {
+        if let Some(number) = self.plan.numbers.get(digest) {
+            (self.watch)(*number, offset);
+        }
+    }
+
+    /// What says something of an image that was converted says it of the new one.
+    fn reference(&mut self, entry: &mut Value) {
+        let Some(old) = layout::annotation(entry, REFERENCE_DIGEST).map(str::to_owned) else {
+            return;
+        };
+        let manifests = &self.done.manifests;
+        let Some((_, new)) = manifests.iter().find(|(from, _)| from.to_string() == old) else {
+            return;
+        };
+        self.done.notes.push(format!(
+            "the attestation of {old} is kept as it is: the index now names {new}, what is signed in it still names the old image"
+        ));
+        let new = json!(new.to_string());
+        if let Some(annotations) = entry.get_mut("annotations") {
+            set(annotations, REFERENCE_DIGEST, new);
+        }
+    }
+
+    /// Converts the layers of an image.
+    fn image(&mut self, manifest: &mut Value, what: &str) -> Result<()> {
+        let config_value = manifest.get("config").unwrap_or(&Value::Null);
+        let config_descriptor = Descriptor::parse(config_value, what)?;
+        let mut config = self.plan.source.document(&config_descriptor)?;
+        let config_what = format!("the configuration {}", config_descriptor.digest);
+        let rootfs = config.get("rootfs").unwrap_or(&Value::Null);
+        let diff_ids = layout::list(rootfs, "diff_ids", &config_what)?.to_vec();
+        let mut layers = layout::list(manifest, "layers", what)?.to_vec();
+        if layers.len() != diff_ids.len() || layers.len() > LAYERS_MAX {
+            return Err(Error::malformed(
+                what,
+                format!("{} layers and {} diff IDs", layers.len(), diff_ids.len()),
+            ));
+        }
+        let mut new_ids = Vec::new();
+        for (layer, diff_id) in layers.iter_mut().zip(&diff_ids) {
+            let wrong = || Error::malformed(&*config_what, format!("{diff_id} is no diff ID"));
+            let diff_id = diff_id.as_str().and_then(|text| text.parse().ok());
+            let diff_id: Digest = diff_id.ok_or_else(wrong)?;
+            new_ids.push(json!(self.layer(layer, diff_id, what)?.to_string()));
+        }
+        set(manifest, "layers", Value::Array(layers));
+        set(manifest, "mediaType", json!(OCI_MANIFEST));
+        let config_digest = if new_ids == diff_ids {
+            self.copy(&config_descriptor)?;
+            (config_descriptor.digest, config_descriptor.size)
+        } else {
+            if let Some(rootfs) = config.get_mut("rootfs") {
+                set(rootfs, "diff_ids", Value::Array(new_ids));
+            }
+            let bytes = config.to_string().into_bytes();
+            (self.target.put(&bytes)?, bytes.len() as u64)
+        };
+        if let Some(value) = manifest.get_mut("config") {
+            let (digest, size) = config_digest;
+            describe(value, &(OCI_CONFIG.to_owned(), digest, size));
+        }
+        if manifest.get("subject").is_some() {
+            let note = format!("{what} refers to a subject, which stays the one of before");
+            self.done.notes.push(note);
+        }
+        self.done.images += 1;
+        Ok(())
+    }
+
+    /// Converts the layer that `value` describes, and answers its new diff ID.
+    fn layer(&mut self, value: &mut Value, diff_id: Digest, what: &str) -> Result<Digest> {
+        let descriptor = Descriptor::parse(value, what)?;
+        if !LAYERS.contains(&descriptor.media_type.as_str()) {
+            self.done.notes.push(format!(
+                "the layer {} of the type {:?} is left as it is",
+                descriptor.digest, descriptor.media_type
+            ));
+            // Some are by design nowhere but at a URL.
+            if self.plan.source.blob(&descriptor).is_ok() {
+                self.copy(&descriptor)?;
+            }
+            return Ok(diff_id);
+        }
+        let known = self.layers.get(&descriptor.digest).cloned();
+        let converted = match known {
+            Some(known) if known.from.diff_id == diff_id => known,
+            Some(_) => {
+                let reason = format!("it gives {} two diff IDs", descriptor.digest);
+                return Err(Error::malformed(what, reason));
+            }
+            None => {
+                let converted = self.convert(&descriptor, diff_id);
+                let converted = converted.map_err(|error| match error {
+                    Error::Cancelled => Error::Cancelled,
+                    other => Error::OfLayer {
+                        digest: descriptor.digest.clone(),
+                        source: Box::new(other),
+                    },
+                })?;
+                self.done.layers += 1;
+                self.done.bytes_before += converted.from.blob_bytes;
+                self.done.bytes_after += converted.bytes;
+                let key = descriptor.digest.clone();
+                self.layers.insert(key, converted.clone());
+                converted
+            }
+        };
+        annotate(value, &converted);
+        let media_type = self.options.format.media_type().to_owned();
+        describe(value, &(media_type, converted.digest, converted.bytes));
+        Ok(converted.diff_id)
+    }
+
+    fn convert(&self, descriptor: &Descriptor, diff_id: Digest) -> Result<LayerConverted> {
+        let (file, _) = self.plan.source.blob(descriptor)?;
+        let reader = Counted {
+            file,
+            offset: 0,
+            tell: |offset| self.reached(&descriptor.digest, offset),
+        };
+        let expected = Expected {
+            digest: Some(descriptor.digest.clone()),
+            size: Some(descriptor.size),
+            diff_id: Some(diff_id),
+        };
+        let mut options = self.options.clone();
+        options.limits = options.limits.for_blob(descriptor.size);
+        let file = self.target.begin()?;
+        let writer = BufWriter::with_capacity(1 << 20, file.as_file());
+        let converted = convert_layer(reader, writer, &expected, &options)?;
+        self.target.keep(file, &converted.digest)?;
+        Ok(converted)
+    }
+}
+
+/// A file that tells how far it was read.
+pub(crate) struct Counted<F> {
+    pub(crate) file: File,
+    pub(crate) offset: u64,
+    pub(crate) tell: F,
+}
+
+impl<F: Fn(u64)> Read for Counted<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.offset += count as u64;
+        (self.tell)(self.offset);
+        Ok(count)
+    }
+}
+
+/// Puts what a document or a blob is now into its descriptor.
+fn describe(descriptor: &mut Value, (media_type, digest, size): &(String, Digest, u64)) {
+    set(descriptor, "mediaType", json!(media_type));
+    set(descriptor, "digest", json!(digest.to_string()));
+    set(descriptor, "size", json!(size));
+}
+
+/// Puts where the table of contents is into the descriptor of a layer, in place of where another one was.
+fn annotate(descriptor: &mut Value, converted: &LayerConverted) {
+    let annotations = descriptor.get("annotations").and_then(Value::as_object);
+    let mut annotations: Map<String, Value> = annotations.cloned().unwrap_or_default();
+    for key in tail::ANNOTATIONS {
+        annotations.remove(key);
+    }
+    for (key, value) in &converted.annotations {
+        annotations.insert(key.clone(), json!(value));
+    }
+    set(descriptor, "annotations", Value::Object(annotations));
+}
+
+fn set(object: &mut Value, key: &str, value: Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.insert(key.to_owned(), value);
+    }
+}

@@ -1,0 +1,40 @@
+//! Makes lazy layers and images of ordinary ones.
+//!
+//! [`convert_layer`] makes of any layer one with a table of contents: eStargz or zstd:chunked. [`Plan`] does that to all
+//! layers of an image in an OCI layout directory, and [`check`] says whether two images hold the same files.
+//!
+//! One thread reads and inflates, one hashes what it reads, the caller's cuts the archive into *units*, several compress
+//! them, one writes them in their order. A unit is a chunk of a file and what follows it up to the next data: padding,
+//! and the headers of the next entries. Where units begin depends on the archive and on the size of a chunk alone, so
+//! the same bytes come out whatever the number of threads is. In memory are two units for each thread and the compressed
+//! table of contents; at the end it is read as whoever serves the layer reads it, which takes some 350 bytes an entry.
+//!
+//! Headers go through as they are: what no table of contents says survives for those who read the layer as an archive.
+//! zstd:chunked layers are, decompressed, the archives that they were, and keep their diff IDs.
+//!
+//! All input is a stranger's: it is verified, limits come first, and nothing panics.
+
+mod blob;
+mod check;
+mod cut;
+mod encode;
+mod error;
+mod files;
+mod image;
+mod layer;
+mod layout;
+mod options;
+mod pipeline;
+mod tail;
+mod tarsplit;
+mod time;
+mod toc;
+mod unit;
+
+pub use check::{Checked, check};
+pub use error::{Error, Result};
+pub use image::{Converted, Plan, Watch};
+pub use layer::{LayerConverted, convert_layer};
+pub use options::{
+    CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Dialect, Format, Options,
+};

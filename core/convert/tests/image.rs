@@ -1,0 +1,425 @@
+//! Images in layout directories.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use pontoon_convert::{Checked, Converted, Dialect, Error, Format, Options, Plan, check};
+use pontoon_layer::Digest;
+use serde_json::{Value, json};
+use support::{Tar, gzip, noise};
+use tempfile::TempDir;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// A layout in the making.
+struct Layout {
+    place: TempDir,
+}
+
+impl Layout {
+    fn new() -> Layout {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir_all(place.path().join("blobs/sha256")).unwrap();
+        let layout = Layout { place };
+        layout.write("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}));
+        layout
+    }
+
+    fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    fn write(&self, name: &str, value: &Value) {
+        fs::write(self.path().join(name), value.to_string()).unwrap();
+    }
+
+    fn put(&self, media_type: &str, bytes: &[u8]) -> Value {
+        let digest = Digest::of(bytes);
+        let path = self.path().join("blobs/sha256").join(digest.hex());
+        fs::write(path, bytes).unwrap();
+        json!({"mediaType": media_type, "digest": digest.to_string(), "size": bytes.len()})
+    }
+
+    /// An image with these archives as its layers.
+    fn image(&self, architecture: &str, archives: &[&[u8]]) -> Value {
+        let ids = archives
+            .iter()
+            .map(|archive| Digest::of(archive).to_string());
+        let config = json!({
+            "architecture": architecture,
+            "os": "linux",
+            "config": {"Env": ["A=b"]},
+            "rootfs": {"type": "layers", "diff_ids": ids.collect::<Vec<_>>()},
+        });
+        let layers = archives
+            .iter()
+            .map(|archive| self.put(LAYER, &gzip(archive)));
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": self.put(CONFIG, config.to_string().as_bytes()),
+            "layers": layers.collect::<Vec<_>>(),
+            "annotations": {"kept": "yes"},
+        });
+        let mut descriptor = self.put(MANIFEST, manifest.to_string().as_bytes());
+        descriptor["platform"] = json!({"os": "linux", "architecture": architecture});
+        descriptor
+    }
+
+    /// What BuildKit says of an image.
+    fn attestation(&self, of: &Value) -> Value {
+        let statement = json!({"subject": [{"digest": of["digest"]}]});
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": self.put(CONFIG, br#"{"architecture":"unknown","rootfs":{"type":"layers","diff_ids":[]}}"#),
+            "layers": [self.put("application/vnd.in-toto+json", statement.to_string().as_bytes())],
+        });
+        let mut descriptor = self.put(MANIFEST, manifest.to_string().as_bytes());
+        descriptor["annotations"] = json!({
+            "vnd.docker.reference.type": "attestation-manifest",
+            "vnd.docker.reference.digest": of["digest"],
+        });
+        descriptor
+    }
+
+    fn index(&self, manifests: &[Value]) {
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+        self.write("index.json", &index);
+    }
+}
+
+fn read(layout: &Path, descriptor: &Value) -> Value {
+    let digest: Digest = descriptor["digest"].as_str().unwrap().parse().unwrap();
+    let bytes = fs::read(layout.join("blobs/sha256").join(digest.hex())).unwrap();
+    assert_eq!(Digest::of(&bytes), digest);
+    assert_eq!(descriptor["size"], bytes.len());
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+fn index(layout: &Path) -> Value {
+    serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap()
+}
+
+fn convert(from: &Path, to: &Path, format: Format) -> Result<Converted, Error> {
+    Plan::read(from)?.run(to, &Options::new(format), &|_, _| {})
+}
+
+fn checked(old: &Path, new: &Path) -> Checked {
+    check(old, new, None).unwrap()
+}
+
+fn archive(name: &str) -> Vec<u8> {
+    let mut tar = Tar::default();
+    tar.directory("d/", 0o755);
+    tar.file(name, &noise(100_000));
+    tar.link("d/link", name);
+    tar.finish()
+}
+
+/// Two platforms that share a layer, what is said of one of them, and an index inside the index.
+fn sample() -> Layout {
+    let layout = Layout::new();
+    let (shared, own) = (archive("shared"), archive("own"));
+    let amd64 = layout.image("amd64", &[&shared, &own]);
+    let arm64 = layout.image("arm64", &[&shared]);
+    let said = layout.attestation(&amd64);
+    let inner = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [amd64, arm64, said]});
+    let inner = layout.put(INDEX, inner.to_string().as_bytes());
+    layout.index(&[inner]);
+    layout
+}
+
+#[test]
+fn every_platform_is_converted_and_every_file_kept() {
+    let layout = sample();
+    for format in [
+        Format::Estargz,
+        Format::ZstdChunked(Dialect::Podman),
+        Format::ZstdChunked(Dialect::Stargz),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let to = place.path().join("new");
+        let converted = convert(layout.path(), &to, format).unwrap();
+        assert_eq!((converted.images, converted.layers), (2, 2));
+        let found = checked(layout.path(), &to);
+        assert_eq!(found.findings, [""; 0]);
+        assert_eq!((found.images, found.layers, found.lazy_layers), (2, 2, 2));
+        assert_eq!((found.files, found.chunks), (6, 2));
+        let inner = read(&to, &index(&to)["manifests"][0]);
+        let manifest = read(&to, &inner["manifests"][0]);
+        assert_eq!(inner["manifests"][0]["platform"]["architecture"], "amd64");
+        assert_eq!(manifest["annotations"]["kept"], "yes");
+        assert_eq!(manifest["layers"][0]["mediaType"], format.media_type());
+        let config = read(&to, &manifest["config"]);
+        assert_eq!(config["config"]["Env"][0], "A=b");
+        let again = place.path().join("again");
+        convert(layout.path(), &again, format).unwrap();
+        assert_eq!(
+            index(&again),
+            index(&to),
+            "the same image becomes the same bytes"
+        );
+    }
+}
+
+#[test]
+fn zstd_chunked_keeps_the_configuration() {
+    let layout = sample();
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("new");
+    convert(layout.path(), &to, Format::ZstdChunked(Dialect::Podman)).unwrap();
+    let manifest = |layout: &Path| {
+        let inner = read(layout, &index(layout)["manifests"][0]);
+        read(layout, &inner["manifests"][0])
+    };
+    assert_eq!(manifest(&to)["config"], manifest(layout.path())["config"]);
+}
+
+#[test]
+fn attestations_are_kept_and_named() {
+    let layout = sample();
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("new");
+    let converted = convert(layout.path(), &to, Format::Estargz).unwrap();
+    assert_eq!(converted.notes.len(), 1, "{:?}", converted.notes);
+    assert!(converted.notes[0].contains("attestation"));
+    let old = read(layout.path(), &index(layout.path())["manifests"][0]);
+    let new = read(&to, &index(&to)["manifests"][0]);
+    let (old, new) = (&old["manifests"], &new["manifests"]);
+    assert_eq!(new[2]["digest"], old[2]["digest"]);
+    let named = &new[2]["annotations"]["vnd.docker.reference.digest"];
+    assert_eq!(*named, new[0]["digest"]);
+    let said = read(&to, &new[2]);
+    let statement = read(&to, &said["layers"][0]);
+    assert_eq!(statement["subject"][0]["digest"], old[0]["digest"]);
+}
+
+#[test]
+fn dockers_types_become_oci_ones() {
+    let layout = Layout::new();
+    let archive = archive("file");
+    let mut descriptor = layout.image("amd64", &[&archive]);
+    let mut manifest = read(layout.path(), &descriptor);
+    manifest["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
+    manifest["config"]["mediaType"] = json!("application/vnd.docker.container.image.v1+json");
+    let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    manifest["layers"][0]["mediaType"] = json!(docker);
+    manifest["layers"][0]["annotations"] = json!({
+        "mine": "stays",
+        "containerd.io/snapshot/stargz/toc.digest": "sha256:of another time",
+    });
+    let kind = manifest["mediaType"].as_str().unwrap().to_owned();
+    let bytes = manifest.to_string();
+    descriptor = layout.put(&kind, bytes.as_bytes());
+    layout.index(&[descriptor]);
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("new");
+    convert(layout.path(), &to, Format::ZstdChunked(Dialect::Podman)).unwrap();
+    let entry = &index(&to)["manifests"][0];
+    assert_eq!(entry["mediaType"], MANIFEST);
+    let manifest = read(&to, entry);
+    assert_eq!(manifest["mediaType"], MANIFEST);
+    assert_eq!(manifest["config"]["mediaType"], CONFIG);
+    let layer = &manifest["layers"][0];
+    assert_eq!(layer["annotations"]["mine"], "stays");
+    let stale = layer["annotations"].get("containerd.io/snapshot/stargz/toc.digest");
+    assert!(
+        stale.is_none(),
+        "containers/storage refuses a layer with both"
+    );
+    assert_eq!(checked(layout.path(), &to).findings, [""; 0]);
+}
+
+#[test]
+fn damage_is_found_before_and_after() {
+    let layout = sample();
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("new");
+    convert(layout.path(), &to, Format::Estargz).unwrap();
+    let inner = read(&to, &index(&to)["manifests"][0]);
+    let manifest = read(&to, &inner["manifests"][0]);
+    let digest = manifest["layers"][0]["digest"].as_str().unwrap();
+    let blob = to.join("blobs/sha256").join(&digest["sha256:".len()..]);
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    let said = check(layout.path(), &to, None).unwrap_err().to_string();
+    assert!(said.contains(digest), "{said}");
+    let again = place.path().join("again");
+    let said = convert(&to, &again, Format::Estargz)
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains(digest), "{said}");
+    assert!(!again.exists(), "nothing is left");
+}
+
+#[test]
+fn what_differs_is_told() {
+    let (old, new) = (Layout::new(), Layout::new());
+    let mut one = Tar::default();
+    one.file("same", b"same");
+    one.file("data", b"one");
+    one.file("gone", b"");
+    let mut other = Tar::default();
+    other.file("same", b"same");
+    other.pax(&[("SCHILY.xattr.user.a", b"b")]);
+    other.file("data", b"two");
+    other.file("new", b"");
+    old.index(&[old.image("amd64", &[&one.finish()])]);
+    new.index(&[new.image("arm64", &[&other.finish()])]);
+    let found = checked(old.path(), new.path());
+    let told = found.findings.join("\n");
+    for expected in [
+        "the configuration differs",
+        "\"data\" differs: extended attributes, data",
+        "\"gone\" is missing",
+        "\"new\" was not there",
+    ] {
+        assert!(told.contains(expected), "{expected} in {told}");
+    }
+    assert_eq!(found.findings.len(), 4, "{told}");
+}
+
+#[test]
+fn chunks_that_lie_are_found() {
+    let layout = sample();
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("new");
+    convert(layout.path(), &to, Format::Estargz).unwrap();
+    // Another layer's table of contents: all blobs are sound, but what is said of one is not true.
+    let inner_entry = &index(&to)["manifests"][0];
+    let mut inner = read(&to, inner_entry);
+    let mut manifest = read(&to, &inner["manifests"][0]);
+    let other = manifest["layers"][1]["annotations"].clone();
+    manifest["layers"][0]["annotations"] = other;
+    let rewrite = |value: &Value, descriptor: &mut Value| {
+        let bytes = value.to_string();
+        let digest = Digest::of(bytes.as_bytes());
+        fs::write(to.join("blobs/sha256").join(digest.hex()), &bytes).unwrap();
+        descriptor["digest"] = json!(digest.to_string());
+        descriptor["size"] = json!(bytes.len());
+    };
+    let mut entry = inner["manifests"][0].clone();
+    rewrite(&manifest, &mut entry);
+    inner["manifests"][0] = entry;
+    let mut new_index = index(&to);
+    let mut entry = new_index["manifests"][0].clone();
+    rewrite(&inner, &mut entry);
+    new_index["manifests"][0] = entry;
+    fs::write(to.join("index.json"), new_index.to_string()).unwrap();
+    let found = checked(layout.path(), &to);
+    assert_eq!(found.findings.len(), 1, "{:?}", found.findings);
+    assert!(
+        found.findings[0].contains("table of contents"),
+        "{:?}",
+        found.findings
+    );
+}
+
+#[test]
+fn what_is_no_layout_is_refused_and_what_is_there_is_kept() {
+    let place = tempfile::tempdir().unwrap();
+    let full = place.path().join("full");
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("mine"), "precious").unwrap();
+    assert!(matches!(
+        convert(&full, &place.path().join("to"), Format::Estargz),
+        Err(Error::File { .. })
+    ));
+    let layout = sample();
+    let said = convert(layout.path(), &full, Format::Estargz);
+    assert!(matches!(said, Err(Error::Option(_))), "{said:?}");
+    assert_eq!(fs::read_to_string(full.join("mine")).unwrap(), "precious");
+    for (name, text) in [
+        ("oci-layout", r#"{"imageLayoutVersion":"2.0.0"}"#),
+        ("oci-layout", "[]"),
+        ("index.json", "{}"),
+        (
+            "index.json",
+            r#"{"manifests":[{"digest":"sha256:../../etc/passwd","size":1}]}"#,
+        ),
+    ] {
+        let layout = sample();
+        fs::write(layout.path().join(name), text).unwrap();
+        let said = convert(layout.path(), &place.path().join("to"), Format::Estargz);
+        assert!(
+            matches!(said, Err(Error::Malformed { .. })),
+            "{text}: {said:?}"
+        );
+    }
+}
+
+#[test]
+fn indexes_that_have_no_end_are_refused() {
+    let layout = Layout::new();
+    let mut entry = layout.image("amd64", &[&archive("file")]);
+    for _ in 0..8 {
+        let inner = json!({"manifests": [entry]});
+        entry = layout.put(INDEX, inner.to_string().as_bytes());
+    }
+    layout.index(&[entry]);
+    let said = convert(layout.path(), &layout.path().join("to"), Format::Estargz);
+    assert!(matches!(said, Err(Error::Malformed { .. })), "{said:?}");
+}
+
+#[test]
+fn it_tells_how_far_it_is_and_can_be_stopped() {
+    let layout = sample();
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("new");
+    let plan = Plan::read(layout.path()).unwrap();
+    let sizes: Vec<u64> = plan.sizes().collect();
+    let reached = Mutex::new(vec![0; sizes.len()]);
+    let options = Options::new(Format::ZstdChunked(Dialect::Podman));
+    let watch = |blob: usize, offset: u64| reached.lock().unwrap()[blob] = offset;
+    plan.run(&to, &options, &watch).unwrap();
+    assert_eq!(*reached.lock().unwrap(), sizes);
+    let cancel = AtomicBool::new(true);
+    let options = Options {
+        cancel: Some(&cancel),
+        ..options
+    };
+    let other = place.path().join("other");
+    let stopped = plan.run(&other, &options, &watch);
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+    assert!(!other.exists());
+}
+
+#[test]
+fn indexes_that_name_each_other_often_are_refused() {
+    let layout = Layout::new();
+    let mut entry = layout.image("amd64", &[&archive("file")]);
+    for _ in 0..3 {
+        let inner = json!({"manifests": vec![entry; 200]});
+        entry = layout.put(INDEX, inner.to_string().as_bytes());
+    }
+    layout.index(&[entry]);
+    let said = convert(layout.path(), &layout.path().join("to"), Format::Estargz);
+    assert!(matches!(said, Err(Error::TooLarge { .. })), "{said:?}");
+}
+
+#[test]
+fn an_empty_directory_is_filled_and_stays_if_that_fails() {
+    let layout = sample();
+    let place = tempfile::tempdir().unwrap();
+    let cancel = AtomicBool::new(true);
+    let options = Options {
+        cancel: Some(&cancel),
+        ..Options::new(Format::Estargz)
+    };
+    let plan = Plan::read(layout.path()).unwrap();
+    assert!(plan.run(place.path(), &options, &|_, _| {}).is_err());
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    convert(layout.path(), place.path(), Format::Estargz).unwrap();
+    assert!(place.path().join("index.json").exists());
+}
