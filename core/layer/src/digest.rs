@@ -12,6 +12,8 @@ pub enum Algorithm {
     Sha256,
     /// SHA-512, which the specification allows too.
     Sha512,
+    /// BLAKE3, of 256 bits: chunks of nydus images have it. OCI does not know it, so no manifest may name a content by it.
+    Blake3,
 }
 
 impl Algorithm {
@@ -20,13 +22,14 @@ impl Algorithm {
         match self {
             Algorithm::Sha256 => "sha256",
             Algorithm::Sha512 => "sha512",
+            Algorithm::Blake3 => "blake3",
         }
     }
 
     /// Bytes of a digest.
     pub fn bytes(self) -> usize {
         match self {
-            Algorithm::Sha256 => 32,
+            Algorithm::Sha256 | Algorithm::Blake3 => 32,
             Algorithm::Sha512 => 64,
         }
     }
@@ -43,6 +46,7 @@ enum Value {
     Sha256([u8; 32]),
     /// Rare, so it shall not make the others larger.
     Sha512(Box<[u8; 64]>),
+    Blake3([u8; 32]),
 }
 
 /// What is not a digest.
@@ -77,18 +81,24 @@ impl Digest {
         Digest(Value::Sha256(bytes))
     }
 
+    /// The BLAKE3 whose bytes these are. It is written as the others are, and not read: see [`Algorithm::Blake3`].
+    pub const fn blake3(bytes: [u8; 32]) -> Digest {
+        Digest(Value::Blake3(bytes))
+    }
+
     /// Its algorithm.
     pub fn algorithm(&self) -> Algorithm {
         match self.0 {
             Value::Sha256(_) => Algorithm::Sha256,
             Value::Sha512(_) => Algorithm::Sha512,
+            Value::Blake3(_) => Algorithm::Blake3,
         }
     }
 
     /// The raw hash: 32 or 64 bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
-            Value::Sha256(bytes) => bytes,
+            Value::Sha256(bytes) | Value::Blake3(bytes) => bytes,
             Value::Sha512(bytes) => bytes.as_slice(),
         }
     }
@@ -97,7 +107,7 @@ impl Digest {
     pub fn as_sha256(&self) -> Option<&[u8; 32]> {
         match &self.0 {
             Value::Sha256(bytes) => Some(bytes),
-            Value::Sha512(_) => None,
+            Value::Sha512(_) | Value::Blake3(_) => None,
         }
     }
 
@@ -182,6 +192,8 @@ pub struct Hasher(State);
 enum State {
     Sha256(Sha256),
     Sha512(Sha512),
+    /// Its state is about 1900 bytes.
+    Blake3(Box<blake3::Hasher>),
 }
 
 impl Hasher {
@@ -190,6 +202,7 @@ impl Hasher {
         Hasher(match algorithm {
             Algorithm::Sha256 => State::Sha256(Sha256::new()),
             Algorithm::Sha512 => State::Sha512(Sha512::new()),
+            Algorithm::Blake3 => State::Blake3(Box::default()),
         })
     }
 
@@ -198,6 +211,9 @@ impl Hasher {
         match &mut self.0 {
             State::Sha256(state) => state.update(bytes),
             State::Sha512(state) => state.update(bytes),
+            State::Blake3(state) => {
+                state.update(bytes);
+            }
         }
     }
 
@@ -206,6 +222,7 @@ impl Hasher {
         Digest(match self.0 {
             State::Sha256(state) => Value::Sha256(state.finalize().into()),
             State::Sha512(state) => Value::Sha512(Box::new(state.finalize().into())),
+            State::Blake3(state) => Value::Blake3(state.finalize().into()),
         })
     }
 }
@@ -259,6 +276,14 @@ mod tests {
                 "{text}"
             );
         }
+        // It is computed, for chunks, but is none that a manifest may have.
+        let blake3 = Hasher::new(Algorithm::Blake3).finish();
+        assert!(blake3.to_string().starts_with("blake3:af1349b9f5f9a1a6"));
+        assert_eq!(blake3.as_sha256(), None);
+        assert!(matches!(
+            blake3.to_string().parse::<Digest>(),
+            Err(ParseDigestError::UnknownAlgorithm { .. })
+        ));
         assert!(matches!(
             "md5:00".parse::<Digest>(),
             Err(ParseDigestError::UnknownAlgorithm { .. })

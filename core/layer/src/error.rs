@@ -47,6 +47,12 @@ pub enum FormatError {
         /// What is wrong.
         reason: String,
     },
+    /// A kind of image that Pontoon knows and does not read.
+    #[error("it is {what}, which Pontoon does not read; convert the image without that")]
+    Unsupported {
+        /// What it is, with its article.
+        what: String,
+    },
     /// The compressed table of contents cannot be inflated.
     #[error("the table of contents cannot be decompressed: {0}; push the image again")]
     Inflate(#[from] InflateError),

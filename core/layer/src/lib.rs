@@ -11,6 +11,8 @@
 //!
 //! [`Member`] inflates what was fetched; [`Verified`] is the only form in which data goes on from here.
 //!
+//! nydus images are no layers with a table of contents; [`rafs`] makes a tree and a list of chunks of them.
+//!
 //! All input is a stranger's: [`Limits`] are applied before anything is parsed, and nothing panics.
 
 mod annotations;
@@ -22,6 +24,7 @@ mod fixture;
 mod inflate;
 mod limits;
 mod path;
+pub mod rafs;
 mod tail;
 mod toc;
 mod tree;
