@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
+use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::docker::Docker;
 use pontoon_rig::gate::{Fault, Link, Request};
-use pontoon_rig::image::{Conversion, convert, lazy_fixture, odd};
+use pontoon_rig::image::{Conversion, Converted, Layout, convert, lazy_fixture, odd};
 use pontoon_rig::process::Process;
 use pontoon_rig::registry::Registry;
 use pontoon_rig::sandbox::Sandbox;
@@ -78,6 +79,65 @@ fn what_a_daemon_has_is_shown() {
         text.contains("knows no layer of localhost/none:1"),
         "{text}"
     );
+}
+
+/// What the fixture has in files, as a container on it sees them.
+const SUMS: &[&str] = &[
+    "/bin/busybox",
+    "sh",
+    "-c",
+    "busybox find / -xdev -type f ! -name '*.landmark' ! -name stargz.index.json -exec busybox sha256sum {} + | busybox sort",
+];
+
+#[test]
+fn what_was_converted_is_lazy_and_runs_everywhere() {
+    let image = lazy_fixture().unwrap();
+    let sums = |stage: &Stage, snapshotter: &str, reference: &str| {
+        let containerd = &stage.cluster.containerd;
+        let seen = containerd.run(snapshotter, &[], reference, snapshotter, SUMS);
+        seen.unwrap().stdout
+    };
+    let stage = Stage::start(Version::V2_3);
+    let ordinary = stage.site.push(&image, "secret/ordinary", "1").unwrap();
+    stage.pull_reference_onto("overlayfs", &ordinary);
+    let expected = sums(&stage, "overlayfs", &ordinary);
+    assert!(expected.lines().count() > 50, "{expected}");
+    drop(stage);
+    for more in [
+        &["--to", "estargz"][..],
+        &["--to", "zstd:chunked"],
+        &["--to", "zstd:chunked", "--dialect", "stargz"],
+    ] {
+        // Layers that keep their diff IDs would be there already.
+        let stage = Stage::start(Version::V2_3);
+        let to = stage.cluster.sandbox.path("converted");
+        let mut arguments = vec![
+            "convert",
+            image.dir().to_str().unwrap(),
+            to.to_str().unwrap(),
+        ];
+        arguments.extend(more);
+        let (code, text) = stage.pontoon_alone(&arguments);
+        assert_eq!(code, 0, "{text}");
+        let converted = Converted {
+            image: Layout::open(&to).unwrap(),
+            tables: None,
+        };
+        let reference = stage.pull("secret/converted", &converted);
+        assert_eq!(sums(&stage, SNAPSHOTTER, &reference), expected, "{more:?}");
+        let (code, text) = stage.pontoon(&["inspect", &reference, "--json"], &[]);
+        assert_eq!(code, 0, "{text}");
+        let shown = json(&text);
+        let layers = shown["layers"].as_array().unwrap();
+        assert_eq!(layers.len(), 5, "{text}");
+        assert!(
+            layers.iter().all(|layer| layer["state"] == "lazy"),
+            "{text}"
+        );
+        // Who knows nothing of tables of contents.
+        stage.pull_reference_onto("overlayfs", &reference);
+        assert_eq!(sums(&stage, "overlayfs", &reference), expected, "{more:?}");
+    }
 }
 
 #[test]

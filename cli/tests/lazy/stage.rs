@@ -54,10 +54,14 @@ impl Stage {
     }
 
     pub(crate) fn pull_reference(&self, reference: &str) {
+        self.pull_reference_onto(SNAPSHOTTER, reference);
+    }
+
+    pub(crate) fn pull_reference_onto(&self, snapshotter: &str, reference: &str) {
         let user = format!("{USER}:{PASSWORD}");
         let pull = Pull {
             reference,
-            snapshotter: SNAPSHOTTER,
+            snapshotter,
             hosts: Some(self.site.hosts_dir()),
             user: Some(&user),
         };
