@@ -25,6 +25,7 @@ mod field;
 mod image;
 mod info;
 mod inode;
+mod records;
 mod superblock;
 mod toc;
 mod xattr;

@@ -569,3 +569,23 @@ fn no_damage_panics() {
         let _ = image(&good[..length]).is_ok();
     }
 }
+
+#[test]
+fn of_two_records_of_a_chunk_the_last_one_counts() {
+    let mut boot = boot("zstd");
+    boot[CHUNK_TABLE_BYTES..][..8].fill(0);
+    let content = read("zstd.blob");
+    let opened = Bootstrap::open(&boot, &Limits::default()).unwrap();
+    let blob = &opened.blobs()[0];
+    let toc = Toc::parse(&content[content.len() - blob.toc_size as usize..], blob).unwrap();
+    let meta = part(toc.find("blob.meta").unwrap(), &content).unwrap();
+    let with_digests = |byte| {
+        let digests = vec![byte; 32 * blob.chunks as usize];
+        let digests = Verified::check(&digests, &Digest::of(&digests)).unwrap();
+        ChunkInfos::parse(blob, &meta, &digests, &Limits::default()).unwrap()
+    };
+    let infos = [with_digests(1), with_digests(2)];
+    let image = opened.image(&infos, OpaqueXattr::Trusted).unwrap();
+    assert!(!image.chunks.is_empty());
+    assert!(image.chunks.iter().all(|chunk| chunk.digest == [2; 32]));
+}

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::blob::Blob;
-use super::chunk::{Chunk, Record};
+use super::chunk::Chunk;
 use super::info::ChunkInfos;
-use super::inode::{ADDRESS_BYTES, Inode};
+use super::inode::Inode;
+use super::records::{Address, Records};
 use super::{Bootstrap, malformed, xattr};
 use crate::chunk::BLOCK_BYTES;
 use crate::error::FormatError;
@@ -36,7 +37,7 @@ impl Bootstrap<'_> {
     /// tree has no layer below, they hide nothing.
     pub fn image(&self, infos: &[ChunkInfos], opaque: OpaqueXattr) -> Result<Image, FormatError> {
         let mut walk = Walk {
-            records: self.records(infos)?,
+            records: Records::new(self.chunk_table, infos, &self.limits)?,
             prefetch: self.prefetch_nids().map(|nid| (nid, None)).collect(),
             boot: self,
             builder: TreeBuilder::new(opaque, &self.limits),
@@ -83,31 +84,7 @@ impl Bootstrap<'_> {
             .iter()
             .map(|word| u64::from(u32::from_le_bytes(*word)))
     }
-
-    /// What is known of all chunks, found by what an inode says of one: blob, number, place in the decompressed blob.
-    fn records(&self, infos: &[ChunkInfos]) -> Result<HashMap<Address, Record>, FormatError> {
-        let (table, _) = self.chunk_table.as_chunks();
-        let count = infos.iter().map(|infos| infos.records.len() as u64).sum();
-        FormatError::check_limit(
-            "the number of chunks of the image",
-            count,
-            u64::from(self.limits.entries_max),
-        )?;
-        let listed = table.iter().map(Record::read);
-        let told = infos
-            .iter()
-            .flat_map(|infos| infos.records.iter().copied().map(Ok));
-        listed
-            .chain(told)
-            .map(|record| {
-                let record = record?;
-                Ok(((record.blob, record.index, record.data_offset), record))
-            })
-            .collect()
-    }
 }
-
-type Address = (u32, u32, u64);
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
@@ -116,7 +93,7 @@ const S_IFDIR: u16 = 0o040_000;
 struct Walk<'b, 'a> {
     boot: &'b Bootstrap<'a>,
     builder: TreeBuilder,
-    records: HashMap<Address, Record>,
+    records: Records<'b>,
     chunks: Vec<Chunk>,
     data_size: u64,
     /// Inodes to be fetched early, and what became of them.
@@ -244,8 +221,7 @@ impl<'a> Walk<'_, 'a> {
         for address in addresses {
             let left = u32::try_from(end - offset).unwrap_or(u32::MAX);
             let length = left.min(boot.chunk_bytes);
-            let found = parse_address(*address);
-            let found = found.and_then(|address| self.records.get(&address));
+            let found = Address::read(*address).and_then(|address| self.records.find(address));
             let Some(record) = found else {
                 return Err(refuse(path, "has a chunk that no table lists"));
             };
@@ -302,13 +278,4 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 /// Major and minor number, as Linux packs them into 32 bits.
 fn device(number: u32) -> (u32, u32) {
     (number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xf_ff00)
-}
-
-/// Low 16 bits of the chunk's number, 8 bits of the blob's number plus 1, high 8 bits of the chunk's, the block.
-fn parse_address(address: [u8; ADDRESS_BYTES]) -> Option<Address> {
-    let [low, mid, blob, high, block @ ..] = address;
-    let blob = u32::from(blob).checked_sub(1)?;
-    let index = u32::from_le_bytes([low, mid, high, 0]);
-    let place = u64::from(u32::from_le_bytes(block)) * BLOCK_BYTES;
-    Some((blob, index, place))
 }

@@ -55,7 +55,9 @@ fn toc(bytes: &[u8], limits: &Limits) {
         };
         for entry in toc.entries() {
             assert!(entry.range.end <= blob.size);
-            let _ = entry.unpack(bytes, limits).is_ok();
+            let length = entry.range.end - entry.range.start;
+            let part = bytes.get(..length as usize).unwrap_or(bytes);
+            let _ = entry.unpack(part, limits).is_ok();
         }
     });
 }
