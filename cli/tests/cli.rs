@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use pontoon_cache::{Cache, Config, Meta, Put};
+use pontoon_layer::{Chunk, ChunkTable, Compression, Digest, Verified};
 use pontoon_overlay::{Engine, NoLayers, Options};
 use pontoon_snapshot::{Key, Keyspaces, Labels, SnapshotterName};
 
@@ -126,6 +128,81 @@ fn a_root_that_cannot_be_checked_is_left_alone() {
         "{said}"
     );
     assert!(!mistyped.exists());
+}
+
+/// A cache with one layer of three chunks; the file with their bytes.
+fn cache(root: &Path) -> PathBuf {
+    fs::create_dir_all(root.join("lazy")).unwrap();
+    let directory = root.join(pontoon_remote::CACHE);
+    let contents: Vec<Vec<u8>> = (1..4).map(|byte| vec![byte; 5000]).collect();
+    let chunks = contents.iter().zip(0..).map(|(content, index)| Chunk {
+        data_offset: index * 8192,
+        length: 5000,
+        blob_length: 5000,
+        blob_offset: index * 5000,
+        inner_offset: 0,
+        digest: *Digest::of(content).as_sha256().unwrap(),
+    });
+    let table = ChunkTable::new(Compression::Gzip, 2 * 8192 + 5000, chunks.collect()).unwrap();
+    let key = pontoon_cache::Key::new(Digest::of(b"blob"), Digest::of(b"table of contents"));
+    let cache = Cache::open(&directory, Config::default()).unwrap();
+    let layer = cache.create(&key, &table, Meta::default()).unwrap();
+    for (index, content) in contents.iter().enumerate() {
+        let verified = Verified::check(content, &Digest::of(content)).unwrap();
+        assert_eq!(layer.put(index, verified), Put::Stored);
+    }
+    drop((layer, cache));
+    let mut layers = fs::read_dir(directory.join("sha256")).unwrap();
+    layers.next().unwrap().unwrap().path().join("data")
+}
+
+#[test]
+fn a_scrub_drops_what_the_disk_has_changed() {
+    let place = tempfile::tempdir().unwrap();
+    let (root, _) = root(place.path());
+    let last = |said: &str| said.lines().last().unwrap().to_owned();
+    let (code, said) = fsck(&root, &["--scrub"]);
+    let nothing =
+        "0 cached layers, 0 chunks and 0 bytes verified, 0 chunks dropped, 0 layers removed";
+    assert_eq!((code, last(&said).as_str()), (0, nothing));
+    assert!(!root.join("lazy").exists(), "a check makes nothing");
+
+    let data = cache(&root);
+    let whole =
+        "1 cached layers, 3 chunks and 15000 bytes verified, 0 chunks dropped, 0 layers removed";
+    let (code, said) = fsck(&root, &["--scrub"]);
+    assert_eq!((code, last(&said).as_str()), (0, whole));
+    let mut bytes = fs::read(&data).unwrap();
+    bytes[8192 + 100] ^= 1;
+    fs::write(&data, bytes).unwrap();
+    assert_eq!(fsck(&root, &[]).0, 0, "only who asks for it waits for it");
+    let (code, said) = fsck(&root, &["--scrub", "--json"]);
+    assert_eq!(code, 1, "{said}");
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let found = serde_json::json!({
+        "layers": 1,
+        "verified_chunks": 2,
+        "verified_bytes": 10_000,
+        "dropped_chunks": 1,
+        "removed_layers": 0,
+        "failed_layers": 0,
+    });
+    assert_eq!(report["cache"], found);
+    let (code, said) = fsck(&root, &["--scrub"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("2 chunks and 10000 bytes verified"), "{said}");
+}
+
+#[test]
+fn a_cache_in_use_is_not_scrubbed() {
+    let place = tempfile::tempdir().unwrap();
+    let (root, _) = root(place.path());
+    cache(&root);
+    let used = Cache::open(&root.join(pontoon_remote::CACHE), Config::default()).unwrap();
+    let (code, said) = fsck(&root, &["--scrub"]);
+    assert_eq!(code, 8, "{said}");
+    assert!(said.contains("stop what uses it"), "{said}");
+    drop(used);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The cache: which layers there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,8 @@ use crate::layer::CachedLayer;
 use crate::open;
 use crate::slot::{Slot, lock};
 use crate::stats::Counters;
-use crate::{Error, Key, LayerStatus, Meta, Result, Stats, Usage};
+use crate::verify::Checks;
+use crate::{Error, Key, LayerStatus, Meta, Result, Stats, Usage, trust};
 
 /// How much a cache may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,25 +38,14 @@ pub struct Config {
 pub struct Cache {
     pub(crate) shared: Arc<Shared>,
     flusher: Option<JoinHandle<()>>,
+    /// Only if something is in doubt.
+    pub(crate) checker: Option<JoinHandle<()>>,
     _lock: DirLock,
-}
-
-/// What [`Cache::sweep`] did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Layers removed.
-    pub removed: u64,
-    /// What they took, in bytes.
-    pub bytes: u64,
-    /// Layers that nobody wants to keep but somebody still has.
-    pub in_use: u64,
-    /// Layers that could not be removed; the log says why.
-    pub failed: u64,
 }
 
 /// What a removal does to those who have the layer without a pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Users {
+pub(crate) enum Users {
     CutOff,
     Respect,
 }
@@ -76,6 +66,10 @@ pub(crate) struct Shared {
     bytes: AtomicU64,
     next_discard: AtomicU64,
     closed: AtomicBool,
+    /// Layers whose chunks may not be what was published: see [`trust`].
+    pub(crate) doubted: Mutex<BTreeSet<Key>>,
+    /// Asks the thread that checks them.
+    pub(crate) checks: Mutex<Option<Checks>>,
 }
 
 impl Cache {
@@ -97,6 +91,9 @@ impl Cache {
             discarded,
             damaged,
         } = dir::scan(&*disk, dir)?;
+        let known = slots.iter().map(|slot| slot.key.clone()).collect();
+        let doubted = trust::doubted(&*disk, dir, known);
+        trust::begin(&*disk, dir, &doubted)?;
         let bytes = slots.iter().map(|slot| slot.usage().bytes).sum();
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
@@ -115,16 +112,22 @@ impl Cache {
             bytes: AtomicU64::new(bytes),
             next_discard: AtomicU64::new(next_discard),
             closed: AtomicBool::new(false),
+            doubted: Mutex::new(doubted),
+            checks: Mutex::default(),
         });
         shared.counters.damaged_layers.add(damaged);
         shared.look_at_space();
-        let flusher = crate::flush::start(shared.clone(), discarded)
-            .map_err(|error| Error::io("starting the thread of the cache", dir, error))?;
-        Ok(Cache {
+        let failed = |error| Error::io("starting the threads of the cache", dir, error);
+        let mut cache = Cache {
             shared,
-            flusher: Some(flusher),
+            flusher: None,
+            checker: None,
             _lock: lock,
-        })
+        };
+        let flusher = crate::flush::start(cache.shared.clone(), discarded).map_err(failed)?;
+        cache.flusher = Some(flusher);
+        cache.start_checker().map_err(failed)?;
+        Ok(cache)
     }
 
     /// The layer `key`, if it is in the cache. A damaged one is removed and counts as not there.
@@ -166,30 +169,6 @@ impl Cache {
             Some(slot) => self.shared.remove(&slot, Users::CutOff),
             None => Ok(false),
         }
-    }
-
-    /// Removes every layer that `keep` does not want and that nobody has.
-    pub fn sweep(&self, keep: impl Fn(&Key) -> bool) -> Swept {
-        let mut swept = Swept::default();
-        for slot in self.shared.slots() {
-            if keep(&slot.key) {
-                continue;
-            }
-            let bytes = slot.usage().bytes;
-            match self.shared.remove(&slot, Users::Respect) {
-                Ok(true) => {
-                    swept.removed += 1;
-                    swept.bytes += bytes;
-                }
-                Ok(false) => {}
-                Err(Error::InUse { .. }) => swept.in_use += 1,
-                Err(error) => {
-                    swept.failed += 1;
-                    tracing::warn!(layer = %slot.key, error = &error as &dyn std::error::Error, "cannot remove a cached layer; the next cleanup tries again");
-                }
-            }
-        }
-        swept
     }
 
     /// Evicts now what quota and watermark ask for, and answers how many bytes that gave. The cache does it by itself
@@ -237,6 +216,14 @@ impl Cache {
 impl Drop for Cache {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
+        drop(lock(&self.shared.checks).take());
+        if let Some(checker) = self.checker.take()
+            && checker.join().is_err()
+        {
+            tracing::error!(
+                "the thread that checks cached layers has panicked; the next start checks what it has left"
+            );
+        }
         self.shared.agenda.stop();
         if let Some(flusher) = self.flusher.take()
             && flusher.join().is_err()
@@ -245,6 +232,7 @@ impl Drop for Cache {
                 "the thread of the cache has panicked; what it had not synced is fetched again"
             );
         }
+        self.shared.note_closed();
     }
 }
 
@@ -285,7 +273,10 @@ impl Shared {
     }
 
     /// The layer of `slot`; None if it was removed meanwhile, or now because it is damaged.
-    fn open_layer(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Option<Arc<CachedLayer>>> {
+    pub(crate) fn open_layer(
+        self: &Arc<Self>,
+        slot: &Arc<Slot>,
+    ) -> Result<Option<Arc<CachedLayer>>> {
         let mut state = slot.state();
         if state.removed {
             return Ok(None);
@@ -297,6 +288,8 @@ impl Shared {
         match open::open_layer(self, slot)? {
             Ok(layer) => {
                 state.open = Arc::downgrade(&layer);
+                drop(state);
+                self.check_soon(&layer);
                 Ok(Some(layer))
             }
             Err(reason) => {
@@ -336,7 +329,7 @@ impl Shared {
     }
 
     /// Takes the layer of `slot` away. False if somebody else has done so.
-    fn remove(&self, slot: &Slot, users: Users) -> Result<bool> {
+    pub(crate) fn remove(&self, slot: &Slot, users: Users) -> Result<bool> {
         let durable = lock(&slot.durable);
         let places = lock(&self.places);
         let mut state = slot.state();
@@ -367,6 +360,7 @@ impl Shared {
         drop((layer, data));
         state.removed = true;
         self.write_slots().remove(&slot.key);
+        lock(&self.doubted).remove(&slot.key);
         self.bytes.fetch_sub(slot.usage().bytes, Ordering::Relaxed);
         drop((state, places, durable));
         self.discard(&gone);

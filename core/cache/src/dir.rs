@@ -5,6 +5,7 @@
 //! sha256/<blob>-<toc>/      a layer; the table of contents' digest is shortened to 32 digits of its own hash
 //! sha512/<blob>-<toc>/
 //! discard/<number>/         being made or being deleted
+//! trust                     which layers are in doubt: see `trust.rs`
 //! ```
 
 use std::fs::{self, File};

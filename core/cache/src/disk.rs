@@ -40,6 +40,8 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     fn space(&self, path: &Path) -> io::Result<Space>;
     /// Milliseconds since 1970.
     fn now(&self) -> u64;
+    /// Another one each time that the machine is started. None if the kernel does not tell.
+    fn boot(&self) -> Option<String>;
 }
 
 /// The disk of this system.
@@ -131,6 +133,14 @@ impl Disk for System {
     fn now(&self) -> u64 {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         since.map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
+    }
+
+    fn boot(&self) -> Option<String> {
+        // random(4): one line, a UUID.
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let id = id.trim();
+        let is_id = !id.is_empty() && !id.contains(char::is_whitespace);
+        is_id.then(|| id.to_owned())
     }
 }
 

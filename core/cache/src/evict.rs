@@ -295,6 +295,7 @@ impl Shared {
             stored_bytes: counters.stored_bytes.get(),
             not_stored_chunks: counters.not_stored_chunks.get(),
             distrusted_chunks: counters.distrusted_chunks.get(),
+            damaged_chunks: counters.damaged_chunks.get(),
             evicted_layers: counters.evicted_layers.get(),
             evicted_bytes: counters.evicted_bytes.get(),
             damaged_layers: counters.damaged_layers.get(),

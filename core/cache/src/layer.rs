@@ -12,10 +12,12 @@ use pontoon_layer::{Chunk, ChunkTableRef, Digest, Verified};
 use crate::bits::Bits;
 use crate::cache::Shared;
 use crate::disk::is_full;
+use crate::open::Files;
 use crate::pending::Pending;
 use crate::ready::Ready;
 use crate::slot::{Slot, lock};
 use crate::table::Table;
+use crate::verify::Doubts;
 use crate::{Error, Key, Meta, Result, Usage};
 
 /// A layer in the cache, to read from and to put chunks into. There is one of it, however many have it.
@@ -33,6 +35,8 @@ pub struct CachedLayer {
     pub(crate) pending: Mutex<Pending>,
     /// What the file `ready` says. Taken with the slot's `durable`.
     pub(crate) ready: Mutex<Ready>,
+    /// Of what is ready. Nobody reads it before it is checked.
+    pub(crate) doubts: Doubts,
     pub(crate) me: Weak<CachedLayer>,
 }
 
@@ -80,15 +84,20 @@ pub enum Read {
 }
 
 impl CachedLayer {
-    /// A layer whose file `ready` says `ready` and whose data are in `data`.
+    /// A layer with these files. If it is in doubt, all that is ready is to be checked.
     pub(crate) fn new(
         shared: Arc<Shared>,
         slot: Arc<Slot>,
-        table: Table,
-        ready: Ready,
-        data: Option<File>,
+        files: Files,
+        is_doubted: bool,
     ) -> Arc<Self> {
+        let Files { table, ready, data } = files;
         let bits = Bits::new(table.get().len());
+        let is_in_doubt = |index: &usize| {
+            let chunk = table.get().get(*index);
+            is_doubted && chunk.is_some_and(|chunk| !chunk.is_zeros())
+        };
+        let doubts = Doubts::new(bits.len(), ready.iter().filter(is_in_doubt));
         Arc::new_cyclic(|me| {
             let layer = CachedLayer {
                 shared,
@@ -100,6 +109,7 @@ impl CachedLayer {
                 gate: RwLock::new(data.map_or(Gate::Evicted, |file| Gate::Open(Arc::new(file)))),
                 pending: Mutex::default(),
                 ready: Mutex::new(ready),
+                doubts,
                 me: me.clone(),
             };
             layer.set_zero_chunks();
@@ -125,14 +135,15 @@ impl CachedLayer {
         self.table.get()
     }
 
-    /// Whether chunk `index` can be read. Takes no lock.
+    /// Whether chunk `index` need not be fetched. Takes no lock. After a power cut it may turn out to be wrong when it is
+    /// read.
     pub fn is_ready(&self, index: usize) -> bool {
         self.bits.get(index)
     }
 
-    /// Whether all chunks can be read.
+    /// Whether all chunks can be read, also from the file itself: none is in doubt.
     pub fn is_complete(&self) -> bool {
-        self.ready_chunks() == self.bits.len()
+        self.doubts.is_empty() && self.ready_chunks() == self.bits.len()
     }
 
     /// How many chunks can be read.
@@ -183,6 +194,7 @@ impl CachedLayer {
         };
         self.slot.touch(self.shared.disk.now());
         let chunks = self.chunks().find(offset..end);
+        self.settle(chunks.clone());
         let gate = self.gate();
         if let Some(missing) = self.bits.first(chunks.clone(), false) {
             return Ok(Read::Missing(missing));
@@ -283,6 +295,14 @@ impl CachedLayer {
         }
     }
 
+    /// Looks at the data file, if there is one. It stays the layer's meanwhile.
+    pub(crate) fn with_data<T>(&self, look: impl FnOnce(&File) -> T) -> Option<T> {
+        match &*self.gate() {
+            Gate::Open(file) => Some(look(file)),
+            Gate::Evicted | Gate::Closed => None,
+        }
+    }
+
     pub(crate) fn make_data(&self) -> io::Result<()> {
         let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         if matches!(*gate, Gate::Evicted) {
@@ -301,6 +321,7 @@ impl CachedLayer {
                 self.unset(index);
             }
         });
+        self.doubts.clear_all();
         self.set_zero_chunks();
         let mut pending = lock(&self.pending);
         pending.set.clear();

@@ -15,6 +15,13 @@
 //! on [`Cache::flush`]: first the data and fdatasync, then the bits and fdatasync. So no bit ever stands for data
 //! that may be lost, and what was not durable when the process or the machine died is fetched again.
 //!
+//! What the machine took down with it is in doubt even so: a disk may lose or change what it has synced. After a power
+//! cut or a panic, which the file `trust` tells from a daemon that was killed, every published chunk is checked against
+//! its digest once before it is read (`verify.rs`): when somebody reads it, or by a thread once the layer is opened. What
+//! is wrong is dropped, counted in [`Stats::damaged_chunks`] and fetched again. A layer is
+//! [complete](CachedLayer::is_complete), so that the kernel may read its file, when nothing of it is in doubt. A start only
+//! notes which layers are: it reads none of them. [`Cache::scrub`] checks everything, also what nothing has put in doubt.
+//!
 //! ## Quota
 //! `max_bytes` bounds the space that is really allocated. Above fifteen sixteenths of it the data of the layers that
 //! were not used for longest are evicted, whole layers, down to seven eighths; likewise when less than `free_bytes_min`
@@ -53,11 +60,14 @@ mod pin;
 mod ready;
 mod slot;
 mod stats;
+mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trust;
+mod verify;
 
-pub use cache::{Cache, Config, Swept};
+pub use cache::{Cache, Config};
 pub use error::{Error, Result};
 pub use flush::FLUSH_DELAY;
 pub use key::Key;
@@ -66,3 +76,5 @@ pub use meta::Meta;
 pub use pin::Pin;
 pub use slot::Usage;
 pub use stats::{LayerStatus, Stats};
+pub use sweep::Swept;
+pub use verify::Scrubbed;

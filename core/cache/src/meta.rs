@@ -121,7 +121,7 @@ impl StoredMeta {
 }
 
 /// The lines before the last one, if that is their digest.
-fn checked(text: &str) -> Option<&str> {
+pub(crate) fn checked(text: &str) -> Option<&str> {
     let body = text.strip_suffix('\n')?;
     let start = body.rfind('\n')? + 1;
     let check = text

@@ -12,9 +12,17 @@ use crate::cache::Shared;
 use crate::dir::{is_damage, open_file, read_file};
 use crate::layer::CachedLayer;
 use crate::ready::{self, Ready};
-use crate::slot::{CHUNKS, DATA, READY, Slot};
+use crate::slot::{CHUNKS, DATA, READY, Slot, lock};
 use crate::table::Table;
 use crate::{Error, Result};
+
+/// What a layer is opened with.
+pub(crate) struct Files {
+    pub(crate) table: Table,
+    /// What the file `ready` says.
+    pub(crate) ready: Ready,
+    pub(crate) data: Option<File>,
+}
 
 /// Opens the layer of `slot`, or says what is wrong with it. Its state is locked by the caller.
 pub(crate) fn open_layer(
@@ -32,7 +40,9 @@ pub(crate) fn open_layer(
         Err(error) if is_damage(&error) => return Ok(Err(error.to_string())),
         Err(error) => return Err(Error::io("opening", &slot.dir, error)),
     };
-    let layer = CachedLayer::new(shared.clone(), slot.clone(), table, ready, data);
+    let is_doubted = lock(&shared.doubted).contains(&slot.key);
+    let files = Files { table, ready, data };
+    let layer = CachedLayer::new(shared.clone(), slot.clone(), files, is_doubted);
     Ok(Ok(layer))
 }
 

@@ -21,8 +21,10 @@ pub struct Stats {
     pub stored_bytes: u64,
     /// Chunks that could not be stored, for whatever reason.
     pub not_stored_chunks: u64,
-    /// Chunks that are not trusted any more, because the disk failed to read or to sync them.
+    /// Chunks that are not trusted any more, because the disk failed to read or to sync them, or has changed them.
     pub distrusted_chunks: u64,
+    /// Those of them that the disk has changed: they were read and had another digest than when they were put.
+    pub damaged_chunks: u64,
     /// Layers whose data was evicted, and the bytes that this gave.
     pub evicted_layers: u64,
     /// See `evicted_layers`.
@@ -81,6 +83,7 @@ pub(crate) struct Counters {
     pub(crate) stored_bytes: Counter,
     pub(crate) not_stored_chunks: Counter,
     pub(crate) distrusted_chunks: Counter,
+    pub(crate) damaged_chunks: Counter,
     pub(crate) evicted_layers: Counter,
     pub(crate) evicted_bytes: Counter,
     pub(crate) damaged_layers: Counter,

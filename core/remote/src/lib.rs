@@ -71,6 +71,9 @@ mod told;
 mod trees;
 mod unpack;
 
+/// Where the cache is below a daemon's root, for whoever checks it while the daemon is stopped.
+pub const CACHE: &str = "lazy/blobs";
+
 pub use ahead::ProfileReport;
 pub use config::{
     Config, CredentialsConfig, HolderConfig, ImageServiceConfig, LazyConfig, UnpackConfig,

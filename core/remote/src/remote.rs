@@ -106,7 +106,7 @@ impl Remote {
             Remembered::open(&directory.join("credentials.json")).map_err(Error::Credentials)?;
         let sources = credentials::chain(&config.credentials, &remembered);
         let registry = Registry::new(config.registry.clone(), sources);
-        let cache = Arc::new(Cache::open(&directory.join("blobs"), config.cache)?);
+        let cache = Arc::new(Cache::open(&root.join(crate::CACHE), config.cache)?);
         let engine = Engine::new(config.fetching.clone(), Arc::clone(&cache), handle.clone());
         let erofs = Arc::new(choose(&directory, &temporary, &config.lazy)?);
         let stock = Stock::open(

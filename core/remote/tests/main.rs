@@ -10,6 +10,7 @@ mod ordinary;
 mod profiles;
 mod pull;
 mod registry;
+mod scrub;
 mod site;
 mod space;
 mod unmounted;

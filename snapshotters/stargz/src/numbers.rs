@@ -135,6 +135,11 @@ fn kept(totals: &Totals) -> Vec<Number> {
             cache.evicted_bytes,
         ),
         counter(
+            "cache_damaged_chunks",
+            "Chunks that the disk has changed: found before they were read, and fetched again",
+            cache.damaged_chunks,
+        ),
+        counter(
             "cache_syncs",
             "Times that fetched data was made durable",
             cache.syncs,

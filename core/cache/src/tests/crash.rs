@@ -119,7 +119,10 @@ fn record() -> (Image, Vec<Event>) {
 fn check(image: &Image, promise: &Promise, at: &str) {
     let dir = temporary();
     image.store(dir.path());
-    let cache = open(dir.path());
+    // Everything is checked, for the machine was started anew.
+    let disk = TestDisk::forgetful(dir.path());
+    disk.set_boot(Some("the next one"));
+    let cache = cache_on(&disk, dir.path());
     for sample in samples() {
         let promised = promise.get(&sample.key);
         let Some(layer) = cache.layer(&sample.key).unwrap() else {
@@ -134,6 +137,11 @@ fn check(image: &Image, promise: &Promise, at: &str) {
             );
         }
     }
+    assert_eq!(
+        cache.stats().damaged_chunks,
+        0,
+        "{at}: a bit without its data"
+    );
 }
 
 fn checked(image: &Image, promise: &Promise, at: &str) {
@@ -296,7 +304,7 @@ fn a_cache_goes_on_after_a_crash() {
         let cache = open(dir.path());
         for sample in samples() {
             let layer = cache.layer(&sample.key).unwrap().unwrap();
-            assert!(layer.is_complete());
+            wait_until("all of it is checked", || layer.is_complete());
             assert_eq!(sample.ready(&layer).len(), sample.len());
         }
         wait_until("what was half made is gone", || {

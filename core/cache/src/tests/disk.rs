@@ -64,6 +64,7 @@ struct State {
     rule: Option<Rule>,
     space: Option<Space>,
     now: Option<u64>,
+    boot: Option<String>,
     record: bool,
 }
 
@@ -93,6 +94,7 @@ impl TestDisk {
                 rule: None,
                 space: None,
                 now: None,
+                boot: System.boot(),
                 record: true,
             }),
             after: Mutex::default(),
@@ -129,6 +131,11 @@ impl TestDisk {
 
     pub(crate) fn set_now(&self, now: u64) {
         self.state.lock().unwrap().now = Some(now);
+    }
+
+    /// The machine was started anew, or does not tell.
+    pub(crate) fn set_boot(&self, boot: Option<&str>) {
+        self.state.lock().unwrap().boot = boot.map(str::to_owned);
     }
 
     /// Something is promised from here on.
@@ -338,6 +345,10 @@ impl Disk for TestDisk {
     fn now(&self) -> u64 {
         let now = self.state.lock().unwrap().now;
         now.unwrap_or_else(|| System.now())
+    }
+
+    fn boot(&self) -> Option<String> {
+        self.state.lock().unwrap().boot.clone()
     }
 }
 

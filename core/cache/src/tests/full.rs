@@ -1,5 +1,7 @@
 //! A disk that is really full. Needs root, because it mounts one.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,6 +33,12 @@ impl Small {
             .status();
         assert!(mounted.unwrap().success());
         Some(Small { dir })
+    }
+
+    fn remount(&self, how: &str) {
+        let mut mount = Command::new("mount");
+        mount.arg("-o").arg(format!("remount,{how}"));
+        assert!(mount.arg(self.dir.path()).status().unwrap().success());
     }
 
     fn path(&self) -> PathBuf {
@@ -95,6 +103,58 @@ fn a_full_disk_is_lived_with() {
         &Sample::new(1, 40, 100_000),
         &Sample::new(2, 9, 100_000),
     );
+}
+
+#[test]
+fn a_cache_on_a_full_disk_is_opened_and_read() {
+    let Some(small) = Small::tmpfs("2m") else {
+        return;
+    };
+    let sample = Sample::new(1, 10, 50_000);
+    let open = || Cache::open(&small.path(), Config::default()).unwrap();
+    sample.put_all(&sample.create(&open()));
+    let ballast = small.dir.path().join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    drop(file);
+    let trust = small.path().join("trust");
+    for _ in 0..2 {
+        let cache = open();
+        assert!(!trust.exists(), "it was noted on a full disk");
+        let layer = cache.layer(&sample.key).unwrap().unwrap();
+        assert_eq!(sample.ready(&layer).len(), sample.len());
+        // What the missing note has left free.
+        let mut file = OpenOptions::new().append(true).open(&ballast).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+    }
+    std::fs::remove_file(ballast).unwrap();
+    let cache = open();
+    assert!(trust.exists());
+    let layer = cache.layer(&sample.key).unwrap().unwrap();
+    assert_eq!(sample.ready(&layer).len(), sample.len());
+    assert_eq!(cache.stats().damaged_chunks, 0);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_says_so_and_loses_nothing() {
+    let Some(small) = Small::tmpfs("2m") else {
+        return;
+    };
+    let sample = Sample::new(1, 10, 50_000);
+    let open = || Cache::open(&small.path(), Config::default());
+    sample.put_all(&sample.create(&open().unwrap()));
+    small.remount("ro");
+    let error = open().unwrap_err();
+    let Error::Io { path, source, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(path.starts_with(small.path()), "{error}");
+    assert_eq!(source.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    small.remount("rw");
+    let cache = open().unwrap();
+    let layer = cache.layer(&sample.key).unwrap().unwrap();
+    assert!(layer.is_complete());
+    assert_eq!(sample.ready(&layer).len(), sample.len());
 }
 
 /// With delayed allocation and a journal. Long, because of mkfs and fsync.

@@ -10,5 +10,6 @@ mod image;
 mod kill;
 mod quota;
 mod restart;
+mod scrub;
 mod threads;
 mod waits;
