@@ -86,12 +86,8 @@ impl Plan {
         let index = source.index()?;
         let mut blobs = Blobs::default();
         for manifest in manifests(&source, &index)? {
-            blobs.add(Descriptor::parse(
-                manifest.value.get("config").unwrap_or(&Value::Null),
-                &manifest.what,
-            )?);
-            for layer in layout::list(&manifest.value, "layers", &manifest.what)? {
-                blobs.add(Descriptor::parse(layer, &manifest.what)?);
+            for blob in parts(&manifest.value) {
+                blobs.add(Descriptor::parse(blob, &manifest.what)?);
             }
         }
         Ok(Plan {
@@ -180,6 +176,9 @@ fn collect(
     check_depth(depth, what)?;
     for entry in layout::list(index, "manifests", what)? {
         let descriptor = Descriptor::parse(entry, what)?;
+        if !is_index(&descriptor) && !is_manifest(&descriptor) {
+            continue;
+        }
         found.documents += 1;
         Error::check_limit(
             "the manifests and indexes of a layout",
@@ -201,6 +200,13 @@ fn collect(
     Ok(())
 }
 
+/// The descriptors in a manifest: its configuration and its layers, as far as it has any.
+fn parts(manifest: &Value) -> impl Iterator<Item = &Value> {
+    let config = manifest.get("config").into_iter();
+    let layers = manifest.get("layers").and_then(Value::as_array);
+    config.chain(layers.into_iter().flatten())
+}
+
 fn check_depth(depth: usize, what: &str) -> Result<()> {
     match depth > DEPTH_MAX {
         true => Err(Error::malformed(what, "it is too deep inside of others")),
@@ -212,12 +218,16 @@ fn is_index(descriptor: &Descriptor) -> bool {
     [OCI_INDEX, DOCKER_INDEX].contains(&descriptor.media_type.as_str())
 }
 
+fn is_manifest(descriptor: &Descriptor) -> bool {
+    [OCI_MANIFEST, DOCKER_MANIFEST].contains(&descriptor.media_type.as_str())
+}
+
 fn is_image(entry: &Value, descriptor: &Descriptor, manifest: &Value) -> bool {
     let config = manifest
         .get("config")
         .and_then(|config| config.get("mediaType"));
     let config = config.and_then(Value::as_str).unwrap_or_default();
-    [OCI_MANIFEST, DOCKER_MANIFEST].contains(&descriptor.media_type.as_str())
+    is_manifest(descriptor)
         && [OCI_CONFIG, DOCKER_CONFIG].contains(&config)
         && layout::annotation(entry, REFERENCE_TYPE).is_none()
         && manifest.get("artifactType").is_none()
@@ -261,6 +271,14 @@ impl Conversion<'_> {
             describe(entry, new);
             return Ok(());
         }
+        if !is_index(&descriptor) && !is_manifest(&descriptor) {
+            // An index may name anything.
+            self.done.notes.push(format!(
+                "{} of the type {:?} is copied as it is",
+                descriptor.digest, descriptor.media_type
+            ));
+            return self.copy(&descriptor);
+        }
         let mut value = self.plan.source.document(&descriptor)?;
         let what = format!("the manifest {}", descriptor.digest);
         let media_type = if is_index(&descriptor) {
@@ -287,9 +305,7 @@ impl Conversion<'_> {
     /// Copies what is no image, with all that it refers to.
     fn untouched(&mut self, descriptor: &Descriptor, value: &Value, what: &str) -> Result<()> {
         self.copy(descriptor)?;
-        let config = value.get("config").into_iter();
-        let layers = value.get("layers").and_then(Value::as_array);
-        for blob in config.chain(layers.into_iter().flatten()) {
+        for blob in parts(value) {
             self.copy(&Descriptor::parse(blob, what)?)?;
         }
         Ok(())
