@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::files::{self, Files};
-use crate::image::{Counted, Manifest, manifests};
+use crate::image::Counted;
 use crate::layout::{self, Descriptor, Source};
+use crate::manifest::{Manifest, manifests};
 
 /// How many differences of one layer are told one by one.
 const LINES_MAX: usize = 20;

@@ -12,40 +12,28 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Result};
 use crate::layer::{LayerConverted, convert_layer};
 use crate::layout::{self, Descriptor, Source, Target};
+use crate::manifest::{
+    DOCKER_INDEX, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, check_depth, is_image, is_index,
+    is_manifest, manifests, parts,
+};
 use crate::options::Options;
 use crate::tail;
 
 /// Told how far reading the blob of some number is, in bytes.
 pub type Watch<'a> = dyn Fn(usize, u64) + Sync + 'a;
 
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-
 /// What layers can be converted from.
-const LAYERS: [&str; 7] = [
+const LAYERS: [&str; 6] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
-    // Some tools of Docker's write it for what is compressed.
-    "application/vnd.docker.container.image.rootfs.diff+x-gtar",
 ];
 
-/// BuildKit's: what is no image but says something of one, and of which.
-const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+/// The annotation that says of which image an attestation of BuildKit's is.
 const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
-
-/// Indexes inside each other, at most.
-const DEPTH_MAX: usize = 4;
-
-/// Manifests and indexes of a layout, at most.
-const DOCUMENTS_MAX: usize = 1000;
 
 /// Layers of an image, at most.
 const LAYERS_MAX: usize = 1000;
@@ -86,12 +74,8 @@ impl Plan {
         let index = source.index()?;
         let mut blobs = Blobs::default();
         for manifest in manifests(&source, &index)? {
-            blobs.add(Descriptor::parse(
-                manifest.value.get("config").unwrap_or(&Value::Null),
-                &manifest.what,
-            )?);
-            for layer in layout::list(&manifest.value, "layers", &manifest.what)? {
-                blobs.add(Descriptor::parse(layer, &manifest.what)?);
+            for blob in parts(&manifest.value) {
+                blobs.add(Descriptor::parse(blob, &manifest.what)?);
             }
         }
         Ok(Plan {
@@ -148,81 +132,6 @@ impl Blobs {
     }
 }
 
-/// A manifest that an index leads to.
-pub(crate) struct Manifest {
-    pub(crate) what: String,
-    pub(crate) value: Value,
-    /// Whether it is an image's, and not about one.
-    pub(crate) is_image: bool,
-}
-
-/// All manifests that `index` leads to.
-pub(crate) fn manifests(source: &Source, index: &Value) -> Result<Vec<Manifest>> {
-    let mut found = Found::default();
-    collect(source, index, "the index of the layout", 0, &mut found)?;
-    Ok(found.manifests)
-}
-
-#[derive(Default)]
-struct Found {
-    manifests: Vec<Manifest>,
-    /// Documents that were read. Few indexes lead to very many places if they name each other often enough.
-    documents: usize,
-}
-
-fn collect(
-    source: &Source,
-    index: &Value,
-    what: &str,
-    depth: usize,
-    found: &mut Found,
-) -> Result<()> {
-    check_depth(depth, what)?;
-    for entry in layout::list(index, "manifests", what)? {
-        let descriptor = Descriptor::parse(entry, what)?;
-        found.documents += 1;
-        Error::check_limit(
-            "the manifests and indexes of a layout",
-            found.documents as u64,
-            DOCUMENTS_MAX as u64,
-        )?;
-        let value = source.document(&descriptor)?;
-        let what = format!("the manifest {}", descriptor.digest);
-        if is_index(&descriptor) {
-            collect(source, &value, &what, depth + 1, found)?;
-            continue;
-        }
-        found.manifests.push(Manifest {
-            is_image: is_image(entry, &descriptor, &value),
-            what,
-            value,
-        });
-    }
-    Ok(())
-}
-
-fn check_depth(depth: usize, what: &str) -> Result<()> {
-    match depth > DEPTH_MAX {
-        true => Err(Error::malformed(what, "it is too deep inside of others")),
-        false => Ok(()),
-    }
-}
-
-fn is_index(descriptor: &Descriptor) -> bool {
-    [OCI_INDEX, DOCKER_INDEX].contains(&descriptor.media_type.as_str())
-}
-
-fn is_image(entry: &Value, descriptor: &Descriptor, manifest: &Value) -> bool {
-    let config = manifest
-        .get("config")
-        .and_then(|config| config.get("mediaType"));
-    let config = config.and_then(Value::as_str).unwrap_or_default();
-    [OCI_MANIFEST, DOCKER_MANIFEST].contains(&descriptor.media_type.as_str())
-        && [OCI_CONFIG, DOCKER_CONFIG].contains(&config)
-        && layout::annotation(entry, REFERENCE_TYPE).is_none()
-        && manifest.get("artifactType").is_none()
-}
-
 /// A conversion under way.
 struct Conversion<'a> {
     plan: &'a Plan,
@@ -261,6 +170,14 @@ impl Conversion<'_> {
             describe(entry, new);
             return Ok(());
         }
+        if !is_index(&descriptor) && !is_manifest(&descriptor) {
+            // An index may name anything.
+            self.done.notes.push(format!(
+                "{} of the type {:?} is copied as it is",
+                descriptor.digest, descriptor.media_type
+            ));
+            return self.copy(&descriptor);
+        }
         let mut value = self.plan.source.document(&descriptor)?;
         let what = format!("the manifest {}", descriptor.digest);
         let media_type = if is_index(&descriptor) {
@@ -287,9 +204,7 @@ impl Conversion<'_> {
     /// Copies what is no image, with all that it refers to.
     fn untouched(&mut self, descriptor: &Descriptor, value: &Value, what: &str) -> Result<()> {
         self.copy(descriptor)?;
-        let config = value.get("config").into_iter();
-        let layers = value.get("layers").and_then(Value::as_array);
-        for blob in config.chain(layers.into_iter().flatten()) {
+        for blob in parts(value) {
             self.copy(&Descriptor::parse(blob, what)?)?;
         }
         Ok(())

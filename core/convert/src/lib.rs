@@ -23,6 +23,7 @@ mod files;
 mod image;
 mod layer;
 mod layout;
+mod manifest;
 mod options;
 mod pipeline;
 mod tail;

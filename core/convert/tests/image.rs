@@ -423,3 +423,44 @@ fn an_empty_directory_is_filled_and_stays_if_that_fails() {
     convert(layout.path(), place.path(), Format::Estargz).unwrap();
     assert!(place.path().join("index.json").exists());
 }
+
+#[test]
+fn what_is_no_image_is_copied() {
+    let layout = Layout::new();
+    let image = layout.image("amd64", &[&archive("file")]);
+    let chart = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": layout.put("application/vnd.cncf.helm.config.v1+json", b"{}"),
+        "layers": [layout.put("application/vnd.cncf.helm.chart.content.v1.tar+gzip", b"chart")],
+    });
+    let chart = layout.put(MANIFEST, chart.to_string().as_bytes());
+    let bare = json!({"schemaVersion": 2, "mediaType": MANIFEST});
+    let bare = layout.put(MANIFEST, bare.to_string().as_bytes());
+    let text = layout.put("text/plain", b"no JSON");
+    layout.index(&[image, chart.clone(), bare.clone(), text.clone()]);
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("new");
+    let converted = convert(layout.path(), &to, Format::Estargz).unwrap();
+    assert_eq!(converted.images, 1);
+    assert!(
+        converted.notes[0].contains("text/plain"),
+        "{:?}",
+        converted.notes
+    );
+    assert_eq!(
+        index(&to)["manifests"].as_array().unwrap()[1..],
+        [chart, bare, text]
+    );
+    let old = fs::read_dir(layout.path().join("blobs/sha256")).unwrap();
+    let kept = old.filter(|blob| {
+        let name = blob.as_ref().unwrap().file_name();
+        to.join("blobs/sha256").join(name).exists()
+    });
+    assert_eq!(
+        kept.count(),
+        5,
+        "the chart, its two blobs, the bare manifest and the text"
+    );
+    assert_eq!(checked(layout.path(), &to).findings, [""; 0]);
+}
