@@ -19,7 +19,7 @@ use crate::layer::CachedLayer;
 use crate::open;
 use crate::slot::{Slot, lock};
 use crate::stats::Counters;
-use crate::verify::Checks;
+use crate::verify::{self, Checks};
 use crate::{Error, Key, LayerStatus, Meta, Result, Stats, Usage, trust};
 
 /// How much a cache may take.
@@ -37,9 +37,9 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Cache {
     pub(crate) shared: Arc<Shared>,
-    flusher: Option<JoinHandle<()>>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
     /// Only if something is in doubt.
-    pub(crate) checker: Option<JoinHandle<()>>,
+    checker: Mutex<Option<JoinHandle<()>>>,
     _lock: DirLock,
 }
 
@@ -84,7 +84,7 @@ impl Cache {
     }
 
     pub(crate) fn open_on(disk: Arc<dyn Disk>, dir: &Path, config: Config) -> Result<Cache> {
-        let lock = dir::lock_dir(&*disk, dir)?;
+        let dir_lock = dir::lock_dir(&*disk, dir)?;
         let Found {
             slots,
             next_discard,
@@ -118,15 +118,15 @@ impl Cache {
         shared.counters.damaged_layers.add(damaged);
         shared.look_at_space();
         let failed = |error| Error::io("starting the threads of the cache", dir, error);
-        let mut cache = Cache {
+        let cache = Cache {
             shared,
-            flusher: None,
-            checker: None,
-            _lock: lock,
+            flusher: Mutex::default(),
+            checker: Mutex::default(),
+            _lock: dir_lock,
         };
         let flusher = crate::flush::start(cache.shared.clone(), discarded).map_err(failed)?;
-        cache.flusher = Some(flusher);
-        cache.start_checker().map_err(failed)?;
+        *lock(&cache.flusher) = Some(flusher);
+        *lock(&cache.checker) = verify::start(&cache.shared).map_err(failed)?;
         Ok(cache)
     }
 
@@ -190,6 +190,31 @@ impl Cache {
         self.shared.flush()
     }
 
+    /// Makes durable what was put, and stores nothing from now on; what is there can still be read. The next cache
+    /// in this directory, also after a restart of the machine, trusts what this one did. Dropping the cache closes it too.
+    pub fn close(&self) {
+        if self.shared.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        drop(lock(&self.shared.checks).take());
+        if let Some(checker) = lock(&self.checker).take()
+            && checker.join().is_err()
+        {
+            tracing::error!(
+                "the thread that checks cached layers has panicked; the next start checks what it has left"
+            );
+        }
+        self.shared.agenda.stop();
+        if let Some(flusher) = lock(&self.flusher).take()
+            && flusher.join().is_err()
+        {
+            tracing::error!(
+                "the thread of the cache has panicked; what it had not synced is fetched again"
+            );
+        }
+        self.shared.note_closed();
+    }
+
     /// What the layer `key` takes on disk, if it is there. Takes constant time.
     pub fn usage(&self, key: &Key) -> Option<Usage> {
         self.shared.slot(key).map(|slot| slot.usage())
@@ -215,24 +240,7 @@ impl Cache {
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::Release);
-        drop(lock(&self.shared.checks).take());
-        if let Some(checker) = self.checker.take()
-            && checker.join().is_err()
-        {
-            tracing::error!(
-                "the thread that checks cached layers has panicked; the next start checks what it has left"
-            );
-        }
-        self.shared.agenda.stop();
-        if let Some(flusher) = self.flusher.take()
-            && flusher.join().is_err()
-        {
-            tracing::error!(
-                "the thread of the cache has panicked; what it had not synced is fetched again"
-            );
-        }
-        self.shared.note_closed();
+        self.close();
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use pontoon_layer::{Algorithm, Chunk, Digest, Hasher};
 
@@ -168,18 +168,6 @@ impl CachedLayer {
 }
 
 impl Cache {
-    /// Starts the thread that checks layers in the background, one after another, if any is in doubt.
-    pub(crate) fn start_checker(&mut self) -> io::Result<()> {
-        if lock(&self.shared.doubted).is_empty() {
-            return Ok(());
-        }
-        let (checks, layers) = channel();
-        let thread = thread::Builder::new().name("pontoon-check".to_owned());
-        self.checker = Some(thread.spawn(move || run(&layers))?);
-        *lock(&self.shared.checks) = Some(checks);
-        Ok(())
-    }
-
     /// Reads every chunk of every layer and drops, durably, those that are wrong. [`Scrubbed::dropped_chunks`] and
     /// [`Scrubbed::removed_layers`] count from when the cache was opened.
     ///
@@ -237,6 +225,18 @@ impl Shared {
 
 /// Layers that the thread is to check.
 pub(crate) type Checks = Sender<Weak<CachedLayer>>;
+
+/// Starts the thread that checks layers in the background, one after another, if any is in doubt.
+pub(crate) fn start(shared: &Shared) -> io::Result<Option<JoinHandle<()>>> {
+    if lock(&shared.doubted).is_empty() {
+        return Ok(None);
+    }
+    let (checks, layers) = channel();
+    let thread = thread::Builder::new().name("pontoon-check".to_owned());
+    let thread = thread.spawn(move || run(&layers))?;
+    *lock(&shared.checks) = Some(checks);
+    Ok(Some(thread))
+}
 
 /// Ends when nobody can ask any more.
 fn run(layers: &Receiver<Weak<CachedLayer>>) {

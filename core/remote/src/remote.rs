@@ -336,12 +336,8 @@ impl LayerProvider for Remote {
         self.shared.profiles.end_all();
         self.shared.stock.close();
         self.shared.front.stop();
-        if let Err(error) = self.shared.stock.cache.flush() {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "some of what was fetched will be fetched again"
-            );
-        }
+        // What was left to another process keeps all this until the process ends, so nothing is dropped then.
+        self.shared.stock.cache.close();
         if let Err(error) = self.remembered.flush() {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,

@@ -10,7 +10,7 @@ use super::disk::{Call, TestDisk, broken, full};
 use super::fixture::{Random, Sample, key, open, temporary, wait_until};
 use super::image::{Image, Loss, cuts, image_after, layer_file};
 use crate::trust::{self, TRUST};
-use crate::{Cache, Config, Put};
+use crate::{Cache, Config, NotStored, Put};
 
 fn sample(seed: u64) -> Sample {
     Sample::new(seed, 24, 5000)
@@ -197,6 +197,27 @@ fn only_the_same_boot_or_a_clean_stop_is_believed() {
         let layer = cache.layer(&sample.key).unwrap().unwrap();
         assert_eq!(sample.ready(&layer).len(), sample.len());
     }
+}
+
+#[test]
+fn a_cache_that_somebody_keeps_is_closed_too() {
+    let dir = temporary();
+    let sample = sample(1);
+    let cache = open(dir.path());
+    let layer = sample.create(&cache);
+    sample.put(&layer, 0);
+    cache.close();
+    cache.close();
+    let text = fs::read_to_string(dir.path().join(TRUST)).unwrap();
+    assert!(text.contains("state closed"), "{text}");
+    // It is read from, but takes nothing that the next one would have to doubt, and nobody else may come yet.
+    assert_eq!(sample.read(&layer, 0), Some(()));
+    assert_eq!(sample.put(&layer, 1), Put::NotStored(NotStored::Gone));
+    Cache::open(dir.path(), Config::default()).unwrap_err();
+    drop((layer, cache));
+    let cache = open(dir.path());
+    let layer = cache.layer(&sample.key).unwrap().unwrap();
+    assert!(layer.is_ready(0) && !layer.is_ready(1));
 }
 
 /// Wherever the power is cut while a cache is in use, nothing of it is believed afterwards.

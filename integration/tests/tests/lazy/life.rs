@@ -160,9 +160,18 @@ fn comes_back(setup: &Setup, conversion: Conversion) {
         mounts.iter().all(|mount| mount.starts_with(&kept)),
         "{mounts:?}"
     );
+    // A restart of the machine puts nothing in doubt now, though the holder goes on.
+    let trust = stage.bench.cluster.plugin.root().join("lazy/blobs/trust");
+    let noted = std::fs::read_to_string(&trust).unwrap();
+    assert!(noted.contains("state closed"), "{noted}");
     stage.site.gate.down().unwrap();
     stage.bench.cluster.plugin.resume().unwrap();
     check_back(&stage, &reference, "stopped", &keys);
+    // As after a power cut: all that is here is checked, and is right.
+    stage.bench.cluster.plugin.kill().unwrap();
+    std::fs::remove_file(&trust).unwrap();
+    stage.bench.cluster.plugin.resume().unwrap();
+    check_back(&stage, &reference, "doubted", &keys);
     // containerd too.
     stage.bench.cluster.containerd.restart().unwrap();
     stage.bench.cluster.plugin.kill().unwrap();
