@@ -5,9 +5,8 @@
 //! - not while somebody waits for the first byte of an answer: it would come behind bytes that were asked for later;
 //! - what a start is known to need, beside bytes that somebody waits for, only when half a window of all is left: then
 //!   they are followed without a gap; else up to one window, which is twice what is on its way at any moment;
-//! - what is only likely, not at all as long as a start is going on. Of the bytes that lie near those that a start waits
-//!   for it reads a few in a hundred, and who comes to wait would wait for the others: eight images of programs started
-//!   0.1 to 0.4 s later with them over a line of 100 Mbit/s. Whoever reads on and on, for longer than starts take, gets a
+//! - what is only likely, not at all as long as a start is going on. Of the rest of an image a start reads a few bytes in
+//!   a hundred, and who comes to wait would wait for the others (`docs/benchmarks.md` has what was measured). Whoever reads on and on, for longer than starts take, gets a
 //!   quarter of a window at a time when nothing else is on its way: so much comes while his next request is on its way to
 //!   the registry.
 //!
