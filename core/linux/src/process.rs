@@ -18,6 +18,12 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
     parse_start_time(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Has the C library give memory that is free back to the kernel, where it keeps some. Takes milliseconds, during which
+/// whoever allocates may wait.
+pub fn give_memory_back() -> bool {
+    raw::trim_malloc()
+}
+
 /// Has the C library take memory from at most `arenas_max` heaps, where it has that choice.
 ///
 /// It gives threads heaps of their own, up to eight for each processor. Data that many threads make in turn, a cache

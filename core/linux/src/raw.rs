@@ -269,6 +269,15 @@ pub(crate) fn limit_malloc_arenas(arenas_max: i32) -> bool {
     }
 }
 
+/// `malloc_trim(3)`; false where the allocator is not glibc's, or has nothing to give.
+pub(crate) fn trim_malloc() -> bool {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes one integer; what is allocated stays where it is, and glibc takes its own locks.
+    return unsafe { libc::malloc_trim(0) } == 1;
+    #[cfg(not(target_env = "gnu"))]
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{ErrorKind, Write};

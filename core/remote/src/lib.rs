@@ -59,6 +59,7 @@ mod parents;
 mod profile;
 mod profiles;
 mod promise;
+mod quiet;
 mod reason;
 mod record;
 mod remote;

@@ -33,7 +33,7 @@ use crate::record::Record;
 use crate::session::Sessions;
 use crate::stock::{Opened, Stock, TREES};
 use crate::toc::{Memory, Reading};
-use crate::{Error, credentials, restore, unpack};
+use crate::{Error, credentials, quiet, restore, unpack};
 
 /// Threads that talk to registries; inflating and disks have their own.
 const THREADS: usize = 2;
@@ -155,8 +155,7 @@ impl Remote {
             profiles,
             config,
         });
-        handle.spawn(drop_copies(Arc::clone(&shared), stopped.clone()));
-        handle.spawn(drop_idle(Arc::clone(&shared), stopped));
+        keep_up(&shared, &stopped);
         Ok(Arc::new(Remote {
             shared,
             remembered,
@@ -377,6 +376,15 @@ fn declined(request: &LayerRequest<'_>, refusal: &Refusal) -> Offer {
         );
     }
     Offer::Decline(refusal.reason.to_owned())
+}
+
+/// Begins what is done every now and then.
+fn keep_up(shared: &Arc<Shared>, stopped: &watch::Receiver<bool>) {
+    let runtime = &shared.runtime;
+    runtime.spawn(drop_copies(Arc::clone(shared), stopped.clone()));
+    runtime.spawn(drop_idle(Arc::clone(shared), stopped.clone()));
+    let engine = Arc::clone(&shared.engine);
+    runtime.spawn(quiet::give_memory_back(engine, stopped.clone()));
 }
 
 /// Forgets images that nobody asks for any more, and keeps what was decided.

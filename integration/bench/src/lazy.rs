@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum as _;
 use pontoon_rig::image::{Conversion, Workload, convert};
+use pontoon_rig::plugin::find_binary;
 use pontoon_rig::wait;
 use serde::Serialize;
 
@@ -112,9 +113,13 @@ pub(crate) fn run(arguments: &Lazy) -> Result<(), Box<dyn Error>> {
     let mut store = Store::start()?;
     for &workload in &workloads {
         prepare(&mut store, workload, &columns, &settings)?;
-        if columns.contains(&Column::Learned) {
-            let profile = profile::learn(&store, workload, &settings, learned.path())?;
-            settings.profiles.insert(workload, profile);
+        for column in [Column::Cold, Column::OurNydus] {
+            let form = column.form();
+            let wanted = |learned: &Column| learned.is_learned() && learned.form() == form;
+            if columns.iter().any(wanted) {
+                let profile = profile::learn(&store, workload, column, &settings, learned.path())?;
+                settings.profiles.insert((workload, form), profile);
+            }
         }
     }
     let mut records = Records::default();
@@ -183,14 +188,20 @@ fn chosen<T: Copy>(wanted: &[T], all: &[T]) -> Vec<T> {
 /// Those of `columns` for which everything is there; of the others it is said what is missing.
 fn possible(mut columns: Vec<Column>, settings: &Settings) -> Vec<Column> {
     columns.retain(|column| {
-        let missing = match (column.rival(), &settings.rivals) {
+        let missing = match (column.foreign(), &settings.rivals) {
             (Some(_), None) => Some("--rivals DIR".to_owned()),
             (Some(rival), Some(dir)) => rival.missing(dir).map(str::to_owned),
-            (None, _) if *column == Column::Learned && !profile::is_there() => {
-                Some("`pontoon profile`".to_owned())
-            }
             (None, _) => None,
         };
+        let ours = || {
+            let daemon = column.daemon()?;
+            if find_binary(daemon).is_err() {
+                return Some(daemon.to_owned());
+            }
+            let lacks = column.is_learned() && !profile::is_there();
+            lacks.then(|| "`pontoon profile`".to_owned())
+        };
+        let missing = missing.or_else(ours);
         if let Some(what) = &missing {
             eprintln!("no column {}: {what} is missing", column.title());
         }

@@ -1,6 +1,7 @@
 //! The daemon's memory when many images are mounted.
 
 use std::error::Error;
+use std::time::Duration;
 
 use pontoon_rig::gate::Link;
 use pontoon_rig::image::Workload;
@@ -11,6 +12,9 @@ use super::store::{Form, Store};
 use super::table::Judged;
 use super::timed;
 use super::watch::Watch;
+
+/// What was needed for a moment is given back within this time.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// What one more GB of images may cost, in MB.
 const MORE: f64 = 20.0;
@@ -35,6 +39,7 @@ pub(super) fn measure(
         timed::run(&mut node.pull(&image.reference), None)?;
         roots.push(node.mount(&image.reference)?);
         quiet(store)?;
+        std::thread::sleep(SETTLED);
         if workload == first {
             one = watch.now_mb();
         } else {

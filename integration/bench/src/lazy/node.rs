@@ -30,6 +30,10 @@ pub(super) enum Column {
     Cold,
     /// Pontoon, which was given the order of an earlier start.
     Learned,
+    /// Pontoon with a nydus image, nothing learned.
+    OurNydus,
+    /// Pontoon with a nydus image and the order of an earlier start.
+    OurNydusLearned,
     /// stargz-snapshotter.
     Stargz,
     /// nydus-snapshotter as it is shipped: all of an image is fetched ahead.
@@ -48,6 +52,8 @@ impl Column {
             Column::Floor => "overlayfs, only what is needed",
             Column::Cold => "Pontoon, nothing learned",
             Column::Learned => "Pontoon, order learned",
+            Column::OurNydus => "Pontoon on nydus, nothing learned",
+            Column::OurNydusLearned => "Pontoon on nydus, order learned",
             Column::Stargz => "stargz-snapshotter",
             Column::Nydus => "nydus",
             Column::NydusDemand => "nydus without prefetch",
@@ -61,8 +67,31 @@ impl Column {
             Column::Overlayfs => Form::Plain,
             Column::Floor => Form::Floor,
             Column::Cold | Column::Learned | Column::Stargz => Form::Estargz,
+            Column::OurNydus | Column::OurNydusLearned => Form::Nydus,
             Column::Nydus | Column::NydusDemand => Form::Nydus,
             Column::Soci => Form::Soci,
+        }
+    }
+
+    /// Our daemon, if it is ours.
+    pub(super) fn daemon(self) -> Option<&'static str> {
+        match self {
+            Column::Cold | Column::Learned => Some(DAEMON),
+            Column::OurNydus | Column::OurNydusLearned => Some(NYDUS_DAEMON),
+            _ => None,
+        }
+    }
+
+    /// Whether it is given the order of an earlier start.
+    pub(super) fn is_learned(self) -> bool {
+        matches!(self, Column::Learned | Column::OurNydusLearned)
+    }
+
+    /// Whose programs it takes to make its images or to run them.
+    pub(super) fn foreign(self) -> Option<Rival> {
+        match self.form() {
+            Form::Nydus => Some(Rival::Nydus { ahead: false }),
+            _ => self.rival(),
         }
     }
 
@@ -85,8 +114,8 @@ pub(super) struct Settings {
     pub(super) config: String,
     /// Where the rivals' programs are.
     pub(super) rivals: Option<PathBuf>,
-    /// What was learned of each workload.
-    pub(super) profiles: BTreeMap<Workload, PathBuf>,
+    /// What was learned of each image.
+    pub(super) profiles: BTreeMap<(Workload, Form), PathBuf>,
 }
 
 /// A running node. Its fields end in this order.
@@ -120,19 +149,17 @@ impl Daemon {
             let running = rival.start(sandbox, programs, registry, &containerd)?;
             return Ok(Daemon::Rival(running));
         }
-        match column {
-            Column::Cold | Column::Learned => Ok(Daemon::Ours(Box::new(Plugin::start(
-                sandbox,
-                plugin::Setup {
-                    kind: Kind::Pontoon(DAEMON.into()),
-                    config: settings.config.clone(),
-                    log_level: "info",
-                    args: Vec::new(),
-                    env: Vec::new(),
-                },
-            )?))),
-            _ => Ok(Daemon::None),
-        }
+        let Some(daemon) = column.daemon() else {
+            return Ok(Daemon::None);
+        };
+        let setup = plugin::Setup {
+            kind: Kind::Pontoon(daemon.into()),
+            config: settings.config.clone(),
+            log_level: "info",
+            args: Vec::new(),
+            env: Vec::new(),
+        };
+        Ok(Daemon::Ours(Box::new(Plugin::start(sandbox, setup)?)))
     }
 
     /// Its socket and its root.
@@ -154,8 +181,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How much of a daemon's log is shown when something fails.
 const LOG_LINES: usize = 20;
 
-/// Our daemon.
+/// Our daemons.
 pub(super) const DAEMON: &str = "pontoon-stargz";
+pub(super) const NYDUS_DAEMON: &str = "pontoon-nydus";
 
 impl Node {
     /// Starts a node for `column`.
@@ -187,8 +215,8 @@ impl Node {
             Daemon::None => "overlayfs",
             _ => PROXY,
         };
-        if column == Column::Learned {
-            let profile = settings.profiles.get(&workload);
+        if column.is_learned() {
+            let profile = settings.profiles.get(&(workload, column.form()));
             profile::import(&daemon, profile.ok_or("nothing was learned")?)?;
         }
         Ok(Node {
@@ -285,7 +313,10 @@ impl Node {
 pub(super) fn drop_caches(settings: &Settings) -> Result<(), Box<dyn Error>> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3")?;
-    let mut programs: Vec<PathBuf> = vec![find_binary(DAEMON)?];
+    let mut programs: Vec<PathBuf> = [DAEMON, NYDUS_DAEMON]
+        .into_iter()
+        .filter_map(|daemon| find_binary(daemon).ok())
+        .collect();
     let dirs = [Tool::Containerd23.dir()?, Tool::Debian12.dir()?];
     for dir in dirs.iter().chain(&settings.rivals) {
         for entry in fs::read_dir(dir)? {

@@ -11,7 +11,7 @@ use pontoon_rig::plugin::find_binary;
 use pontoon_rig::{command, wait};
 
 use super::node::{Column, Daemon, Node, Settings};
-use super::store::{Form, Store};
+use super::store::Store;
 use super::timed;
 
 /// How long one call of the command may take.
@@ -30,19 +30,21 @@ pub(super) fn is_there() -> bool {
     told.is_ok_and(|told| told.status.success())
 }
 
-/// Starts `workload` once on a node of its own and writes what was learned to a file in `dir`.
+/// Starts `workload` once on a node of its own, as `column` has it, and writes what was learned to a file in `dir`.
 pub(super) fn learn(
     store: &Store,
     workload: Workload,
+    column: Column,
     settings: &Settings,
     dir: &Path,
 ) -> Result<PathBuf, Box<dyn Error>> {
     store.wire.set_link(Link::default());
-    let node = Node::start(Column::Cold, store, workload, settings)?;
-    let reference = store.image(workload, Form::Estargz)?.reference.clone();
+    let form = column.form();
+    let node = Node::start(column, store, workload, settings)?;
+    let reference = store.image(workload, form)?.reference.clone();
     timed::run(&mut node.pull(&reference), None)?;
     timed::run(&mut node.run(&reference, "learn"), Some(workload.line()))?;
-    let path = dir.join(format!("{}.profile.json", workload.name()));
+    let path = dir.join(format!("{}-{}.profile.json", workload.name(), form.name()));
     let export = || {
         let mut export = profile(&node.daemon, "export")?;
         let told = command::attempt(export.arg(&reference), LIMIT)?;

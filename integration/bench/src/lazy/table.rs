@@ -150,12 +150,22 @@ fn judge_start(records: &Records, workload: &str, road: Road, rows: &mut Vec<Jud
     if let Some((best, time)) = times.min_by(|a, b| a.1.total_cmp(&b.1)) {
         judge(nothing, cold, (best, Some(time)), 0.6);
     }
+    let real = [Column::Nydus, Column::NydusDemand].map(ready);
+    let better = real.into_iter().flatten().min_by(f64::total_cmp);
+    let theirs = ("nydus, the better setting", better);
+    judge(
+        "ready, nydus image, nothing learned",
+        ready(Column::OurNydus),
+        theirs,
+        0.6,
+    );
     let second: Number = |r| r.second_s;
     let kernel = of(Column::Cold, |r| Some(f64::from(u8::from(r.erofs)))) == Some(1.0);
     let bound = if kernel { 1.05 } else { 1.25 };
     let theirs = ("overlayfs", of(Column::Overlayfs, second));
     judge("second start", of(Column::Cold, second), theirs, bound);
-    for column in [Column::Cold, Column::Learned] {
+    let ours = records.columns(road).into_iter();
+    for column in ours.filter(|column| column.daemon().is_some()) {
         if let Some(ours) = of(column, |r| Some(r.daemon.rss_anon_mb)) {
             let what = name(&format!("peak RssAnon, {}", column.title()));
             rows.push(Judged::value(what, "MB", ours, 40.0));
