@@ -1,5 +1,6 @@
 //! Decompression with bounded output.
 
+mod resume;
 #[cfg(test)]
 mod tests;
 
@@ -9,6 +10,8 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
+
+pub use resume::Resume;
 
 /// How the parts of a blob are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,6 +64,9 @@ pub enum InflateError {
     },
 }
 
+/// Bytes of the checksum and the length at the end of a gzip member.
+const GZIP_TRAILER_BYTES: usize = 8;
+
 /// How much of a stream is thrown away at a time.
 const SKIP_BYTES: usize = 64 << 10;
 
@@ -74,6 +80,8 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 pub struct Member<'a> {
     compression: Compression,
     bytes: &'a [u8],
+    /// What is before the bytes, if they do not begin with a stream.
+    resume: Option<Resume<'a>>,
     /// What of the bytes is not yet inflated.
     rest: &'a [u8],
     /// How many bytes came out so far.
@@ -84,6 +92,8 @@ pub struct Member<'a> {
 
 enum Decoder {
     Gzip(Decompress),
+    /// The rest of a gzip member.
+    Deflate(Decompress),
     Zstd(DCtx<'static>),
 }
 
@@ -104,9 +114,19 @@ impl<'a> Member<'a> {
         Member {
             compression,
             bytes,
+            resume: None,
             rest: bytes,
             position: 0,
             decoder: None,
+        }
+    }
+
+    /// The gzip stream that goes on with `bytes`. What comes out is counted from there; the checksum of the member, which
+    /// is over all of it, is not looked at, those of members behind it are.
+    pub fn resume(resume: Resume<'a>, bytes: &'a [u8]) -> Member<'a> {
+        Member {
+            resume: Some(resume),
+            ..Member::new(Compression::Gzip, bytes)
         }
     }
 
@@ -116,7 +136,10 @@ impl<'a> Member<'a> {
     /// Memory is taken for `length` bytes, whatever the stream is.
     pub fn chunk(&mut self, offset: u64, length: u32) -> Result<Bytes, InflateError> {
         if offset < self.position {
-            *self = Member::new(self.compression, self.bytes);
+            *self = Member {
+                resume: self.resume,
+                ..Member::new(self.compression, self.bytes)
+            };
         }
         let want = offset.saturating_add(u64::from(length));
         self.skip_to(offset, want)?;
@@ -201,20 +224,41 @@ impl<'a> Member<'a> {
 
     fn gunzip(&mut self, out: &mut [u8]) -> Result<(usize, usize), InflateError> {
         let mut decoder = match self.decoder.take() {
-            Some(Decoder::Gzip(decoder)) => decoder,
-            _ => Decompress::new_gzip(15),
+            Some(decoder) => decoder,
+            None => self.new_gzip()?,
         };
-        let (before_in, before_out) = (decoder.total_in(), decoder.total_out());
-        let status = decoder
+        let (Decoder::Gzip(stream) | Decoder::Deflate(stream)) = &mut decoder else {
+            return Err(self.damaged("it cannot be decoded any further"));
+        };
+        let (before_in, before_out) = (stream.total_in(), stream.total_out());
+        let status = stream
             .decompress(self.rest, out, FlushDecompress::None)
             .map_err(|error| self.damaged(error.to_string()))?;
-        let taken = decoder.total_in() - before_in;
-        let given = decoder.total_out() - before_out;
-        if status != Status::StreamEnd {
-            self.decoder = Some(Decoder::Gzip(decoder));
-        }
         let length = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
-        Ok((length(taken), length(given)))
+        let mut taken = length(stream.total_in() - before_in);
+        let given = length(stream.total_out() - before_out);
+        if status != Status::StreamEnd {
+            self.decoder = Some(decoder);
+        } else if matches!(decoder, Decoder::Deflate(_)) {
+            taken += GZIP_TRAILER_BYTES;
+        }
+        Ok((taken, given))
+    }
+
+    /// A decoder for what begins with the rest of the bytes.
+    fn new_gzip(&self) -> Result<Decoder, InflateError> {
+        let resume = self
+            .resume
+            .filter(|_| self.rest.len() == self.bytes.len() && self.position == 0);
+        let Some(resume) = resume else {
+            return Ok(Decoder::Gzip(Decompress::new_gzip(15)));
+        };
+        if !resume.is_sound() {
+            return Err(self.damaged("no stream can go on so"));
+        }
+        let decoder = resume.decoder();
+        let decoder = decoder.map_err(|error| self.damaged(error.to_string()))?;
+        Ok(Decoder::Deflate(decoder))
     }
 
     fn unzstd(&mut self, out: &mut [u8]) -> Result<(usize, usize), InflateError> {
