@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pontoon_cache::Put;
-use pontoon_layer::{Chunk, Compression, Member as Stream, Verified};
+use pontoon_layer::{Chunk, ChunkTableRef, Compression, Member as Stream, Verified};
 use pontoon_source::Blob;
 use tokio::time::Instant;
 
@@ -133,9 +133,11 @@ impl Fetch {
         let mut feed = Feed::open(&layer, &rush, blob, range, trip);
         while let Some(claim) = self.claims.front() {
             let range = claim.member.blob.clone();
-            let (bytes, place) = feed.take(range.clone(), &mut self.waited).await?;
             let same = self.claims.iter();
             let same = same.take_while(|claim| claim.member.blob == range).count();
+            let next = self.claims.get(same);
+            let next = next.map_or(range.end, |claim| claim.member.blob.start);
+            let (bytes, place) = feed.take(range, next, &mut self.waited).await?;
             let claims = self.claims.drain(..same).collect();
             inflate(&layer, claims, bytes, place, &rush, feed.blob());
         }
@@ -248,7 +250,7 @@ fn unpack(layer: &LazyLayer, claims: &[Claim], bytes: &[u8]) -> HashMap<usize, P
         .collect();
     // As they come out of the stream, the same ones after each other.
     missing.sort_by_key(|(_, chunk)| (chunk.inner_offset, chunk.length, chunk.digest));
-    let mut unpacker = Unpacker::new(bytes);
+    let mut unpacker = Unpacker::new(table, bytes);
     let is_second = claims.iter().any(|claim| claim.second);
     let mut pieces = HashMap::new();
     for (index, chunk) in missing {
@@ -273,14 +275,16 @@ fn unpack(layer: &LazyLayer, claims: &[Claim], bytes: &[u8]) -> HashMap<usize, P
 
 /// Takes chunks out of a member, each once though several chunks are the same.
 struct Unpacker<'a> {
+    table: ChunkTableRef<'a>,
     bytes: &'a [u8],
     stream: Option<(Compression, Stream<'a>)>,
     last: Option<(Chunk, Result<Verified<Bytes>, String>)>,
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    fn new(table: ChunkTableRef<'a>, bytes: &'a [u8]) -> Self {
         Unpacker {
+            table,
             bytes,
             stream: None,
             last: None,
@@ -307,7 +311,7 @@ impl<'a> Unpacker<'a> {
         let stream = match &mut self.stream {
             Some((compression, stream)) if *compression == chunk.compression => stream,
             stream => {
-                let new = Stream::new(chunk.compression, self.bytes);
+                let new = self.table.member(chunk, self.bytes);
                 &mut stream.insert((chunk.compression, new)).1
             }
         };

@@ -56,13 +56,23 @@ pub(crate) struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    /// Bytes between two members; `None` if they overlap, come in the other order or are in different blobs.
+    /// Bytes between two members, none if the end of one is the beginning of the next too; `None` if they come in the other
+    /// order or are in different blobs.
     fn gap(&self, before: &Member, after: &Member) -> Option<u64> {
-        let gap = after.blob.start.checked_sub(before.blob.end)?;
+        if !follows(&before.blob, &after.blob) {
+            return None;
+        }
+        let gap = after.blob.start.saturating_sub(before.blob.end);
         let next = self.ends.partition_point(|end| *end < before.blob.end);
         let end = self.ends.get(next).copied().unwrap_or(u64::MAX);
         (after.blob.start < end).then_some(gap)
     }
+}
+
+/// Whether bytes `after` begin and end behind `before`. They may overlap: what comes out of the middle of a gzip stream
+/// begins where a block does, which may be before what comes before it ends.
+fn follows(before: &Range<u64>, after: &Range<u64>) -> bool {
+    before.start < after.start && before.end < after.end
 }
 
 /// How many members are looked at in search of one that lies near another one in the blob. Where the same bytes are in
@@ -115,7 +125,7 @@ fn fill(
     free: &mut impl FnMut(&Member) -> bool,
     filling: &mut Vec<Member>,
 ) {
-    let mut end = before.blob.end;
+    let mut last = before.blob.clone();
     let mut index = before.chunks.end;
     let until = after.chunks.start.min(index.saturating_add(LOOK_MAX));
     while index < until {
@@ -124,12 +134,9 @@ fn fill(
             continue;
         };
         index = member.chunks.end;
-        let fits = member.blob.start >= end && member.blob.end <= after.blob.start;
-        if !fits {
-            continue;
-        }
-        if free(&member) {
-            end = member.blob.end;
+        let fits = follows(&last, &member.blob) && follows(&member.blob, &after.blob);
+        if fits && free(&member) {
+            last = member.blob.clone();
             filling.push(member);
         }
     }
@@ -151,7 +158,7 @@ fn behind(
         };
         index = member.chunks.end;
         // What another file has too may lie before it.
-        if member.blob.start < last.blob.end {
+        if !follows(&last.blob, &member.blob) {
             continue;
         }
         if bounds.gap(last, &member)? > bounds.gap_max {

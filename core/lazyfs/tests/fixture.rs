@@ -590,7 +590,10 @@ impl Rig {
     }
 
     pub(crate) fn in_directory(directory: tempfile::TempDir, config: Config, maker: Maker) -> Self {
-        let made = maker.make();
+        Rig::of(directory, config, maker.make())
+    }
+
+    pub(crate) fn of(directory: tempfile::TempDir, config: Config, made: Made) -> Self {
         let runtime = runtime();
         let cache = open_cache(directory.path());
         let engine = Engine::new(config, cache.clone(), runtime.handle().clone());

@@ -7,5 +7,6 @@ mod log;
 
 mod background;
 mod blobs;
+mod contexts;
 mod faults;
 mod reading;
