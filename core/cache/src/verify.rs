@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 
-use pontoon_layer::{Algorithm, Chunk, Digest, Hasher};
+use pontoon_layer::{Chunk, Digest, Hasher};
 
 use crate::bits::Bits;
 use crate::cache::{Cache, Shared};
@@ -126,7 +126,7 @@ impl CachedLayer {
     }
 
     fn digest_of(&self, chunk: &Chunk, file: &File) -> io::Result<Digest> {
-        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut hasher = Hasher::new(chunk.algorithm);
         let mut step = vec![0; STEP.min(chunk.length as usize)];
         let (mut offset, end) = (chunk.data_offset, chunk.data_end());
         while offset < end {

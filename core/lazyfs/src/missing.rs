@@ -20,6 +20,10 @@ const ROUNDS: usize = 4;
 const NEAR_BYTES: u64 = 4 << 20;
 const NEAR_CHUNKS: usize = 4096;
 
+/// No more than so many times the bytes that are fetched ahead at once come out of them: of what compresses well the
+/// next comes when that is stored.
+const INFLATION_MAX: u64 = 16;
+
 /// What a read waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Wait {
@@ -120,9 +124,10 @@ impl LazyLayer {
     ) -> Vec<Fetch> {
         let table = self.cached().chunks();
         loop {
-            let (mut wanted, mut seen, mut sum) = (Vec::new(), HashSet::new(), 0);
+            let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+            let (mut sum, mut data_bytes) = (0, 0u64);
             let mut ended = false;
-            while sum < bytes {
+            while sum < bytes && data_bytes / INFLATION_MAX < bytes {
                 let Some((index, within)) = course.next() else {
                     ended = true;
                     break;
@@ -135,13 +140,14 @@ impl LazyLayer {
                     && seen.insert(member.key())
                 {
                     sum += member.bytes();
+                    data_bytes = data_bytes.saturating_add(member.data_bytes(&table));
                     wanted.push(member);
                 }
             }
             let mut gate = self.flights.gate();
             let bounds = Bounds {
                 gap_max: gap_max.min(self.engine.config.gap_bytes_max),
-                request_max: bytes,
+                ..self.bounds(bytes)
             };
             wanted.retain(|member| self.is_free(&gate, member));
             // What lies between them comes anyway.
@@ -160,10 +166,11 @@ impl LazyLayer {
         }
     }
 
-    fn bounds(&self, request_max: u64) -> Bounds {
+    fn bounds(&self, request_max: u64) -> Bounds<'_> {
         Bounds {
             gap_max: self.engine.config.gap_bytes_max,
             request_max,
+            ends: self.link.ends(),
         }
     }
 

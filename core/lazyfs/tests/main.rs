@@ -6,5 +6,6 @@ mod fixture;
 mod log;
 
 mod background;
+mod blobs;
 mod faults;
 mod reading;
