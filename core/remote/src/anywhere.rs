@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_layer::Digest;
 use pontoon_lazyfs::Connect;
-use pontoon_source::{Blob, BoxFuture, Descriptor, Reference, Registry};
+use pontoon_source::{Blob, BoxFuture, Descriptor, Joined, Reference, Registry};
 use serde::{Deserialize, Serialize};
 
 /// A blob with bytes of a layer: in the repository of each image that has the layer.
@@ -45,6 +45,8 @@ mod text {
 #[derive(Debug)]
 pub(crate) struct Anywhere {
     registry: Registry,
+    /// What they are called together.
+    digest: Digest,
     /// One after the other they are the layer's bytes.
     blobs: Vec<Place>,
     images: Mutex<Vec<String>>,
@@ -52,9 +54,10 @@ pub(crate) struct Anywhere {
 }
 
 impl Anywhere {
-    pub(crate) fn new(registry: Registry, blobs: Vec<Place>) -> Self {
+    pub(crate) fn new(registry: Registry, digest: Digest, blobs: Vec<Place>) -> Self {
         Anywhere {
             registry,
+            digest,
             blobs,
             images: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -98,12 +101,24 @@ impl Connect for Anywhere {
                 self.registry
                     .blob(&reference, place.digest.clone(), place.size)
             });
-            Ok(joined(blobs.collect()))
+            let mut blobs: Vec<Arc<dyn Blob>> = blobs.collect();
+            match blobs.pop() {
+                Some(only) if blobs.is_empty() => Ok(only),
+                last => {
+                    blobs.extend(last);
+                    let joined = Joined::new(self.digest.clone(), blobs)?;
+                    Ok(Arc::new(joined) as Arc<dyn Blob>)
+                }
+            }
         })
     }
-}
 
-/// TEMPORARY until the branch with several blobs is merged.
-fn joined(mut blobs: Vec<Arc<dyn Blob>>) -> Arc<dyn Blob> {
-    blobs.remove(0)
+    fn ends(&self) -> Vec<u64> {
+        let mut end = 0_u64;
+        let ends = self.blobs.iter().map(|place| {
+            end = end.saturating_add(place.size);
+            end
+        });
+        ends.collect()
+    }
 }

@@ -212,9 +212,11 @@ impl Stock {
         if let Some(item) = items.get(&record.tree) {
             return Ok(Arc::clone(item));
         }
-        let where_from = Anywhere::new(self.registry.clone(), record.places()?);
+        let key = record.key()?;
+        let registry = self.registry.clone();
+        let where_from = Anywhere::new(registry, key.blob.clone(), record.places()?);
         let tree = record.tree.clone();
-        let item = Arc::new(Item::new(record.key()?, record, where_from));
+        let item = Arc::new(Item::new(key, record, where_from));
         items.insert(tree, Arc::clone(&item));
         Ok(item)
     }
