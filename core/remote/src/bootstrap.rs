@@ -11,6 +11,7 @@ use pontoon_unpack::{Archive, Blocks, Expected};
 
 use crate::anywhere::Place;
 use crate::first::First;
+use crate::indexes;
 use crate::nydus::{self, Bootstrap, refusal};
 use crate::reason::{self, Refusal};
 use crate::toc::{Parsed, Reading, Taken, on_a_thread};
@@ -68,12 +69,24 @@ impl Reading {
             Ok((unpacked, blobs, lists))
         });
         let (unpacked, blobs, lists_chunks) = opened.await?;
+        let memory = match indexes::bytes(&blobs, &self.limits)? {
+            0 => memory,
+            // As they come, as they are kept, and what they are read from.
+            bytes => {
+                drop(memory);
+                let boot = boot.boot_bytes.saturating_mul(MEMORY_PER_BYTE);
+                let both = boot.saturating_add(bytes.saturating_mul(3));
+                self.memory.take(both).await
+            }
+        };
         let reference = &boot.reference;
         let places = nydus::places(&self.registry, reference, &blobs, &boot.of.data).await?;
-        let mut infos = Vec::new();
+        let mut infos = self.indexes(reference, &blobs, &boot.bytes).await?;
         if !lists_chunks {
             for (blob, place) in blobs.iter().zip(&places) {
-                if let Some(place) = place {
+                if let Some(place) = place
+                    && blob.index_blob.is_none()
+                {
                     infos.push(self.infos(reference, blob, place).await?);
                 }
             }
@@ -129,6 +142,12 @@ impl Reading {
     }
 }
 
+/// The path of an entry as writers mean it.
+pub(crate) fn file_name(path: &[u8]) -> &[u8] {
+    let path = path.strip_prefix(b"./").unwrap_or(path);
+    path.strip_prefix(b"/").unwrap_or(path)
+}
+
 /// Gives the bootstrap in the layer `packed` to `take`.
 fn inside<T>(
     packed: &[u8],
@@ -138,9 +157,7 @@ fn inside<T>(
     let unpacked = pontoon_unpack::stream(packed, &Expected::default(), &limits, |blocks| {
         let mut archive = Archive::new(blocks, &limits);
         while let Some(entry) = archive.next()? {
-            let path = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
-            let path = path.strip_prefix(b"/").unwrap_or(path);
-            if path == PATH && entry.kind == pontoon_unpack::Kind::File {
+            if file_name(&entry.path) == PATH && entry.kind == pontoon_unpack::Kind::File {
                 return Ok(take(&mut archive));
             }
         }

@@ -52,6 +52,7 @@ mod fixture;
 mod front;
 mod front_end;
 mod image;
+mod indexes;
 mod item;
 mod labels;
 mod merged;

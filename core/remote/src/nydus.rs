@@ -12,6 +12,7 @@ use pontoon_cache::Key;
 use pontoon_layer::rafs::Blob;
 use pontoon_layer::{Digest, FormatError};
 use pontoon_source::{Descriptor, Manifest, Reference, Registry};
+use tokio::task::JoinSet;
 
 use crate::anywhere::Place;
 use crate::reason::{self, Refusal};
@@ -129,35 +130,41 @@ pub(crate) fn refusal(error: FormatError) -> Refusal {
 /// Where the blobs of a bootstrap are, by their numbers; `None` for one that nobody has.
 ///
 /// A blob is called by the digest of its layer, or, where a writer did not know that, by something else: then it is the
-/// layer at its place. One that is no layer of the image belongs to a chunk dictionary, and is in the repository all the
-/// same.
+/// layer at its place. One that is no layer of the image belongs to a chunk dictionary, or is an ordinary gzip layer of
+/// which the image's layer is the index: it is in the repository all the same.
 pub(crate) async fn places(
     registry: &Registry,
     reference: &Reference,
     blobs: &[Blob],
     data: &[Descriptor],
 ) -> Result<Vec<Option<Place>>, Refusal> {
-    let mut places = Vec::new();
-    for blob in blobs {
-        places.push(match named(blob, data) {
-            Some(layer) => Some(Place::of(layer)),
-            None => elsewhere(registry, reference, blob).await?,
-        });
+    let places = blobs.iter().map(|blob| named(blob, data).map(Place::of));
+    let mut places: Vec<_> = places.collect();
+    for (number, place) in elsewhere(registry, reference, blobs, &places).await? {
+        if let Some(found) = places.get_mut(number) {
+            *found = place;
+        }
     }
     let taken = |layer: &Descriptor| {
         let mut places = places.iter().flatten();
         places.any(|place| place.digest == layer.digest)
     };
+    let is_index = |layer: &Descriptor| {
+        let mut indexes = blobs.iter().filter_map(|blob| blob.index_blob.as_ref());
+        indexes.any(|index| index.digest == layer.digest)
+    };
     let left: Vec<Place> = data
         .iter()
-        .filter(|layer| !taken(layer))
+        .filter(|layer| !taken(layer) && !is_index(layer))
         .map(Place::of)
         .collect();
-    let missing = places.iter().filter(|place| place.is_none()).count();
-    if missing == left.len() {
-        let mut left = left.into_iter();
-        for place in places.iter_mut().filter(|place| place.is_none()) {
-            *place = left.next();
+    let is_unnamed =
+        |(blob, place): &(&Blob, &mut Option<Place>)| place.is_none() && blob.index_blob.is_none();
+    let unnamed = blobs.iter().zip(&mut places).filter(is_unnamed);
+    let unnamed: Vec<_> = unnamed.map(|(_, place)| place).collect();
+    if unnamed.len() == left.len() {
+        for (place, layer) in unnamed.into_iter().zip(left) {
+            *place = Some(layer);
         }
     }
     for (blob, place) in blobs.iter().zip(&places) {
@@ -180,19 +187,35 @@ fn named<'a>(blob: &Blob, data: &'a [Descriptor]) -> Option<&'a Descriptor> {
     data.iter().find(|layer| layer.digest.hex() == blob.id)
 }
 
+/// Where the repository has the blobs that have no place yet, by their numbers. It is asked for all at once.
 async fn elsewhere(
     registry: &Registry,
     reference: &Reference,
-    blob: &Blob,
-) -> Result<Option<Place>, Refusal> {
-    let Ok(digest) = format!("sha256:{}", blob.id).parse::<Digest>() else {
-        return Ok(None);
-    };
-    match registry.blob_size(reference, &digest).await {
-        Ok(size) => Ok(Some(Place { digest, size })),
-        Err(pontoon_source::Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+    blobs: &[Blob],
+    places: &[Option<Place>],
+) -> Result<Vec<(usize, Option<Place>)>, Refusal> {
+    let mut questions = JoinSet::new();
+    for (number, (blob, place)) in (0..).zip(blobs.iter().zip(places)) {
+        let digest = format!("sha256:{}", blob.id).parse::<Digest>();
+        let (None, Ok(digest)) = (place, digest) else {
+            continue;
+        };
+        let (registry, reference) = (registry.clone(), reference.clone());
+        questions.spawn(async move {
+            let size = registry.blob_size(&reference, &digest).await;
+            (number, digest, size)
+        });
     }
+    let mut found = Vec::new();
+    while let Some(answer) = questions.join_next().await {
+        let (number, digest, size) = answer.map_err(|_| Refusal::new(reason::BUG))?;
+        found.push(match size {
+            Ok(size) => (number, Some(Place { digest, size })),
+            Err(pontoon_source::Error::NotFound { .. }) => (number, None),
+            Err(error) => return Err(error.into()),
+        });
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

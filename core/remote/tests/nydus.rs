@@ -11,7 +11,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use pontoon_layer::Digest;
+use pontoon_layer::{Digest, Member};
 use pontoon_remote::LayerState;
 use pontoon_snapshot::{Class, Error, Labels, Usage};
 use serde_json::{Value, json};
@@ -381,7 +381,6 @@ fn what_is_not_read_is_refused_with_its_reason() {
     for (layer, said) in [
         (bootstrap(&boot("five")), "a RAFS v5 bootstrap"),
         (bootstrap(&encrypted), "an encrypted RAFS image"),
-        (bootstrap(&boot("zran")), "(zran)"),
         (
             annotated(
                 bootstrap(&boot("merged")),
@@ -407,6 +406,11 @@ fn what_is_not_read_is_refused_with_its_reason() {
         // It needs a blob that is not there.
         (
             bootstrap(&boot("merged")),
+            "data of the nydus image is missing",
+        ),
+        // Or the indexes of gzip layers.
+        (
+            bootstrap(&boot("both")),
             "data of the nydus image is missing",
         ),
     ] {
@@ -562,4 +566,142 @@ fn a_bootstrap_packed_with_zstd_or_not_at_all_is_read() {
         });
         assert_eq!(found.len(), 3);
     }
+}
+
+/// The index of an ordinary gzip layer, as a layer.
+fn index(name: &str, of: &Layer) -> Layer {
+    let blob = fixture(&format!("{name}.index"));
+    let layer = Layer {
+        diff_id: Digest::of(&blob),
+        blob,
+        media_type: DATA_TYPE.to_owned(),
+        annotations: Vec::new(),
+    };
+    let of = of.digest().to_string();
+    annotated(layer, &[("blob", "true"), ("ref", &of)])
+}
+
+/// The index of blob `number` as it is beside a bootstrap, and its path there.
+fn beside(boot: &[u8], number: usize, index: &Layer) -> (String, Vec<u8>) {
+    let long = |at: usize| {
+        let value = u64::from_le_bytes(boot[at..at + 8].try_into().unwrap());
+        usize::try_from(value).unwrap()
+    };
+    let record = long(1024 + 128 + 8) + 256 * number;
+    let (offset, length) = (long(record + 112), long(record + 120));
+    let packed = &index.blob[offset..offset + length];
+    let mut file = Vec::new();
+    Member::new(pontoon_layer::Compression::Zstd, packed)
+        .read_to_end(&mut file)
+        .unwrap();
+    file.resize(file.len().next_multiple_of(4096), 0);
+    file.extend(&index.blob[offset + length..][..4096]);
+    (format!("image/{}.blob.meta", index.digest().hex()), file)
+}
+
+/// As `nydusify convert --oci-ref` makes it of two layers, which stay as they are: these, and the image, with the indexes
+/// in the bootstrap layer too if they shall be.
+fn over_gzip(is_beside: bool) -> (Image, Image) {
+    let ordinary = ["under", "over"].map(|name| Layer {
+        blob: fixture(&format!("{name}.tar.gz")),
+        diff_id: Digest::of(name.as_bytes()),
+        media_type: LAYER_TYPE.to_owned(),
+        annotations: Vec::new(),
+    });
+    let [under, over] = &ordinary;
+    let mut layers = vec![index("under", under), index("over", over)];
+    let boot = boot("both");
+    let files: Vec<_> = (0..2)
+        .map(|number| beside(&boot, number, &layers[number]))
+        .collect();
+    let mut entries = vec![
+        ("image/", 0o755, &b""[..]),
+        ("image/image.boot", 0o444, &boot),
+    ];
+    if is_beside {
+        let files = files.iter();
+        entries.extend(files.map(|(path, file)| (path.as_str(), 0o444, &file[..])));
+    }
+    let bootstrap = Layer::ordinary(&entries);
+    layers.push(annotated(
+        bootstrap,
+        &[("bootstrap", "true"), ("fs-version", "6")],
+    ));
+    let original = Image {
+        layers: ordinary.into(),
+    };
+    (original, Image { layers })
+}
+
+#[test]
+fn an_image_over_ordinary_gzip_layers_is_what_these_are() {
+    for is_beside in [false, true] {
+        let registry = Registry::start();
+        let mut site = site();
+        let (original, image) = over_gzip(is_beside);
+        registry.push(&original, "a");
+        let reference = registry.push(&image, "a");
+        let names = site.pull("default", &image, &reference);
+        let found = site.inside(&names[2], described);
+        assert_same("both", &found, &expected("both"));
+        for layer in &original.layers {
+            assert!(registry.count(&layer.digest().to_string()) >= 2);
+        }
+        // Where the indexes are in the bootstrap layer too, nobody asks for their own.
+        for layer in &image.layers[..2] {
+            let count = registry.count(&layer.digest().to_string());
+            assert_eq!(count, usize::from(!is_beside));
+        }
+        assert_eq!(site.remote().totals().lazy_layers, 1);
+        drop(registry);
+        site.reopen();
+        assert_eq!(site.inside(&names[2], described), found);
+        site.remove(&names);
+        assert!(site.names("trees").is_empty());
+        assert_eq!(site.remote().report().cache_bytes, 0);
+    }
+}
+
+#[test]
+fn an_image_whose_gzip_layers_are_gone_is_refused() {
+    let registry = Registry::start();
+    let site = site();
+    let (original, image) = over_gzip(true);
+    registry.push(
+        &Image {
+            layers: original.layers[..1].to_vec(),
+        },
+        "a",
+    );
+    let reference = registry.push(&image, "a");
+    let below = site.try_prepare("default", &image, &reference, 0, None);
+    let below = below.unwrap().exists();
+    let below = site.try_prepare("default", &image, &reference, 1, Some(&below));
+    let below = below.unwrap().exists();
+    let error = site.try_prepare("default", &image, &reference, 2, Some(&below));
+    let error = error.unwrap_err();
+    assert_eq!(error.class(), Class::FailedPrecondition, "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("data of the nydus image is missing"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_damaged_index_of_a_gzip_layer_is_refused() {
+    let registry = Registry::start();
+    let site = site();
+    let (original, image) = over_gzip(false);
+    registry.push(&original, "a");
+    let reference = registry.push(&image, "a");
+    let digest = image.layers[0].digest().to_string();
+    registry.damage(&digest, |blob| blob[700] ^= 1);
+    let below = site.try_prepare("default", &image, &reference, 0, None);
+    let below = below.unwrap().exists();
+    let below = site.try_prepare("default", &image, &reference, 1, Some(&below));
+    let below = below.unwrap().exists();
+    let error = site.try_prepare("default", &image, &reference, 2, Some(&below));
+    error.unwrap_err();
+    assert!(site.names("trees").is_empty());
 }

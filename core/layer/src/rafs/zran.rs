@@ -43,11 +43,21 @@ pub struct IndexBlob {
     compressor: Compressor,
     offset: u64,
     length: u64,
-    /// Its decompressed size in bytes.
-    index_size: u64,
+    /// Decompressed bytes of the index.
+    pub index_bytes: u64,
 }
 
 impl IndexBlob {
+    /// How many bytes the file has that [`super::ChunkInfos::of_index_file`] reads.
+    pub fn file_bytes(&self) -> u64 {
+        let padded = self
+            .index_bytes
+            .checked_next_multiple_of(FILE_BLOCK_BYTES as u64);
+        padded
+            .and_then(|padded| padded.checked_add(HEADER_BYTES as u64))
+            .unwrap_or(u64::MAX)
+    }
+
     /// What a record of the table of blobs says of it.
     pub(super) fn read(record: &[u8], id: &str) -> Result<IndexBlob, FormatError> {
         let digest: [u8; 32] = array_at(record, 168).unwrap_or([0; 32]);
@@ -65,7 +75,7 @@ impl IndexBlob {
             compressor: compressor.ok_or_else(|| refuse("it has an unknown compression"))?,
             offset: long(112),
             length: long(120),
-            index_size: long(128),
+            index_bytes: long(128),
         })
     }
 }
@@ -186,7 +196,7 @@ impl Index {
         let sizes = (long(24), long(32));
         if (word(0), word(HEADER_BYTES - 4)) != (MAGIC, MAGIC)
             || word(12) != blob.chunks
-            || sizes != (place.length, place.index_size)
+            || sizes != (place.length, place.index_bytes)
         {
             return Err(refuse(
                 "what is behind it does not say what the bootstrap says",
@@ -363,10 +373,10 @@ fn place(blob: &Blob) -> Result<&IndexBlob, FormatError> {
 fn index_size(place: &IndexBlob, limits: &Limits) -> Result<u32, FormatError> {
     FormatError::check_limit(
         "the size of the index of a gzip layer in bytes",
-        place.index_size,
+        place.index_bytes,
         limits.toc_json_bytes_max,
     )?;
-    u32::try_from(place.index_size).map_err(|_| refuse("it is too large"))
+    u32::try_from(place.index_bytes).map_err(|_| refuse("it is too large"))
 }
 
 fn refuse(reason: impl Into<String>) -> FormatError {
