@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::{Fault, Injection, Request};
-use pontoon_rig::image::{Conversion, Converted, convert, heavy, heavy_content, heavy_part};
+use pontoon_rig::image::{Converted, convert, heavy, heavy_content, heavy_part};
 use pontoon_rig::site::{self, Users};
 use pontoon_rig::wait;
 use rustix::fs::Advice;
@@ -127,7 +127,8 @@ fn every_fault_ends_in_right_bytes_or_an_error_on_fuse() {
     all_rows(Setup::on_fuse(Version::V2_3));
 }
 
-fn all_rows(setup: Setup) {
+pub(crate) fn all_rows(setup: Setup) {
+    let form = setup.form;
     let mut stage = Stage::start(&Setup {
         site: site::Setup {
             users: Users::Bearer,
@@ -141,7 +142,7 @@ fn all_rows(setup: Setup) {
     if stage.rival {
         return;
     }
-    let image = convert(&heavy(MEGABYTES).unwrap(), Conversion::Estargz).unwrap();
+    let image = convert(&heavy(MEGABYTES).unwrap(), form).unwrap();
     let reference = stage.publish(&image, NAME);
     stage.pull_lazily(&image.image, &reference);
     stage.bench.start_container(CONTAINER, &reference).unwrap();
