@@ -11,6 +11,7 @@
 use std::io;
 use std::path::Path;
 
+use bytes::Bytes;
 use pontoon_layer::{Algorithm, ChunkTableRef, Digest, Hasher, Verified};
 use pontoon_linux::Map;
 
@@ -180,7 +181,7 @@ impl CachedLayer {
 
     /// The bytes of chunk `index`, verified anew, for another layer that has the same chunk. `None` if it cannot be read; one
     /// that the disk has changed is dropped.
-    pub fn verified(&self, index: usize) -> Option<Verified<Vec<u8>>> {
+    pub fn verified(&self, index: usize) -> Option<Verified<Bytes>> {
         let chunk = self.chunks().get(index)?;
         if !self.is_ready(index) || chunk.is_zeros() {
             return None;
@@ -189,7 +190,7 @@ impl CachedLayer {
         let Ok(Read::Done) = self.read_at(chunk.data_offset, &mut bytes) else {
             return None;
         };
-        let verified = Verified::check(bytes, &chunk.digest());
+        let verified = Verified::check(Bytes::from(bytes), &chunk.digest());
         if verified.is_err() {
             let _one_at_a_time = lock(&self.doubts.checking);
             self.check(index);

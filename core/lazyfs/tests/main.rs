@@ -8,4 +8,5 @@ mod log;
 mod background;
 mod blobs;
 mod faults;
+mod kin;
 mod reading;
