@@ -95,6 +95,8 @@ pub enum Prefetch {
     BlobUpTo(u64),
     /// These chunks, by their indexes and in this order. Indexes that do not exist are skipped.
     Chunks(Vec<u32>),
+    /// The same, as the image's own maker wants it: as a landmark does.
+    Named(Vec<u32>),
 }
 
 impl LazyLayer {
@@ -214,8 +216,8 @@ impl LazyLayer {
     /// Fetches in the background, when the line would be idle otherwise. Errors end up in [`LazyLayer::status`] and are
     /// tried again.
     pub fn prefetch(self: &Arc<Self>, prefetch: Prefetch) {
-        let is_landmark = matches!(prefetch, Prefetch::BlobUpTo(_));
-        if !is_landmark && !self.engine.config.background.enabled {
+        let is_named = matches!(prefetch, Prefetch::BlobUpTo(_) | Prefetch::Named(_));
+        if !is_named && !self.engine.config.background.enabled {
             return;
         }
         let background = &self.engine.background;

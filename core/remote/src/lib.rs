@@ -36,6 +36,7 @@
 mod ahead;
 mod anywhere;
 mod below;
+mod bootstrap;
 mod build;
 mod config;
 mod credentials;
@@ -45,6 +46,7 @@ mod durable;
 mod elf;
 mod erofs;
 mod error;
+mod first;
 #[cfg(test)]
 mod fixture;
 mod front;
@@ -55,6 +57,8 @@ mod labels;
 mod merged;
 mod mounter;
 mod numbers;
+mod nydus;
+mod offer;
 mod parents;
 mod profile;
 mod profiles;

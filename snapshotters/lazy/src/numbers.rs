@@ -31,7 +31,14 @@ fn layers(totals: &Totals) -> Vec<Number> {
                 ("lazy", decisions.lazy),
                 ("unpacked", sum(&decisions.unpacked)),
                 ("declined", sum(&decisions.declined)),
+                ("refused", sum(&decisions.refused)),
             ],
+        ),
+        by(
+            "layers_refused",
+            "Layers that neither this daemon nor containerd can bring, so that the pull failed, by reason",
+            "reason",
+            counts(&decisions.refused),
         ),
         by(
             "layers_unpacked",
