@@ -53,6 +53,7 @@ mod front;
 mod front_end;
 mod image;
 mod item;
+mod kin;
 mod labels;
 mod merged;
 mod mounter;
