@@ -43,7 +43,7 @@ pub(crate) struct Doubts {
     bits: Bits,
     count: AtomicUsize,
     /// Held while a chunk is checked, so that it is by one.
-    checking: Mutex<()>,
+    pub(crate) checking: Mutex<()>,
 }
 
 impl Doubts {
@@ -95,7 +95,7 @@ impl CachedLayer {
     }
 
     /// Checks a chunk, and drops it if it is wrong. How many bytes of it are right.
-    fn check(&self, index: usize) -> Option<u64> {
+    pub(crate) fn check(&self, index: usize) -> Option<u64> {
         let chunk = self.chunks().get(index)?;
         // An eviction comes wholly before or wholly after, and it takes the doubts along.
         let right = self.with_data(|file| {

@@ -15,6 +15,7 @@ use crate::engine::Place;
 use crate::feed::Feed;
 use crate::flight::{Claim, Landed, Piece, Rush};
 use crate::line::Trip;
+use crate::missing::TAKEN_GAP_MAX;
 use crate::{Error, LazyLayer, Result};
 
 /// The pause before a request is made again, at first and at most.
@@ -60,13 +61,58 @@ impl Fetch {
         }
     }
 
+    /// Takes what is here elsewhere, and fetches the rest.
+    pub(crate) fn start(self) {
+        let runtime = self.layer.engine.runtime.clone();
+        runtime.spawn(async move {
+            let sourced = self.sourced().await;
+            sourced.requests.into_iter().for_each(Fetch::spawn);
+            if let Some(taking) = sourced.taking
+                && let Some(rest) = taking.run().await
+            {
+                rest.spawn();
+            }
+        });
+    }
+
+    /// Only fetches.
     pub(crate) fn spawn(self) {
         let runtime = self.layer.engine.runtime.clone();
         runtime.spawn(self.run());
     }
 
+    pub(crate) fn layer(&self) -> &Arc<LazyLayer> {
+        &self.layer
+    }
+
     pub(crate) fn rush(&self) -> &Arc<Rush> {
         &self.rush
+    }
+
+    /// Requests for what `keep` gives back of it.
+    pub(crate) fn without(mut self, keep: impl FnMut(Claim) -> Option<Claim>) -> Vec<Fetch> {
+        let before = self.claims.len();
+        let kept: Vec<Claim> = self.claims.drain(..).filter_map(keep).collect();
+        if kept.len() == before {
+            self.claims = kept.into();
+            return vec![self];
+        }
+        // What it weighed on the line it does no more.
+        self.trip = None;
+        let gap_max = self.layer.engine.config.gap_bytes_max.min(TAKEN_GAP_MAX);
+        let mut groups: Vec<Vec<Claim>> = Vec::new();
+        for claim in kept {
+            let is_near = |last: &Claim| {
+                let gap = claim.member.blob.start.saturating_sub(last.member.blob.end);
+                gap <= gap_max
+            };
+            match groups.last_mut() {
+                Some(group) if group.last().is_some_and(is_near) => group.push(claim),
+                _ => groups.push(vec![claim]),
+            }
+        }
+        let fetch = |claims| Fetch::new(&self.layer, claims, &self.rush);
+        groups.into_iter().map(fetch).collect()
     }
 
     /// Compressed bytes that it will ask for.

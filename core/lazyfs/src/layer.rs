@@ -18,6 +18,7 @@ use crate::complaints::Complaints;
 use crate::course::Course;
 use crate::engine::Engine;
 use crate::flight::Flights;
+use crate::kin::Donors;
 use crate::link::{Connect, Link};
 use crate::queue::{Class, Rank};
 use crate::sequence::Sequence;
@@ -35,6 +36,7 @@ pub struct LazyLayer {
     tree: Image<Map>,
     pin: CachePin,
     pub(crate) flights: Arc<Flights>,
+    pub(crate) donors: Donors,
     trace: Trace,
     pub(crate) sequence: Sequence,
     counters: Counters,
@@ -122,6 +124,7 @@ impl LazyLayer {
             tree,
             pin,
             flights: Arc::default(),
+            donors: Donors::default(),
             trace: Trace::new(cached.chunks().len()),
             sequence: Sequence::default(),
             counters: Counters::default(),
@@ -304,6 +307,7 @@ impl LazyLayer {
     /// mounted any more.
     pub fn close(&self) {
         self.closed.send_replace(true);
+        self.donors.clear();
     }
 
     pub(crate) fn count(&self, counter: impl Fn(&Counters) -> &AtomicU64, number: u64) {
@@ -330,6 +334,11 @@ impl LazyLayer {
 
     pub(crate) fn set_background(&self, background: BackgroundState) {
         self.lock().background = background;
+    }
+
+    /// Whether any of it came from other layers.
+    pub(crate) fn has_taken(&self) -> bool {
+        self.counters.taken_chunks.load(Ordering::Relaxed) > 0
     }
 
     /// Whether anything is on its way.

@@ -24,6 +24,10 @@ const NEAR_CHUNKS: usize = 4096;
 /// next comes when that is stored.
 const INFLATION_MAX: u64 = 16;
 
+/// Where much is taken from other layers, what lies between two members that are not is large as a rule, and is what was
+/// to be saved: no more is fetched along than what another request takes.
+pub(crate) const TAKEN_GAP_MAX: u64 = 4 << 10;
+
 /// What a read waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Wait {
@@ -78,7 +82,7 @@ impl LazyLayer {
                 fetches.push(Fetch::new(self, claims, &rush));
             }
         }
-        fetches.into_iter().for_each(Fetch::spawn);
+        fetches.into_iter().for_each(Fetch::start);
         if let Some(last) = near {
             self.sequence.ended(last.chunks.end);
             self.expect_behind(&last);
@@ -145,10 +149,8 @@ impl LazyLayer {
                 }
             }
             let mut gate = self.flights.gate();
-            let bounds = Bounds {
-                gap_max: gap_max.min(self.engine.config.gap_bytes_max),
-                ..self.bounds(bytes)
-            };
+            let mut bounds = self.bounds(bytes);
+            bounds.gap_max = bounds.gap_max.min(gap_max);
             wanted.retain(|member| self.is_free(&gate, member));
             // What lies between them comes anyway.
             let free = |member: &Member| self.is_free(&gate, member);
@@ -167,8 +169,12 @@ impl LazyLayer {
     }
 
     fn bounds(&self, request_max: u64) -> Bounds<'_> {
+        let gap_max = self.engine.config.gap_bytes_max;
         Bounds {
-            gap_max: self.engine.config.gap_bytes_max,
+            gap_max: match self.has_taken() {
+                true => gap_max.min(TAKEN_GAP_MAX),
+                false => gap_max,
+            },
             request_max,
             ends: self.link.ends(),
         }

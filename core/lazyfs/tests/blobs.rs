@@ -14,7 +14,7 @@ const EVERY: [(Compression, Pack); 4] = [
     (Compression::Lz4Block, lz4),
 ];
 
-fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(zstd_safe::compress_bound(bytes.len()));
     zstd_safe::compress(&mut frame, bytes, 3).unwrap();
     frame

@@ -637,6 +637,11 @@ impl Rig {
         }
     }
 
+    /// What it leaves on the disk.
+    pub(crate) fn into_directory(self) -> tempfile::TempDir {
+        self.directory
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }

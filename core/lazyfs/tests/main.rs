@@ -9,4 +9,5 @@ mod background;
 mod blobs;
 mod contexts;
 mod faults;
+mod kin;
 mod reading;

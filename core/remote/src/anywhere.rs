@@ -1,5 +1,6 @@
 //! Where the bytes of a layer are: in the repository of any image that it was pulled with.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -81,6 +82,16 @@ impl Anywhere {
         images
             .iter()
             .any(|image| Reference::parse(image).is_ok_and(|image| same(&image)))
+    }
+
+    /// Hosts and repositories of its images.
+    pub(crate) fn repositories(&self) -> BTreeSet<(String, String)> {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let images = images
+            .iter()
+            .filter_map(|image| Reference::parse(image).ok());
+        let places = images.map(|image| (image.host().to_owned(), image.repository().to_owned()));
+        places.collect()
     }
 
     /// The image that is asked now.

@@ -54,6 +54,7 @@ mod front_end;
 mod image;
 mod indexes;
 mod item;
+mod kin;
 mod labels;
 mod merged;
 mod mounter;

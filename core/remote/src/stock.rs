@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use crate::anywhere::{Anywhere, Place};
 use crate::erofs::Erofs;
 use crate::item::{Item, lock};
+use crate::kin::Neighbours;
 use crate::numbers::Numbers;
 use crate::reason::Refusal;
 use crate::record::{Facts, Record};
@@ -39,6 +40,7 @@ const READERS_PAUSE: Duration = Duration::from_millis(10);
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Stock {
+    me: Weak<Stock>,
     trees: Arc<Trees>,
     pub(crate) cache: Arc<Cache>,
     numbers: Numbers,
@@ -115,8 +117,10 @@ impl Stock {
         runtime: Handle,
     ) -> io::Result<Arc<Self>> {
         let trees = Arc::new(Trees::open(directory.join(TREES))?);
-        Ok(Arc::new(Stock {
-            numbers: Numbers::open(&directory.join("number"))?,
+        let numbers = Numbers::open(&directory.join("number"))?;
+        Ok(Arc::new_cyclic(|me| Stock {
+            me: Weak::clone(me),
+            numbers,
             trees,
             cache,
             engine,
@@ -307,6 +311,7 @@ impl Stock {
             Some(layer) => Arc::clone(layer),
             None => {
                 let layer = self.read_layer(&item)?;
+                layer.set_kin(Arc::new(Neighbours::of(&self.me, &item)));
                 self.table.insert(item.record.number, Arc::clone(&layer));
                 Arc::clone(opened.insert(layer))
             }

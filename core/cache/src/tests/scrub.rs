@@ -18,7 +18,7 @@ fn sample(seed: u64) -> Sample {
 }
 
 /// A closed cache with these layers, complete.
-fn complete(dir: &Path, samples: &[&Sample]) {
+pub(super) fn complete(dir: &Path, samples: &[&Sample]) {
     let cache = open(dir);
     for sample in samples {
         sample.put_all(&sample.create(&cache));
@@ -26,7 +26,7 @@ fn complete(dir: &Path, samples: &[&Sample]) {
 }
 
 /// Flips a bit of a chunk on the disk.
-fn flip(dir: &Path, sample: &Sample, index: usize, random: &mut Random) {
+pub(super) fn flip(dir: &Path, sample: &Sample, index: usize, random: &mut Random) {
     let chunk = sample.table.chunks()[index];
     let path = layer_file(dir, &sample.key, "data");
     let data = OpenOptions::new().read(true).write(true).open(path);
@@ -48,7 +48,7 @@ fn on(disk: &Arc<TestDisk>, dir: &Path) -> Cache {
 }
 
 /// A cache after a cut of the power, and its disk.
-fn after_a_cut(dir: &Path) -> (Arc<TestDisk>, Cache) {
+pub(super) fn after_a_cut(dir: &Path) -> (Arc<TestDisk>, Cache) {
     forget_the_end(dir);
     let disk = TestDisk::forgetful(dir);
     let cache = on(&disk, dir);
