@@ -33,7 +33,7 @@ pub struct Layer {
 }
 
 /// The media type of an ordinary layer.
-const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(super) const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 impl Layer {
     /// An ordinary layer: a compressed archive, and the digest of what is inside.

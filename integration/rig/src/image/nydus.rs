@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use flate2::read::GzDecoder;
+use flate2::read::{GzDecoder, MultiGzDecoder};
 
+use super::layer::LAYER_TYPE;
 use super::small::{base, shell};
 use super::{Layer, LayerBuilder, Layout};
 use crate::checkout;
@@ -39,20 +40,20 @@ pub enum NydusImage {
     Merged,
     /// RAFS v5.
     Five,
-    /// An index of an ordinary layer.
-    Zran,
+    /// Two layers over ordinary ones, which stay as they are: [`gzip_layers`].
+    OverGzip,
 }
 
 impl NydusImage {
     /// Bootstrap and blobs.
     fn parts(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::Tree => ("zstd", &["zstd"]),
-            Self::TreeLz4 => ("lz4", &["lz4"]),
-            Self::TreePlain => ("none", &["none"]),
-            Self::Merged => ("merged", &["lower", "upper"]),
-            Self::Five => ("five", &["next"]),
-            Self::Zran => ("zran", &["next"]),
+            Self::Tree => ("zstd", &["zstd.blob"]),
+            Self::TreeLz4 => ("lz4", &["lz4.blob"]),
+            Self::TreePlain => ("none", &["none.blob"]),
+            Self::Merged => ("merged", &["lower.blob", "upper.blob"]),
+            Self::Five => ("five", &["next.blob"]),
+            Self::OverGzip => ("both", &["under.index", "over.index"]),
         }
     }
 
@@ -60,6 +61,7 @@ impl NydusImage {
     pub fn files(self) -> Result<Vec<(String, String)>> {
         let list = match self {
             Self::Merged => "merged.jsonl.gz",
+            Self::OverGzip => "both.jsonl.gz",
             _ => "tree.jsonl.gz",
         };
         let lines = String::from_utf8_lossy(&unzipped(list)?).into_owned();
@@ -90,10 +92,29 @@ pub fn nydus_image(image: NydusImage, dir: &Path) -> Result<Layout> {
     let (boot, blobs) = image.parts();
     let mut layers = Vec::new();
     for blob in blobs {
-        layers.push(data(read(&format!("{blob}.blob"))?));
+        layers.push(data(read(blob)?));
     }
     layers.push(bootstrap(&unzipped(&format!("{boot}.boot.gz"))?, "6")?);
     layers.push(base()?);
+    Layout::write(dir, &shell(), &layers)
+}
+
+/// Writes the image to `dir` over which [`NydusImage::OverGzip`] is: that needs its layers in the same repository.
+pub fn gzip_layers(dir: &Path) -> Result<Layout> {
+    let mut layers = Vec::new();
+    for name in ["under.tar.gz", "over.tar.gz"] {
+        let blob = read(name)?;
+        let mut tar = Vec::new();
+        // One of them is several gzip members.
+        let unpacked = MultiGzDecoder::new(&*blob).read_to_end(&mut tar);
+        unpacked.at("decompress", name)?;
+        layers.push(Layer {
+            diff_id: digest::sha256(&tar),
+            blob,
+            media_type: LAYER_TYPE,
+            annotations: Vec::new(),
+        });
+    }
     Layout::write(dir, &shell(), &layers)
 }
 
@@ -270,13 +291,15 @@ mod tests {
     #[test]
     fn images_that_were_made_once_are_whole() {
         let dir = tempfile::tempdir().unwrap();
-        for image in [NydusImage::Tree, NydusImage::Merged] {
+        for image in [NydusImage::Tree, NydusImage::Merged, NydusImage::OverGzip] {
             let layout = nydus_image(image, &dir.path().join(format!("{image:?}"))).unwrap();
             let (_, blobs) = image.parts();
             let (_, layers) = layout.parts().unwrap();
             assert_eq!(layers.len(), blobs.len() + 2);
             assert_eq!(layout.diff_ids().unwrap().len(), layers.len());
         }
+        let below = gzip_layers(&dir.path().join("below")).unwrap();
+        assert_eq!(below.diff_ids().unwrap().len(), 2);
         let files = NydusImage::Merged.files().unwrap();
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["keep/file", "opaque/seen", "replaced"]);

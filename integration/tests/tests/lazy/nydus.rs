@@ -7,7 +7,7 @@ use std::thread;
 use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::Request;
-use pontoon_rig::image::{Conversion, NydusImage, has_nydus_builder, nydus_image};
+use pontoon_rig::image::{Conversion, NydusImage, gzip_layers, has_nydus_builder, nydus_image};
 use rustix::fs::Advice;
 
 use crate::stage::{Setup, Stage};
@@ -74,7 +74,18 @@ fn runs(setup: Setup) {
         stage.pull(&reference);
         check(&stage, &format!("{image:?}"), &reference, image);
     }
+    let over = publish_over_gzip(&stage);
+    stage.pull(&over);
+    check(&stage, "over-gzip", &over, NydusImage::OverGzip);
     stage.finish();
+}
+
+/// An image over ordinary gzip layers, which are in its repository and not in its manifest.
+fn publish_over_gzip(stage: &Stage) -> String {
+    let dir = stage.bench.cluster.sandbox.subdir("gzip-layers").unwrap();
+    let layers = gzip_layers(&dir).unwrap();
+    stage.site.push(&layers, "overgzip", "ordinary").unwrap();
+    publish(stage, NydusImage::OverGzip)
 }
 
 #[test]
@@ -166,8 +177,12 @@ fn images_that_are_not_read_fail_with_the_reason() {
         let Some((stage, five)) = stage(Setup::new(version), NydusImage::Five) else {
             return;
         };
-        let zran = publish(&stage, NydusImage::Zran);
-        for (reference, said) in [(five, "RAFS v5"), (zran, "(zran)")] {
+        // Its layers are not there.
+        let over = publish(&stage, NydusImage::OverGzip);
+        for (reference, said) in [
+            (five, "RAFS v5"),
+            (over, "data of the nydus image is missing"),
+        ] {
             let pull = stage.request(SNAPSHOTTER, &reference);
             let error = stage.bench.cluster.containerd.pull(&pull).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
