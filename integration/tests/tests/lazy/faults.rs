@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -24,8 +25,13 @@ const MEGABYTES: usize = 60;
 const NAME: &str = "secret/faults";
 const CONTAINER: &str = "faults";
 
-/// The part that is read while the registry is away. The one below it is read by nobody before, those above it by rows.
-const COLD: usize = 3;
+/// The first part that a row reads. All of them have two digits, so that they follow each other in a tree.
+const FIRST: usize = 12;
+
+/// The part that is read while the registry is away, and one that nobody reads before. They are at the end of a tree, so far
+/// behind the others that nothing brings them along.
+const COLD: usize = 9;
+const NEVER: usize = 5;
 
 /// How long the daemon waits, in seconds.
 const PATIENCE: u32 = 3;
@@ -158,12 +164,12 @@ pub(crate) fn all_rows(setup: Setup) {
         rows.retain(|row| !is_before(&row.fault));
     }
     // From the topmost layer down: a read brings along what follows, in the next blob of a nydus image too.
-    let numbers = COLD + 1..COLD + 1 + rows.len();
+    let numbers = FIRST..FIRST + rows.len();
     for (number, row) in numbers.clone().zip(&rows).rev() {
         check(&stage, &image, &root, number, row);
     }
     large_rows(&stage, &image, &root);
-    gone(&mut stage, &root, numbers.end - 1);
+    gone(&mut stage, &root, numbers);
     stage.bench.remove_container(CONTAINER).unwrap();
     stage.finish();
 }
@@ -260,7 +266,7 @@ fn large_rows(stage: &Stage, image: &Converted, root: &Path) {
 }
 
 /// A registry that is gone for a while, then for good, with another daemon.
-fn gone(stage: &mut Stage, root: &Path, last: usize) {
+fn gone(stage: &mut Stage, root: &Path, read: Range<usize>) {
     let cold = COLD;
     stage.site.gate.down().unwrap();
     let before = stage.number(FAILURES, "unavailable");
@@ -281,9 +287,9 @@ fn gone(stage: &mut Stage, root: &Path, last: usize) {
         );
     });
     stage.site.gate.down().unwrap();
-    let never = cold - 1;
+    let never = NEVER;
     let all_right = |when: &str| {
-        for number in cold..=last {
+        for number in read.clone().chain([cold]) {
             assert!(is_right(root, number, when), "{when}: part {number}");
         }
     };
