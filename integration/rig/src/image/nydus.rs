@@ -223,6 +223,8 @@ fn layer(packed: &[u8], builder: &Path, work: &Path, boot: &Path) -> Result<Blob
         "--gzip",
         "--preserve-permissions",
         "--numeric-owner",
+        // What comes later into a directory does not change its time.
+        "--delay-directory-restore",
     ]);
     tar.args(["--xattrs", "--xattrs-include=*", "--file"])
         .arg(&archive);

@@ -112,7 +112,7 @@ pub(crate) fn check(setup: &Setup, conversions: &[Conversion]) {
         }
 
         // Everything is read, and comes once.
-        let ours = stage.tree(pontoon_rig::cluster::SNAPSHOTTER, &reference);
+        let mut ours = stage.tree(pontoon_rig::cluster::SNAPSHOTTER, &reference);
         let read = stage.blob_bytes() - before;
         assert!(
             read > size / 2 && read < size + size / 4,
@@ -126,7 +126,12 @@ pub(crate) fn check(setup: &Setup, conversions: &[Conversion]) {
             _ => reference.clone(),
         };
         stage.pull_plainly(&plain);
-        let builtin = stage.tree(pontoon_integration::BUILTIN, &plain);
+        let mut builtin = stage.tree(pontoon_integration::BUILTIN, &plain);
+        if plain != reference {
+            // A merged tree knows that the file's other name was removed.
+            builtin.remove("odd/pair");
+            ours.remove("odd/pair");
+        }
         let differences = ours.differences(&builtin);
         assert!(ours.len() > 300, "{conversion:?}: {}", ours.len());
         assert_eq!(
