@@ -1,14 +1,18 @@
 //! Decompression with bounded output.
 
+mod resume;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Read};
 
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
+
+pub use resume::Resume;
 
 /// How the parts of a blob are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,22 +23,26 @@ pub enum Compression {
     Gzip,
     /// Zstandard frames.
     Zstd,
+    /// An LZ4 block, without a frame and without its length: only who knows that can inflate it, and as a whole.
+    Lz4Block,
 }
 
 impl Compression {
-    pub(crate) fn code(self) -> u32 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Compression::None => 0,
             Compression::Gzip => 1,
             Compression::Zstd => 2,
+            Compression::Lz4Block => 3,
         }
     }
 
-    pub(crate) fn from_code(code: u32) -> Option<Compression> {
+    pub(crate) fn from_code(code: u8) -> Option<Compression> {
         match code {
             0 => Some(Compression::None),
             1 => Some(Compression::Gzip),
             2 => Some(Compression::Zstd),
+            3 => Some(Compression::Lz4Block),
             _ => None,
         }
     }
@@ -61,6 +69,14 @@ pub enum InflateError {
     },
 }
 
+/// Bytes of the checksum and the length at the end of a gzip member.
+const GZIP_TRAILER_BYTES: usize = 8;
+
+thread_local! {
+    /// For frames that are inflated at once: some 160 KB that need not be made for each of them.
+    static ZSTD: RefCell<Option<DCtx<'static>>> = RefCell::new(DCtx::try_create());
+}
+
 /// How much of a stream is thrown away at a time.
 const SKIP_BYTES: usize = 64 << 10;
 
@@ -74,6 +90,8 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 pub struct Member<'a> {
     compression: Compression,
     bytes: &'a [u8],
+    /// What is before the bytes, if they do not begin with a stream.
+    resume: Option<Resume<'a>>,
     /// What of the bytes is not yet inflated.
     rest: &'a [u8],
     /// How many bytes came out so far.
@@ -84,6 +102,8 @@ pub struct Member<'a> {
 
 enum Decoder {
     Gzip(Decompress),
+    /// The rest of a gzip member.
+    Deflate(Decompress),
     Zstd(DCtx<'static>),
 }
 
@@ -104,23 +124,43 @@ impl<'a> Member<'a> {
         Member {
             compression,
             bytes,
+            resume: None,
             rest: bytes,
             position: 0,
             decoder: None,
         }
     }
 
+    /// The gzip stream that goes on with `bytes`. What comes out is counted from there; the checksum of the member, which
+    /// is over all of it, is not looked at, those of members behind it are.
+    pub fn resume(resume: Resume<'a>, bytes: &'a [u8]) -> Member<'a> {
+        Member {
+            resume: Some(resume),
+            ..Member::new(Compression::Gzip, bytes)
+        }
+    }
+
     /// The `length` bytes from `offset` on of what the stream inflates to. What is before them is inflated and thrown
-    /// away, nothing behind them is inflated; so ask in ascending order. Going back begins again.
+    /// away, nothing behind them is inflated; so ask in ascending order. Going back begins again. An LZ4 block is one
+    /// chunk: all of it, and nothing else.
     ///
     /// Memory is taken for `length` bytes, whatever the stream is.
     pub fn chunk(&mut self, offset: u64, length: u32) -> Result<Bytes, InflateError> {
         if offset < self.position {
-            *self = Member::new(self.compression, self.bytes);
+            *self = Member {
+                resume: self.resume,
+                ..Member::new(self.compression, self.bytes)
+            };
         }
         let want = offset.saturating_add(u64::from(length));
-        self.skip_to(offset, want)?;
+        if self.compression == Compression::Lz4Block {
+            return self.unlz4(offset, length as usize);
+        }
         let mut out = vec![0; length as usize];
+        if self.position == offset && self.one_frame(&mut out) {
+            return Ok(out.into());
+        }
+        self.skip_to(offset, want)?;
         if self.fill(&mut out)? < out.len() {
             return Err(self.short(want));
         }
@@ -168,6 +208,7 @@ impl<'a> Member<'a> {
                 Compression::None => self.copy(out),
                 Compression::Gzip => self.gunzip(out)?,
                 Compression::Zstd => self.unzstd(out)?,
+                Compression::Lz4Block => return Err(self.damaged("its length is not known")),
             };
             if taken == 0 && given == 0 {
                 return Err(self.damaged("it cannot be decoded any further"));
@@ -180,7 +221,7 @@ impl<'a> Member<'a> {
         while filled < out.len() && self.decoder.is_some() {
             let out = &mut out[filled..];
             let (_, given) = match self.compression {
-                Compression::None => (0, 0),
+                Compression::None | Compression::Lz4Block => (0, 0),
                 Compression::Gzip => self.gunzip(out)?,
                 Compression::Zstd => self.unzstd(out)?,
             };
@@ -201,20 +242,81 @@ impl<'a> Member<'a> {
 
     fn gunzip(&mut self, out: &mut [u8]) -> Result<(usize, usize), InflateError> {
         let mut decoder = match self.decoder.take() {
-            Some(Decoder::Gzip(decoder)) => decoder,
-            _ => Decompress::new_gzip(15),
+            Some(decoder) => decoder,
+            None => self.new_gzip()?,
         };
-        let (before_in, before_out) = (decoder.total_in(), decoder.total_out());
-        let status = decoder
+        let (Decoder::Gzip(stream) | Decoder::Deflate(stream)) = &mut decoder else {
+            return Err(self.damaged("it cannot be decoded any further"));
+        };
+        let (before_in, before_out) = (stream.total_in(), stream.total_out());
+        let status = stream
             .decompress(self.rest, out, FlushDecompress::None)
             .map_err(|error| self.damaged(error.to_string()))?;
-        let taken = decoder.total_in() - before_in;
-        let given = decoder.total_out() - before_out;
-        if status != Status::StreamEnd {
-            self.decoder = Some(Decoder::Gzip(decoder));
-        }
         let length = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
-        Ok((length(taken), length(given)))
+        let mut taken = length(stream.total_in() - before_in);
+        let given = length(stream.total_out() - before_out);
+        if status != Status::StreamEnd {
+            self.decoder = Some(decoder);
+        } else if matches!(decoder, Decoder::Deflate(_)) {
+            taken += GZIP_TRAILER_BYTES;
+        }
+        Ok((taken, given))
+    }
+
+    /// A decoder for what begins with the rest of the bytes.
+    fn new_gzip(&self) -> Result<Decoder, InflateError> {
+        let resume = self
+            .resume
+            .filter(|_| self.rest.len() == self.bytes.len() && self.position == 0);
+        let Some(resume) = resume else {
+            return Ok(Decoder::Gzip(Decompress::new_gzip(15)));
+        };
+        if !resume.is_sound() {
+            return Err(self.damaged("no stream can go on so"));
+        }
+        let decoder = resume.decoder();
+        let decoder = decoder.map_err(|error| self.damaged(error.to_string()))?;
+        Ok(Decoder::Deflate(decoder))
+    }
+
+    fn unlz4(&self, offset: u64, length: usize) -> Result<Bytes, InflateError> {
+        if offset != 0 {
+            return Err(self.damaged("it is one chunk, and was to be several"));
+        }
+        let mut out = vec![0; length];
+        let have = lz4_flex::block::decompress_into(self.bytes, &mut out);
+        match have.map_err(|error| self.damaged(error.to_string()))? {
+            have if have == length => Ok(out.into()),
+            have => Err(InflateError::Short {
+                have: have as u64,
+                want: length as u64,
+            }),
+        }
+    }
+
+    /// Fills `out` with the next frame at once if it says that it is as long: there is no stream to be kept then, and no
+    /// window. Whether it did; what is wrong with the frame the stream will tell.
+    fn one_frame(&mut self, out: &mut [u8]) -> bool {
+        if self.compression != Compression::Zstd || self.decoder.is_some() {
+            return false;
+        }
+        let length = out.len() as u64;
+        let says = zstd_safe::get_frame_content_size(self.rest).ok();
+        let is_it = says.flatten() == Some(length);
+        let frame = zstd_safe::find_frame_compressed_size(self.rest).ok();
+        let Some(frame) = frame.and_then(|frame| self.rest.get(..frame)) else {
+            return false;
+        };
+        let is_done = is_it
+            && ZSTD.with_borrow_mut(|zstd| {
+                let zstd = zstd.as_mut();
+                zstd.and_then(|zstd| zstd.decompress(out, frame).ok()) == Some(out.len())
+            });
+        if is_done {
+            self.rest = self.rest.get(frame.len()..).unwrap_or_default();
+            self.position = self.position.saturating_add(length);
+        }
+        is_done
     }
 
     fn unzstd(&mut self, out: &mut [u8]) -> Result<(usize, usize), InflateError> {

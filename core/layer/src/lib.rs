@@ -34,7 +34,7 @@ pub use annotations::{ANNOTATION_TOC_DIGEST, Annotated, parse_annotations};
 pub use chunk::{BLOCK_BYTES, Chunk, ChunkTable, ChunkTableError, ChunkTableRef};
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
 pub use error::FormatError;
-pub use inflate::{Compression, InflateError, Member, inflate};
+pub use inflate::{Compression, InflateError, Member, Resume, inflate};
 pub use limits::Limits;
 pub use tail::{TAIL_BYTES, Tail, TocPlace, parse_tail};
 pub use toc::{Landmark, Layer, TocDigest, TocKind, parse_toc, toc_json_bytes};

@@ -12,8 +12,11 @@
 //! Whoever gives the bootstrap has compared it with the digest of its layer: nothing in it is verified by itself. A
 //! table of contents is compared with the digest that the bootstrap has of it, and what it names with the digests in it.
 //!
+//! A bootstrap may also be over ordinary gzip layers that were left as they are (zran): then the blobs of its manifest are
+//! indexes into these, see [`IndexBlob`] and [`Context`].
+//!
 //! Not read, and refused with the reason: RAFS v5, blobs that are encrypted, that pack several chunks into one
-//! compressed unit (batch), that index somebody else's gzip stream (zran), or that are bare tars (tarfs).
+//! compressed unit (batch), or that are bare tars (tarfs).
 //!
 //! Sources of the format: nydus 2.2, `rafs/src/metadata/layout/v6.rs` and `v5.rs`, `storage/src/meta/`,
 //! `storage/src/device.rs`, `docs/nydus-design.md`.
@@ -27,8 +30,10 @@ mod info;
 mod inode;
 mod records;
 mod superblock;
+mod table;
 mod toc;
 mod xattr;
+mod zran;
 
 pub use blob::{Blob, Compressor};
 pub use chunk::{Chunk, ChunkError};
@@ -36,6 +41,7 @@ pub use image::Image;
 pub use info::ChunkInfos;
 pub use superblock::Bootstrap;
 pub use toc::{Toc, TocEntry};
+pub use zran::{Context, IndexBlob};
 
 use crate::error::FormatError;
 

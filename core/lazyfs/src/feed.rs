@@ -80,15 +80,16 @@ impl<'a> Feed<'a> {
         &self.blob
     }
 
-    /// The bytes `range` of the blob, and the memory that they are allowed. Ranges are taken in ascending order; what
-    /// is between them is thrown away. Fails if nothing comes as long as the patience lasts, of which `waited` is
-    /// gone already.
+    /// The bytes `range` of the blob, and the memory that they are allowed. Ranges are taken in ascending order, the next
+    /// one begins at `next`: what is between them is thrown away, what is in both is kept. Fails if nothing comes as long
+    /// as the patience lasts, of which `waited` is gone already.
     ///
     /// Memory is taken when something has come, not before: who holds some must not wait for a registry, nor for a
     /// place among its requests, which those have who wait for memory.
     pub(crate) async fn take(
         &mut self,
         range: Range<u64>,
+        next: u64,
         waited: &mut Duration,
     ) -> Result<(Bytes, Place)> {
         self.skip_to(range.start);
@@ -111,11 +112,11 @@ impl<'a> Feed<'a> {
             None => memory().await,
         };
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        self.start = range.end;
-        let bytes = match self.held.front_mut() {
-            Some(piece) if piece.len() >= length => piece.split_to(length),
+        let bytes = match self.held.front() {
+            Some(piece) if piece.len() >= length => piece.slice(..length),
             _ => self.join(length),
         };
+        self.skip_to(next.min(range.end));
         Ok((bytes, place))
     }
 
@@ -138,16 +139,11 @@ impl<'a> Feed<'a> {
         piece
     }
 
-    fn join(&mut self, length: usize) -> Bytes {
+    fn join(&self, length: usize) -> Bytes {
         let mut joined = BytesMut::with_capacity(length);
-        while joined.len() < length
-            && let Some(mut piece) = self.held.pop_front()
-        {
-            let part = piece.split_to(piece.len().min(length - joined.len()));
-            joined.extend_from_slice(&part);
-            if !piece.is_empty() {
-                self.held.push_front(piece);
-            }
+        for piece in &self.held {
+            let part = piece.len().min(length - joined.len());
+            joined.extend_from_slice(piece.get(..part).unwrap_or_default());
         }
         joined.freeze()
     }

@@ -16,6 +16,12 @@ const REFUSAL: Duration = Duration::from_secs(1);
 pub trait Connect: Send + Sync + fmt::Debug {
     /// Called when bytes are needed for the first time, and again after the blob has refused.
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Blob>>>;
+
+    /// Where the blobs end that it will be joined of ([`pontoon_source::Joined::ends`]), ascending: no request goes
+    /// across. Asked for once.
+    fn ends(&self) -> Vec<u64> {
+        Vec::new()
+    }
 }
 
 /// A blob that is known already. It is not looked for again when it refuses.
@@ -32,6 +38,7 @@ impl Connect for Connected {
 #[derive(Debug)]
 pub(crate) struct Link {
     connect: Arc<dyn Connect>,
+    ends: Vec<u64>,
     state: Mutex<State>,
 }
 
@@ -44,6 +51,7 @@ struct State {
 impl Link {
     pub(crate) fn new(connect: Arc<dyn Connect>) -> Self {
         Link {
+            ends: connect.ends(),
             connect,
             state: Mutex::default(),
         }
@@ -63,6 +71,11 @@ impl Link {
             connected
         };
         cell.get_or_try_init(connect).await.cloned()
+    }
+
+    /// Where its parts end.
+    pub(crate) fn ends(&self) -> &[u64] {
+        &self.ends
     }
 
     /// How fast the way to the blob is, if there is one and that was measured.

@@ -6,5 +6,8 @@ mod fixture;
 mod log;
 
 mod background;
+mod blobs;
+mod contexts;
 mod faults;
+mod kin;
 mod reading;

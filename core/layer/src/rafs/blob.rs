@@ -1,6 +1,7 @@
 //! The table of blobs.
 
 use super::field::{array_at, u32_at, u64_at};
+use super::zran::IndexBlob;
 use super::{malformed, unsupported};
 use crate::digest::{Algorithm, Digest};
 use crate::error::FormatError;
@@ -32,12 +33,16 @@ mod features {
     pub(super) const KNOWN: u32 = ALIGNED
         | INLINED_META
         | CHUNK_INFO_V2
+        | ZRAN
         | SEPARATE
         | INLINED_DIGESTS
         | CHUNK_DICT
         | SEPARATE_PREFETCH
         | TAR_AND_TOC;
 }
+
+/// What a blob with the feature `ZRAN` has too.
+const ZRAN_TOO: u32 = features::CHUNK_INFO_V2 | features::SEPARATE;
 
 /// How the chunks of a blob are compressed: each alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,7 +51,7 @@ pub enum Compressor {
     None,
     /// An LZ4 block, without frame and length.
     Lz4Block,
-    /// A gzip member.
+    /// A gzip member, or that what the context of a chunk inflates to.
     Gzip,
     /// A Zstandard frame.
     Zstd,
@@ -68,7 +73,7 @@ impl Compressor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
     /// Its name. In the bootstrap of an image from a registry it is the SHA-256 of its layer in hexadecimal digits, in
-    /// that of a single layer may be that of a part of it.
+    /// that of a single layer may be that of a part of it. With an [`Blob::index_blob`] it is that of the gzip layer.
     pub id: String,
     /// Its number: chunks name it.
     pub index: u32,
@@ -80,6 +85,9 @@ pub struct Blob {
     pub size: u64,
     /// How many chunks it has.
     pub chunks: u32,
+    /// If the chunks are in an ordinary gzip layer, the blob that says how to get at them. The gzip layer is then none
+    /// of the image's layers, this one is.
+    pub index_blob: Option<IndexBlob>,
     /// Bytes of the table of contents at its end; 0 if it has none whose digest is known.
     pub toc_size: u32,
     pub(super) toc_digest: Digest,
@@ -132,8 +140,17 @@ impl Blob {
         let size = u64_at(record, 88).unwrap_or_default();
         FormatError::check_limit("the size of a blob in bytes", size, BLOB_BYTES_MAX)?;
         let digest: [u8; 32] = array_at(record, 136).unwrap_or([0; 32]);
+        let id: String = id.iter().copied().map(char::from).collect();
+        let index_blob = match features & features::ZRAN {
+            0 => None,
+            _ if features & ZRAN_TOO != ZRAN_TOO || compressor != Compressor::Gzip => {
+                return Err(refuse("is no index of a gzip layer".to_owned()));
+            }
+            _ => Some(IndexBlob::read(record, &id)?),
+        };
         Ok(Blob {
-            id: id.iter().copied().map(char::from).collect(),
+            id,
+            index_blob,
             index,
             compressor,
             algorithm,
@@ -161,10 +178,6 @@ fn check_features(features: u32) -> Result<(), FormatError> {
         (
             features::BATCH,
             "a blob that packs several chunks into one compressed unit (batch)",
-        ),
-        (
-            features::ZRAN,
-            "an index into the gzip stream of an ordinary layer (zran)",
         ),
         (features::TARFS, "a tarfs image"),
         (features::EXTERNAL, "a blob outside of the registry"),

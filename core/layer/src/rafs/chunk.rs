@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::blob::{Blob, Compressor};
 use super::field::{array_at, u32_at, u64_at};
+use super::zran::Indexes;
 use super::{malformed, unsupported};
 use crate::digest::{Algorithm, Digest};
 use crate::error::FormatError;
@@ -30,10 +31,15 @@ pub struct Chunk {
     pub length: u32,
     /// The number of its blob.
     pub blob: u32,
-    /// Where it begins in the blob.
+    /// Where what has to be fetched for it begins in the blob: the chunk, or what is behind its context.
     pub blob_offset: u64,
-    /// How many bytes of the blob it is.
+    /// How many bytes of the blob that is.
     pub blob_length: u32,
+    /// The number of its context in [`super::Image::contexts`], if it is in a gzip layer. Chunks with the same context come
+    /// out of the same bytes.
+    pub context: Option<u32>,
+    /// Where it begins in what these bytes decompress to: 0 without a context.
+    pub inner_offset: u64,
     /// How these are compressed. A chunk that does not become smaller is stored as it is.
     pub compressor: Compressor,
     /// The hash function of its digest.
@@ -69,7 +75,7 @@ impl Chunk {
     }
 
     /// The chunk out of `bytes`, which are [`Chunk::blob_length`] bytes from [`Chunk::blob_offset`] of its blob. Takes
-    /// memory for its length, whatever the bytes are.
+    /// memory for its length, whatever the bytes are. Not for a chunk with a context: see [`super::Image::unpack`].
     pub fn unpack(&self, bytes: &[u8]) -> Result<Verified<Bytes>, ChunkError> {
         let data = unpack(self.compressor, bytes, self.length)?;
         Ok(Verified::check(data, &self.digest())?)
@@ -151,6 +157,7 @@ impl Record {
         blob: &Blob,
         data_offset: u64,
         length: u32,
+        indexes: &Indexes<'_>,
         limits: &Limits,
     ) -> Result<Chunk, FormatError> {
         let refuse = |reason: String| {
@@ -170,6 +177,33 @@ impl Record {
             u64::from(length),
             u64::from(limits.chunk_bytes_max),
         )?;
+        let chunk = Chunk {
+            data_offset,
+            length,
+            blob: self.blob,
+            blob_offset: self.blob_offset,
+            blob_length: self.blob_length,
+            context: None,
+            inner_offset: 0,
+            compressor: if self.compressed {
+                blob.compressor
+            } else {
+                Compressor::None
+            },
+            algorithm: blob.algorithm,
+            digest: self.digest,
+        };
+        if blob.index_blob.is_some() {
+            let (number, context, inner_offset) = indexes.find(self)?;
+            return Ok(Chunk {
+                blob_offset: context.blob_offset,
+                blob_length: context.blob_length,
+                context: Some(number),
+                inner_offset,
+                compressor: Compressor::Gzip,
+                ..chunk
+            });
+        }
         FormatError::check_limit(
             "the compressed size of a chunk in bytes",
             u64::from(self.blob_length),
@@ -185,19 +219,6 @@ impl Record {
         if !self.compressed && self.blob_length != length {
             return Err(refuse("is stored as it is, with another length".to_owned()));
         }
-        Ok(Chunk {
-            data_offset,
-            length,
-            blob: self.blob,
-            blob_offset: self.blob_offset,
-            blob_length: self.blob_length,
-            compressor: if self.compressed {
-                blob.compressor
-            } else {
-                Compressor::None
-            },
-            algorithm: blob.algorithm,
-            digest: self.digest,
-        })
+        Ok(chunk)
     }
 }

@@ -2,15 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
+
 use super::blob::Blob;
-use super::chunk::Chunk;
+use super::chunk::{Chunk, ChunkError};
 use super::info::ChunkInfos;
 use super::inode::Inode;
 use super::records::{Address, Records};
+use super::zran::{Context, Indexes};
 use super::{Bootstrap, malformed, xattr};
 use crate::chunk::BLOCK_BYTES;
 use crate::error::FormatError;
 use crate::tree::{Attributes, Entry, EntryKind, NodeId, OpaqueXattr, Tree, TreeBuilder};
+use crate::verified::Verified;
 
 /// An image: all that is needed to serve its files, but for the data.
 #[derive(Debug, Clone)]
@@ -25,19 +29,40 @@ pub struct Image {
     pub blobs: Vec<Blob>,
     /// Which bytes of which blob make which bytes of the data file, sorted by the latter.
     pub chunks: Vec<Chunk>,
+    /// Where inflating may begin in those blobs that are gzip layers.
+    pub contexts: Vec<Context>,
     /// The files and directories that its maker wants to be fetched early, in this order; of a directory all that is
     /// in it.
     pub prefetch: Vec<NodeId>,
 }
 
+impl Image {
+    /// `chunk`, which is one of this image, out of `bytes`, which are [`Chunk::blob_length`] bytes from
+    /// [`Chunk::blob_offset`] of its blob. Takes memory for its length, whatever the bytes are.
+    pub fn unpack(&self, chunk: &Chunk, bytes: &[u8]) -> Result<Verified<Bytes>, ChunkError> {
+        let context = chunk
+            .context
+            .and_then(|number| self.contexts.get(number as usize));
+        match context {
+            Some(context) => context.unpack(chunk, bytes),
+            None => chunk.unpack(bytes),
+        }
+    }
+}
+
 impl Bootstrap<'_> {
-    /// The image. `infos` are the chunks of all blobs, unless [`Bootstrap::lists_chunks`].
+    /// The image. `infos` are the chunks of all blobs, unless [`Bootstrap::lists_chunks`], and always those of the blobs
+    /// with an [`Blob::index_blob`].
     ///
     /// Whiteouts (`.wh.` names) that a merged bootstrap still has become those of overlayfs, as in any [`Tree`]; as its
     /// tree has no layer below, they hide nothing.
     pub fn image(&self, infos: &[ChunkInfos], opaque: OpaqueXattr) -> Result<Image, FormatError> {
         let mut walk = Walk {
             records: Records::new(self.chunk_table, infos, &self.limits)?,
+            indexes: Indexes::new(
+                infos.iter().filter_map(|infos| infos.index.as_ref()),
+                &self.limits,
+            )?,
             prefetch: self.prefetch_nids().map(|nid| (nid, None)).collect(),
             boot: self,
             builder: TreeBuilder::new(opaque, &self.limits),
@@ -74,6 +99,7 @@ impl Bootstrap<'_> {
             tree,
             data_size: walk.data_size,
             blobs: self.blobs().to_vec(),
+            contexts: walk.indexes.contexts(),
             chunks: walk.chunks,
         })
     }
@@ -94,6 +120,7 @@ struct Walk<'b, 'a> {
     boot: &'b Bootstrap<'a>,
     builder: TreeBuilder,
     records: Records<'b>,
+    indexes: Indexes<'b>,
     chunks: Vec<Chunk>,
     data_size: u64,
     /// Inodes to be fetched early, and what became of them.
@@ -228,8 +255,8 @@ impl<'a> Walk<'_, 'a> {
             let Some(blob) = boot.blobs().get(record.blob as usize) else {
                 return Err(refuse(path, "has a chunk in a blob that is not there"));
             };
-            self.chunks
-                .push(record.chunk(blob, offset, length, &boot.limits)?);
+            let chunk = record.chunk(blob, offset, length, &self.indexes, &boot.limits)?;
+            self.chunks.push(chunk);
             offset += u64::from(length);
         }
         self.data_size = end.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(end);

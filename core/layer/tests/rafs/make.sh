@@ -10,7 +10,7 @@ cd "$work"
 umask 022
 
 python3 - <<'PYTHON'
-import os, random
+import os, random, shutil
 
 random.seed(6)
 words = [bytes(random.choices(b"abcdefgh", k=random.randint(3, 9))) for _ in range(40)]
@@ -75,6 +75,40 @@ write("merged/keep/file", open("lower/keep/file", "rb").read())
 write("merged/replaced", open("upper/replaced", "rb").read())
 write("merged/opaque/seen", b"seen")
 
+# Two gzip layers. Long matches and small deflate blocks, so that a small stream has several contexts.
+phrases = [text(random.randint(40, 120)) for _ in range(120)]
+
+
+def prose(size):
+    return b"".join(random.choices(phrases, k=size // 40))[:size]
+
+
+write("under/usr/lib/first", prose(1_400_000), 0o755)
+write("under/usr/lib/noise", noise + prose(5000))
+write("under/usr/lib/second", prose(1_800_000))
+write("under/usr/lib/small", b"small")
+write("under/usr/lib/zeros", bytes(1_200_000))
+write("under/usr/lib/third", prose(900_000))
+write("under/gone", text(300))
+write("under/empty", b"")
+os.symlink("first", "under/usr/lib/link")
+os.link("under/usr/lib/small", "under/usr/lib/same")
+os.setxattr("under/usr/lib/first", "user.comment", b"a\x00value")
+write("over/.wh.gone", b"")
+write("over/usr/lib/second", prose(300_000))
+for number in range(20):
+    write(f"over/many/{number}", prose(random.randint(1, 60_000)))
+shutil.copytree("under", "both", symlinks=True, ignore=lambda *_: ["gone", "second", "same"])
+os.link("both/usr/lib/small", "both/usr/lib/same")
+os.setxattr("both/usr/lib/first", "user.comment", b"a\x00value")
+shutil.copytree("over", "both", dirs_exist_ok=True, ignore=lambda *_: [".wh.gone"])
+
+for top in ("under", "over", "both"):
+    for folder, _, files in os.walk(top, topdown=False):
+        for name in [*files, "."]:
+            path = os.path.join(folder, name)
+            os.utime(path, (0, 1_700_000_000 + len(path) - len(top)), follow_symlinks=False)
+
 for top in ("tree", "next", "lower", "upper", "merged"):
     for folder, _, files in os.walk(top, topdown=False):
         for name in files:
@@ -119,7 +153,7 @@ for entry in found:
     print(json.dumps(entry))
 PYTHON
 
-for top in tree next merged; do
+for top in tree next merged over both; do
     python3 list.py "$top" | gzip -9n > "$top.jsonl.gz"
 done
 
@@ -172,11 +206,54 @@ PYTHON
 python3 parts.py lower upper > options
 # shellcheck disable=SC2046 # options and their values
 "$image" merge -l warn -B merged.boot $(cat options) lower.boot upper.boot > /dev/null
-# Not read: version 5, and an index of a gzip stream.
-create five dir-rafs next -v 5
-tar --format=posix -C next -czf next.tar.gz .
+# Over gzip layers: as nydusify --oci-ref does it, with indexes that have a bootstrap inside, then one bootstrap of all; and
+# a bootstrap of one layer, with an index that is nothing else.
+cat > pack.py <<'PYTHON'
+import sys, zlib
+
+# Members of so many bytes, with a new block for about 500 symbols.
+size = int(sys.argv[1])
+data = sys.stdin.buffer.read()
+for start in range(0, len(data), size):
+    pack = zlib.compressobj(9, zlib.DEFLATED, 31, 3)
+    sys.stdout.buffer.write(pack.compress(data[start : start + size]) + pack.flush())
+PYTHON
+pack() {
+    (cd "$1" && find . -printf '%P\n' | sed 's,^$,.,' | LC_ALL=C sort > ../names)
+    tar --format=posix --xattrs --xattrs-include='*' --no-recursion -C "$1" -T names -cf - | python3 pack.py "$2" > "$1.tar.gz"
+    "$image" create -l warn -t targz-ref --blob-inline-meta --features blob-toc -b "$1.index" "$1.tar.gz" > /dev/null
+}
+pack under 100000000
+pack over 100000
+cat > merge.py <<'PYTHON'
+import hashlib, struct, subprocess, sys
+
+names, digests, sizes, tocs = [], [], [], []
+for name in sys.argv[1:]:
+    index = open(name + ".index", "rb").read()
+    length = int(index[-512 + 124 : -512 + 135], 8)
+    toc = index[-512 - length : -512]
+    names.append(hashlib.sha256(open(name + ".tar.gz", "rb").read()).hexdigest())
+    for at in range(0, length, 128):
+        offset, size = struct.unpack_from("<56xQQ", toc, at)
+        if toc[at + 8 : at + 24].rstrip(b"\0") == b"image.boot":
+            boot = subprocess.run(["zstd", "-dcq"], input=index[offset : offset + size], stdout=subprocess.PIPE, check=True).stdout
+            open(names[-1], "wb").write(boot)
+    digests.append(hashlib.sha256(index).hexdigest())
+    sizes.append(str(len(index)))
+    tocs.append(hashlib.sha256(toc).hexdigest())
+for option, values in (("digests", digests), ("sizes", sizes), ("toc-digests", tocs)):
+    print(f"--blob-{option} {','.join(values)}")
+print(" ".join(names))
+PYTHON
+python3 merge.py under over > options
+# shellcheck disable=SC2046 # options and their values
+"$image" merge -l warn -B both.boot $(cat options) > /dev/null
 mkdir blobs
-"$image" create -l warn -t targz-ref --chunk-size 0x1000 -B zran.boot -D blobs next.tar.gz > /dev/null
+"$image" create -l warn -t targz-ref --chunk-size 0x1000 -B over.boot -D blobs over.tar.gz > /dev/null
+mv blobs/* bare.index
+# Not read: version 5.
+create five dir-rafs next -v 5
 rm -f five.blob
 gzip -9n ./*.boot
-mv ./*.boot.gz ./*.blob ./*.jsonl.gz "$here"
+mv ./*.boot.gz ./*.blob ./*.index ./*.tar.gz ./*.jsonl.gz "$here"

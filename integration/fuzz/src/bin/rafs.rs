@@ -35,8 +35,11 @@ fn check(image: &Image, limits: &Limits) {
         data_size,
         blobs,
         chunks,
+        contexts,
         prefetch,
     } = image;
+    // They are in the index of a gzip layer, and none was given: see `rafs_index`.
+    assert!(contexts.is_empty());
     assert!(*data_size <= limits.data_bytes_max + BLOCK_BYTES);
     assert!(tree.len() <= limits.entries_max as usize + 1);
     let mut end = 0;

@@ -90,6 +90,8 @@ fn chunk(bytes: &[u8], length: u32, kind: u8) {
         blob: 0,
         blob_offset: 0,
         blob_length: bytes.len() as u32,
+        context: None,
+        inner_offset: 0,
         compressor: compressors[usize::from(kind % 4)],
         algorithm: Algorithm::Blake3,
         digest: [0; 32],
