@@ -24,6 +24,7 @@ mod image;
 mod layer;
 mod layout;
 mod manifest;
+mod nydus;
 mod options;
 mod pipeline;
 mod tail;
@@ -36,6 +37,5 @@ pub use check::{Checked, check};
 pub use error::{Error, Result};
 pub use image::{Converted, Plan, Watch};
 pub use layer::{LayerConverted, convert_layer};
-pub use options::{
-    CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Dialect, Format, Options,
-};
+pub use nydus::{ChunkCompression, ChunkDigest, Nydus};
+pub use options::{CHUNK_BYTES_MIN, Dialect, Format, Options};
