@@ -20,6 +20,7 @@ mod cut;
 mod encode;
 mod error;
 mod files;
+mod flat;
 mod image;
 mod layer;
 mod layout;

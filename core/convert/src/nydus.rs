@@ -21,10 +21,15 @@ mod layer;
 mod merge;
 mod order;
 mod place;
+mod read;
 mod stock;
 mod xattr;
 
 pub(crate) use image::{Chains, is_nydus};
+pub(crate) use layer::add;
+pub(crate) use merge::{Merged, What};
+pub(crate) use read::{bootstrap, image as open_image};
+pub(crate) use xattr::is_kept;
 
 use pontoon_layer::Algorithm;
 

@@ -9,7 +9,7 @@ use crate::tail::{BLOCK_BYTES, own_header};
 
 /// Where readers look for it (nydus-snapshotter, `pkg/converter/constant.go`).
 const DIRECTORY: &[u8] = b"image";
-const BOOTSTRAP: &[u8] = b"image/image.boot";
+pub(super) const BOOTSTRAP: &[u8] = b"image/image.boot";
 
 /// The layer, compressed.
 pub(super) struct BootLayer {

@@ -25,12 +25,9 @@ pub(super) fn body(node: &Node) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     let user = matches!(node.what, What::Directory(_) | What::File { .. });
     for (name, value) in &*node.xattrs {
-        let Some((prefix, suffix)) = split(name) else {
+        let Some((prefix, suffix)) = split(name).filter(|_| is_kept(name, user)) else {
             continue;
         };
-        if prefix == 1 && !user {
-            continue;
-        }
         let lengths = (u8::try_from(suffix.len()), u16::try_from(value.len()));
         let (Ok(name_length), Ok(value_length)) = lengths else {
             return Err(Error::unsupported(
@@ -61,6 +58,11 @@ pub(super) fn count(bytes: usize) -> Result<u16> {
         what: "the bytes of the extended attributes of a file",
         limit: u64::from(u16::MAX) * 4,
     })
+}
+
+/// Whether anybody on Linux can have an attribute of this name; `user` says whether the file may have those in `user`.
+pub(crate) fn is_kept(name: &[u8], user: bool) -> bool {
+    split(name).is_some_and(|(prefix, _)| prefix != 1 || user)
 }
 
 fn split(name: &[u8]) -> Option<(u8, &[u8])> {
