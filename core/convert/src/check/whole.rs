@@ -69,7 +69,7 @@ impl Check<'_> {
         };
         let source = self.source(side);
         let of_layer = |error: Error| error.of_layer(&last.descriptor.digest);
-        let bytes = self.archive(source, last, |archive| nydus::bootstrap(archive));
+        let bytes = self.archive(source, last, nydus::bootstrap);
         let bytes = bytes.map_err(of_layer)?;
         let known: HashMap<&Digest, &Layer> = (blobs.iter())
             .map(|layer| (&layer.descriptor.digest, layer))
