@@ -12,6 +12,9 @@
 //! Headers go through as they are: what no table of contents says survives for those who read the layer as an archive.
 //! zstd:chunked layers are, decompressed, the archives that they were, and keep their diff IDs.
 //!
+//! A nydus image ([`Format::Nydus`]) has no layers with tables of contents: its blobs hold chunks, and one bootstrap the
+//! files of all layers together. It is made of the same parts, and the same bytes come out each time, too.
+//!
 //! All input is a stranger's: it is verified, limits come first, and nothing panics.
 
 mod blob;

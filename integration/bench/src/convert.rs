@@ -4,6 +4,7 @@
 //! the median of each.
 
 mod contest;
+mod nerdctl;
 mod program;
 mod table;
 
@@ -15,7 +16,8 @@ use pontoon_rig::image::{Layout, Workload};
 use pontoon_rig::wait;
 use serde::Serialize;
 
-use contest::{Contest, Who};
+use contest::{Contest, Rivals, Who};
+use nerdctl::Nerdctl;
 use program::Spent;
 use table::Row;
 
@@ -31,7 +33,7 @@ pub(crate) struct Convert {
     /// How often each is measured; what is told is the median.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// The folder with `nydus-image`. Without it, nydus images have no rival.
+    /// The folder with `nerdctl` and `nydus-image`. Without them, nydus images have no rival.
     #[arg(long, env = "PONTOON_RIVALS")]
     rivals: Option<PathBuf>,
     /// Where the JSON goes; the table goes beside it with the ending `.md`.
@@ -74,14 +76,23 @@ pub(crate) fn run(arguments: &Convert) -> Result<(), Box<dyn Error>> {
         Ok((*workload, image))
     });
     let images = images.collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    let mut rivals = Rivals {
+        programs: arguments.rivals.clone(),
+        nerdctl: None,
+    };
+    if let Some(programs) = &rivals.programs
+        && contests.contains(&Contest::Nydus)
+    {
+        rivals.nerdctl = Nerdctl::start(programs)?;
+    }
     let mut records = Vec::new();
     for round in 0..arguments.rounds {
         for (workload, image) in &images {
             for contest in contests {
                 for who in [Who::Pontoon, Who::Rival] {
                     wait::check_interrupt()?;
-                    let rivals = arguments.rivals.as_deref();
-                    let Some((spent, bytes)) = measure(*contest, who, image, rivals)? else {
+                    let measured = measure(*contest, who, image, &mut rivals)?;
+                    let Some((spent, bytes)) = measured else {
                         continue;
                     };
                     let record = Record {
@@ -107,7 +118,7 @@ fn measure(
     contest: Contest,
     who: Who,
     image: &Layout,
-    rivals: Option<&Path>,
+    rivals: &mut Rivals,
 ) -> Result<Option<(Spent, u64)>, Box<dyn Error>> {
     let place = tempfile::tempdir_in(base()?)?;
     let Some(phases) = contest.phases(who, image, place.path(), rivals)? else {
@@ -119,7 +130,7 @@ fn measure(
     for programs in phases {
         spent = spent.and(program::run(programs)?);
     }
-    let bytes = contest.bytes(who, place.path())?;
+    let bytes = contest.bytes(who, place.path(), rivals)?;
     Ok(Some((spent, bytes)))
 }
 

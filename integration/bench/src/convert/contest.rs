@@ -10,6 +10,8 @@ use pontoon_rig::tools::Tool;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::nerdctl::Nerdctl;
+
 /// A format, and a rival that makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -20,9 +22,10 @@ pub(super) enum Contest {
     ZstdChunked,
     /// zstd:chunked for stargz-snapshotter; its library.
     ZstdChunkedStargz,
-    /// nydus; nydus-image for all layers at once, and the merging of what comes out, as nydus-snapshotter's converter
-    /// calls it. What that converter does beside is not counted.
+    /// nydus; nerdctl, with nydus-image. What containerd does for it is not counted.
     Nydus,
+    /// nydus; nydus-image alone, for all layers at once, and the merging of what comes out. It makes no image of that.
+    NydusImage,
 }
 
 /// Who converts.
@@ -31,6 +34,14 @@ pub(super) enum Contest {
 pub(super) enum Who {
     Pontoon,
     Rival,
+}
+
+/// The rivals that have to be given to us.
+#[derive(Debug, Default)]
+pub(super) struct Rivals {
+    /// The folder with their programs.
+    pub(super) programs: Option<PathBuf>,
+    pub(super) nerdctl: Option<Nerdctl>,
 }
 
 /// Programs that run at once.
@@ -43,7 +54,7 @@ impl Contest {
             Contest::Estargz => "eStargz",
             Contest::ZstdChunked => "zstd:chunked",
             Contest::ZstdChunkedStargz => "zstd:chunked (stargz)",
-            Contest::Nydus => "nydus",
+            Contest::Nydus | Contest::NydusImage => "nydus",
         }
     }
 
@@ -53,7 +64,8 @@ impl Contest {
             (Who::Pontoon, _) => "pontoon convert",
             (Who::Rival, Contest::Estargz | Contest::ZstdChunkedStargz) => "stargz-snapshotter",
             (Who::Rival, Contest::ZstdChunked) => "skopeo",
-            (Who::Rival, Contest::Nydus) => "nydus-image",
+            (Who::Rival, Contest::Nydus) => "nerdctl",
+            (Who::Rival, Contest::NydusImage) => "nydus-image alone",
         }
     }
 
@@ -64,7 +76,7 @@ impl Contest {
         who: Who,
         image: &Layout,
         place: &Path,
-        rivals: Option<&Path>,
+        rivals: &mut Rivals,
     ) -> Result<Option<Vec<Phase>>, Box<dyn Error>> {
         let to = place.join("image");
         let stargz = |format: &str| -> Result<Vec<Phase>, Box<dyn Error>> {
@@ -78,8 +90,13 @@ impl Contest {
             (Who::Rival, Contest::Estargz) => stargz("estargz")?,
             (Who::Rival, Contest::ZstdChunkedStargz) => stargz("zstd-chunked")?,
             (Who::Rival, Contest::ZstdChunked) => vec![vec![skopeo(image, place, &to)?]],
-            (Who::Rival, Contest::Nydus) => {
-                let program = rivals.map(|rivals| rivals.join("nydus-image"));
+            (Who::Rival, Contest::Nydus) => match &mut rivals.nerdctl {
+                Some(nerdctl) => vec![vec![nerdctl.command(image)?]],
+                None => return Ok(None),
+            },
+            (Who::Rival, Contest::NydusImage) => {
+                let programs = rivals.programs.as_ref();
+                let program = programs.map(|programs| programs.join("nydus-image"));
                 match program.filter(|program| program.is_file()) {
                     Some(program) => nydus(&program, image, &to)?,
                     None => return Ok(None),
@@ -100,17 +117,26 @@ impl Contest {
             Contest::ZstdChunkedStargz => {
                 command.args(["--to", "zstd:chunked", "--dialect", "stargz"])
             }
-            Contest::Nydus => command.args(["--to", "nydus"]),
+            Contest::Nydus | Contest::NydusImage => command.args(["--to", "nydus"]),
         };
         Ok(command)
     }
 
     /// Bytes of the layers that came out.
-    pub(super) fn bytes(self, who: Who, place: &Path) -> Result<u64, Box<dyn Error>> {
+    pub(super) fn bytes(
+        self,
+        who: Who,
+        place: &Path,
+        rivals: &Rivals,
+    ) -> Result<u64, Box<dyn Error>> {
         let to = place.join("image");
-        if (who, self) != (Who::Rival, Contest::Nydus) {
-            let layers = layers(&to)?;
-            return Ok(layers.iter().map(|layer| layer.1).sum());
+        match (who, self, &rivals.nerdctl) {
+            (Who::Rival, Contest::Nydus, Some(nerdctl)) => return nerdctl.bytes(),
+            (Who::Rival, Contest::NydusImage, _) => {}
+            _ => {
+                let layers = layers(&to)?;
+                return Ok(layers.iter().map(|layer| layer.1).sum());
+            }
         }
         let mut bytes = fs::metadata(to.join(MERGED_GZIP))?.len();
         for entry in fs::read_dir(to.join("blobs"))? {

@@ -150,7 +150,7 @@ mod tests {
         let ours =
             "| python | nydus | pontoon convert | 2.00 | 4.00 | 101 | 30.0 | 2.00x | 1.01x | yes |";
         assert!(text.contains(ours), "{text}");
-        assert!(text.contains("| nydus-image | 4.00 |"), "{text}");
+        assert!(text.contains("| nerdctl | 4.00 |"), "{text}");
     }
 
     #[test]
