@@ -22,8 +22,8 @@ Exit codes:
 
 /// Compare two images file by file, and verify all digests
 ///
-/// Layer by layer: names, attributes, extended attributes and data of every file; digests of every blob, every archive,
-/// every table of contents and every chunk in it.
+/// Layer by layer, and nydus images as a whole: names, attributes, extended attributes and data of every file; digests of
+/// every blob, every archive, every table of contents and every chunk in it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Check {

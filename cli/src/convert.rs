@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
-use pontoon_convert::{CHUNK_BYTES_DEFAULT, Converted, Error, Format, Options, Plan};
+use pontoon_convert::{
+    ChunkCompression, ChunkDigest, Converted, Error, Format, Nydus, Options, Plan,
+};
 use serde::Serialize;
 
 use crate::failure::{EXIT_LATER, Failure, chain};
@@ -26,8 +28,9 @@ Exit codes:
 /// Convert an image so that it can be pulled lazily
 ///
 /// Every layer of every platform becomes one with a table of contents, and whoever knows nothing of it pulls and runs the
-/// image as before. The same image becomes the same bytes whatever the machine and the number of threads. Attestations
-/// are kept as they are, and named if they speak of an image that has another digest now.
+/// image as before; a nydus image only those run who know it. The same image becomes the same bytes whatever the machine
+/// and the number of threads. Attestations are kept as they are, and named if they speak of an image that has another
+/// digest now.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Convert {
@@ -41,12 +44,19 @@ pub(crate) struct Convert {
     /// Who is to read zstd:chunked lazily: no layer serves both
     #[arg(long, value_enum, default_value = "podman")]
     dialect: Dialect,
-    /// How hard to compress: 1 to 12 for estargz, 1 to 19 for zstd:chunked
+    /// How the chunks of a nydus image are compressed
+    #[arg(long, value_enum, default_value = "zstd")]
+    compression: Compression,
+    /// Which digest the chunks of a nydus image have
+    #[arg(long, value_enum, default_value = "sha256")]
+    digest: Digest,
+    /// How hard to compress: 1 to 12 for estargz, 1 to 19 for zstd
     #[arg(long)]
     level: Option<i32>,
-    /// Decompressed bytes of a chunk, 65536 to 33554432
-    #[arg(long, value_name = "BYTES", default_value_t = CHUNK_BYTES_DEFAULT)]
-    chunk_size: u32,
+    /// Decompressed bytes of a chunk, 65536 to 33554432 [default: 4194304]; for nydus a power of two up to 1048576, which
+    /// is its default
+    #[arg(long, value_name = "BYTES")]
+    chunk_size: Option<u32>,
     /// How many threads compress; one for each processor unless said otherwise
     #[arg(long, value_name = "NUMBER")]
     threads: Option<NonZeroUsize>,
@@ -62,6 +72,27 @@ enum Target {
     /// zstd, for the readers of --dialect and for Pontoon
     #[value(name = "zstd:chunked")]
     ZstdChunked,
+    /// RAFS v6, for nydus-snapshotter and Pontoon
+    Nydus,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Compression {
+    /// Zstandard
+    Zstd,
+    /// LZ4: quick, and large
+    #[value(name = "lz4_block")]
+    Lz4Block,
+    /// None
+    None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Digest {
+    /// As eStargz has it
+    Sha256,
+    /// nydus' own default
+    Blake3,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -128,11 +159,22 @@ impl Convert {
             (Target::ZstdChunked, Dialect::Stargz) => {
                 Format::ZstdChunked(pontoon_convert::Dialect::Stargz)
             }
+            (Target::Nydus, _) => Format::Nydus(Nydus {
+                compression: match self.compression {
+                    Compression::Zstd => ChunkCompression::Zstd,
+                    Compression::Lz4Block => ChunkCompression::Lz4Block,
+                    Compression::None => ChunkCompression::None,
+                },
+                digest: match self.digest {
+                    Digest::Sha256 => ChunkDigest::Sha256,
+                    Digest::Blake3 => ChunkDigest::Blake3,
+                },
+            }),
         };
         let usual = Options::new(format);
         Options {
             level: self.level.unwrap_or(usual.level),
-            chunk_bytes: self.chunk_size,
+            chunk_bytes: self.chunk_size.unwrap_or(usual.chunk_bytes),
             threads: self.threads.unwrap_or(usual.threads),
             ..usual
         }

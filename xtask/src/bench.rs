@@ -45,6 +45,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
 fn daemons(arguments: &[String]) -> &'static [&'static str] {
     match arguments.first().map(String::as_str) {
         Some("lazy") => &["pontoon-stargz", "pontoon-holder", "pontoon"],
+        Some("convert") => &["pontoon"],
         _ => &["pontoon-overlayfs"],
     }
 }

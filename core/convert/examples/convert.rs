@@ -6,7 +6,9 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
-use pontoon_convert::{Dialect, Format, Options, Plan, convert_layer};
+use pontoon_convert::{
+    ChunkCompression, ChunkDigest, Dialect, Format, Nydus, Options, Plan, convert_layer,
+};
 use pontoon_unpack::Expected;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -18,7 +20,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         "estargz" => Format::Estargz,
         "podman" => Format::ZstdChunked(Dialect::Podman),
         "stargz" => Format::ZstdChunked(Dialect::Stargz),
-        other => return Err(format!("{other} is neither estargz, podman nor stargz").into()),
+        "nydus" => Format::Nydus(Nydus::default()),
+        "nydus-lz4" => Format::Nydus(Nydus {
+            compression: ChunkCompression::Lz4Block,
+            digest: ChunkDigest::Blake3,
+        }),
+        "nydus-none" => Format::Nydus(Nydus {
+            compression: ChunkCompression::None,
+            digest: ChunkDigest::Blake3,
+        }),
+        other => return Err(format!("{other} is no format: look at the source").into()),
     };
     let options = Options {
         level: level.parse()?,

@@ -1,5 +1,7 @@
 //! Whether two images hold the same files, and whether all that they say of themselves is true.
 
+mod whole;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -9,14 +11,13 @@ use pontoon_layer::{
     Chunk, ChunkTableRef, Digest, Limits, Member, OpaqueXattr, TAIL_BYTES, TocKind, Verified,
     parse_annotations, parse_tail, parse_toc,
 };
-use pontoon_unpack::{Archive, Expected};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::files::{self, Files};
-use crate::image::Counted;
 use crate::layout::{self, Descriptor, Source};
 use crate::manifest::{Manifest, manifests};
+use crate::nydus::is_nydus;
 
 /// How many differences of one layer are told one by one.
 const LINES_MAX: usize = 20;
@@ -95,8 +96,16 @@ impl Check<'_> {
         let (old_config, old_layers) = layers(&self.old, old)?;
         let (new_config, new_layers) = layers(&self.new, new)?;
         self.done.images += 1;
-        if without_diff_ids(old_config) != without_diff_ids(new_config) {
+        let nydus =
+            |manifest: &Manifest| layout::list(&manifest.value, "layers", "").is_ok_and(is_nydus);
+        let (was_nydus, is_nydus) = (nydus(old), nydus(new));
+        let whole = was_nydus || is_nydus;
+        if comparable(old_config, whole) != comparable(new_config, whole) {
             self.find(format!("{}: the configuration differs", new.what));
+        }
+        if whole {
+            let (old, layers) = ((&*old_layers, was_nydus), (&*new_layers, is_nydus));
+            return self.whole(new, old, layers);
         }
         if old_layers.len() != new_layers.len() {
             let (before, now) = (old_layers.len(), new_layers.len());
@@ -114,10 +123,7 @@ impl Check<'_> {
     fn layer(&mut self, old: &Layer, new: &Layer) -> Result<()> {
         let of_layer = |layer: &Layer| {
             let digest = layer.descriptor.digest.clone();
-            move |error| Error::OfLayer {
-                digest,
-                source: Box::new(error),
-            }
+            move |error: Error| error.of_layer(&digest)
         };
         let old_files = self.files(&self.old, old).map_err(of_layer(old))?;
         let new_files = self.files(&self.new, new).map_err(of_layer(new))?;
@@ -132,7 +138,12 @@ impl Check<'_> {
         if more > 0 {
             self.find(format!("layer {digest}: {more} more files differ"));
         }
-        match self.contents(new).map_err(of_layer(new))? {
+        self.table(new).map_err(of_layer(new))
+    }
+
+    /// Verifies the table of contents of a new layer, if it has one.
+    fn table(&mut self, layer: &Layer) -> Result<()> {
+        match self.contents(layer)? {
             Contents::None => {}
             Contents::Verified(chunks) => {
                 self.done.lazy_layers += 1;
@@ -140,30 +151,14 @@ impl Check<'_> {
             }
             Contents::Wrong(reason) => {
                 self.done.lazy_layers += 1;
-                self.find(format!("layer {digest}: {reason}"));
+                self.find(format!("layer {}: {reason}", layer.descriptor.digest));
             }
         }
         Ok(())
     }
 
     fn files(&self, source: &Source, layer: &Layer) -> Result<Files> {
-        self.check_cancelled()?;
-        let (file, _) = source.blob(&layer.descriptor)?;
-        let expected = Expected {
-            digest: Some(layer.descriptor.digest.clone()),
-            size: Some(layer.descriptor.size),
-            diff_id: Some(layer.diff_id.clone()),
-        };
-        let limits = pontoon_unpack::Limits::default().for_blob(layer.descriptor.size);
-        let reader = Counted {
-            file,
-            offset: 0,
-            tell: |_| (),
-        };
-        let (_, files) = pontoon_unpack::stream(reader, &expected, &limits, |blocks| {
-            files::read(&mut Archive::new(blocks, &limits))
-        })?;
-        Ok(files)
+        self.archive(source, layer, files::read)
     }
 
     fn check_cancelled(&self) -> Result<()> {
@@ -277,10 +272,13 @@ fn layers(source: &Source, manifest: &Manifest) -> Result<(Value, Vec<Layer>)> {
     Ok((config, layers))
 }
 
-/// A configuration without what a conversion changes.
-fn without_diff_ids(mut config: Value) -> Value {
+/// A configuration without what a conversion changes: of a nydus image the history too.
+fn comparable(mut config: Value, whole: bool) -> Value {
     if let Some(rootfs) = config.get_mut("rootfs").and_then(Value::as_object_mut) {
         rootfs.remove("diff_ids");
+    }
+    if let Some(config) = config.as_object_mut().filter(|_| whole) {
+        config.remove("history");
     }
     config
 }

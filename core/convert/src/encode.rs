@@ -7,6 +7,7 @@ use pontoon_layer::Digest;
 use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer};
 
 use crate::error::{Error, Result};
+use crate::nydus::ChunkCompression;
 use crate::options::{Dialect, Format};
 use crate::unit::{Packed, Unit};
 
@@ -24,6 +25,9 @@ enum Coder {
     /// libdeflate: units are in memory as a whole.
     Gzip(Compressor),
     Zstd(CCtx<'static>),
+    /// One LZ4 block, without a frame.
+    Lz4Block,
+    None,
 }
 
 impl Encoder {
@@ -35,6 +39,11 @@ impl Encoder {
                 Coder::Gzip(Compressor::new(level))
             }
             Format::ZstdChunked(_) => Coder::Zstd(zstd(level)?),
+            Format::Nydus(nydus) => match nydus.compression {
+                ChunkCompression::None => Coder::None,
+                ChunkCompression::Lz4Block => Coder::Lz4Block,
+                ChunkCompression::Zstd => Coder::Zstd(zstd(level)?),
+            },
         };
         Ok(Encoder {
             coder,
@@ -67,23 +76,50 @@ impl Encoder {
         })
     }
 
+    /// Appends `bytes` to `out`, compressed if that makes them less. Answers whether it does.
+    pub(crate) fn chunk(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        let count = match self.coder {
+            Coder::None => bytes.len(),
+            _ => self.compress(bytes)?,
+        };
+        let compressed = count < bytes.len();
+        out.extend_from_slice(match compressed {
+            true => &self.room[..count],
+            false => bytes,
+        });
+        Ok(compressed)
+    }
+
     /// Appends `bytes` to `out`, as a gzip member or a zstd frame.
-    fn stream(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn stream(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let count = self.compress(bytes)?;
+        out.extend_from_slice(&self.room[..count]);
+        Ok(())
+    }
+
+    /// Compresses `bytes` into [`Encoder::room`], and answers how many they are there.
+    fn compress(&mut self, bytes: &[u8]) -> Result<usize> {
         let bound = match &mut self.coder {
             Coder::Gzip(coder) => coder.gzip_compress_bound(bytes.len()),
             Coder::Zstd(_) => zstd_safe::compress_bound(bytes.len()),
+            Coder::Lz4Block => lz4_flex::block::get_maximum_output_size(bytes.len()),
+            Coder::None => bytes.len(),
         };
         if self.room.len() < bound {
             self.room.resize(bound, 0);
         }
-        let count = match &mut self.coder {
+        Ok(match &mut self.coder {
             Coder::Gzip(coder) => coder
                 .gzip_compress(bytes, &mut self.room)
                 .map_err(|error| Error::Compress(error.to_string()))?,
             Coder::Zstd(coder) => coder.compress2(&mut self.room[..], bytes).map_err(failed)?,
-        };
-        out.extend_from_slice(&self.room[..count]);
-        Ok(())
+            Coder::Lz4Block => lz4_flex::block::compress_into(bytes, &mut self.room)
+                .map_err(|error| Error::Compress(error.to_string()))?,
+            Coder::None => {
+                self.room[..bytes.len()].copy_from_slice(bytes);
+                bytes.len()
+            }
+        })
     }
 }
 

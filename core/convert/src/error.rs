@@ -132,6 +132,17 @@ impl Error {
         }
     }
 
+    /// The same, as what is wrong with one layer.
+    pub(crate) fn of_layer(self, digest: &Digest) -> Error {
+        match self {
+            Error::Cancelled => Error::Cancelled,
+            other => Error::OfLayer {
+                digest: digest.clone(),
+                source: Box::new(other),
+            },
+        }
+    }
+
     /// Fails if `count` is beyond `limit`.
     pub(crate) fn check_limit(what: &'static str, count: u64, limit: u64) -> Result<()> {
         match count > limit {

@@ -13,24 +13,15 @@ use crate::error::{Error, Result};
 use crate::layer::{LayerConverted, convert_layer};
 use crate::layout::{self, Descriptor, Source, Target};
 use crate::manifest::{
-    DOCKER_INDEX, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, check_depth, is_image, is_index,
+    DOCKER_INDEX, LAYERS, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, check_depth, is_image, is_index,
     is_manifest, manifests, parts,
 };
-use crate::options::Options;
+use crate::nydus::{Chains, is_nydus};
+use crate::options::{Format, Options};
 use crate::tail;
 
 /// Told how far reading the blob of some number is, in bytes.
 pub type Watch<'a> = dyn Fn(usize, u64) + Sync + 'a;
-
-/// What layers can be converted from.
-const LAYERS: [&str; 6] = [
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd",
-];
 
 /// The annotation that says of which image an attestation of BuildKit's is.
 const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
@@ -104,6 +95,7 @@ impl Plan {
             options,
             watch,
             layers: HashMap::new(),
+            chains: Chains::default(),
             documents: HashMap::new(),
             copied: HashSet::new(),
             done: Converted::default(),
@@ -133,16 +125,27 @@ impl Blobs {
 }
 
 /// A conversion under way.
-struct Conversion<'a> {
+pub(crate) struct Conversion<'a> {
     plan: &'a Plan,
-    target: &'a Target,
-    options: &'a Options<'a>,
+    pub(crate) target: &'a Target,
+    pub(crate) options: &'a Options<'a>,
     watch: &'a Watch<'a>,
     layers: HashMap<Digest, LayerConverted>,
+    /// The same, where a layer becomes what those below it leave of it.
+    pub(crate) chains: Chains,
     /// What became of an index or a manifest.
     documents: HashMap<Digest, (String, Digest, u64)>,
     copied: HashSet<Digest>,
-    done: Converted,
+    pub(crate) done: Converted,
+}
+
+/// What an image consists of.
+pub(crate) struct Opened {
+    pub(crate) config: Value,
+    config_descriptor: Descriptor,
+    pub(crate) layers: Vec<Value>,
+    /// Of each layer.
+    pub(crate) diff_ids: Vec<Digest>,
 }
 
 impl Conversion<'_> {
@@ -183,11 +186,15 @@ impl Conversion<'_> {
         let media_type = if is_index(&descriptor) {
             self.index(&mut value, &what, depth + 1)?;
             OCI_INDEX
-        } else if is_image(entry, &descriptor, &value) {
+        } else if !is_image(entry, &descriptor, &value) {
+            return self.untouched(&descriptor, &value, &what);
+        } else if layout::list(&value, "layers", &what).is_ok_and(is_nydus) {
+            let note = format!("{what} is of a nydus image, and copied as it is");
+            self.done.notes.push(note);
+            return self.untouched(&descriptor, &value, &what);
+        } else {
             self.image(&mut value, &what)?;
             OCI_MANIFEST
-        } else {
-            return self.untouched(&descriptor, &value, &what);
         };
         let bytes = value.to_string().into_bytes();
         let digest = self.target.put(&bytes)?;
@@ -219,7 +226,8 @@ impl Conversion<'_> {
         Ok(())
     }
 
-    fn reached(&self, digest: &Digest, offset: u64) {
+    /// Tells how far a blob was read.
+    pub(crate) fn reached(&self, digest: &Digest, offset: u64) {
         if let Some(number) = self.plan.numbers.get(digest) {
             (self.watch)(*number, offset);
         }
@@ -243,43 +251,12 @@ impl Conversion<'_> {
         }
     }
 
-    /// Converts the layers of an image.
+    /// Converts an image.
     fn image(&mut self, manifest: &mut Value, what: &str) -> Result<()> {
-        let config_value = manifest.get("config").unwrap_or(&Value::Null);
-        let config_descriptor = Descriptor::parse(config_value, what)?;
-        let mut config = self.plan.source.document(&config_descriptor)?;
-        let config_what = format!("the configuration {}", config_descriptor.digest);
-        let rootfs = config.get("rootfs").unwrap_or(&Value::Null);
-        let diff_ids = layout::list(rootfs, "diff_ids", &config_what)?.to_vec();
-        let mut layers = layout::list(manifest, "layers", what)?.to_vec();
-        if layers.len() != diff_ids.len() || layers.len() > LAYERS_MAX {
-            return Err(Error::malformed(
-                what,
-                format!("{} layers and {} diff IDs", layers.len(), diff_ids.len()),
-            ));
-        }
-        let mut new_ids = Vec::new();
-        for (layer, diff_id) in layers.iter_mut().zip(&diff_ids) {
-            let wrong = || Error::malformed(&*config_what, format!("{diff_id} is no diff ID"));
-            let diff_id = diff_id.as_str().and_then(|text| text.parse().ok());
-            let diff_id: Digest = diff_id.ok_or_else(wrong)?;
-            new_ids.push(json!(self.layer(layer, diff_id, what)?.to_string()));
-        }
-        set(manifest, "layers", Value::Array(layers));
-        set(manifest, "mediaType", json!(OCI_MANIFEST));
-        let config_digest = if new_ids == diff_ids {
-            self.copy(&config_descriptor)?;
-            (config_descriptor.digest, config_descriptor.size)
-        } else {
-            if let Some(rootfs) = config.get_mut("rootfs") {
-                set(rootfs, "diff_ids", Value::Array(new_ids));
-            }
-            let bytes = config.to_string().into_bytes();
-            (self.target.put(&bytes)?, bytes.len() as u64)
-        };
-        if let Some(value) = manifest.get_mut("config") {
-            let (digest, size) = config_digest;
-            describe(value, &(OCI_CONFIG.to_owned(), digest, size));
+        let opened = self.open(manifest, what)?;
+        match self.options.format {
+            Format::Nydus(nydus) => self.nydus(nydus, opened, manifest, what)?,
+            Format::Estargz | Format::ZstdChunked(_) => self.each_layer(opened, manifest, what)?,
         }
         if manifest.get("subject").is_some() {
             let note = format!("{what} refers to a subject, which stays the one of before");
@@ -287,6 +264,76 @@ impl Conversion<'_> {
         }
         self.done.images += 1;
         Ok(())
+    }
+
+    fn open(&self, manifest: &Value, what: &str) -> Result<Opened> {
+        let config = manifest.get("config").unwrap_or(&Value::Null);
+        let config_descriptor = Descriptor::parse(config, what)?;
+        let config = self.plan.source.document(&config_descriptor)?;
+        let config_what = format!("the configuration {}", config_descriptor.digest);
+        let rootfs = config.get("rootfs").unwrap_or(&Value::Null);
+        let diff_ids = layout::list(rootfs, "diff_ids", &config_what)?;
+        let layers = layout::list(manifest, "layers", what)?.to_vec();
+        if layers.len() != diff_ids.len() || layers.len() > LAYERS_MAX {
+            return Err(Error::malformed(
+                what,
+                format!("{} layers and {} diff IDs", layers.len(), diff_ids.len()),
+            ));
+        }
+        let diff_ids = diff_ids.iter().map(|diff_id| {
+            let wrong = || Error::malformed(&*config_what, format!("{diff_id} is no diff ID"));
+            let diff_id = diff_id.as_str().and_then(|text| text.parse().ok());
+            diff_id.ok_or_else(wrong)
+        });
+        Ok(Opened {
+            diff_ids: diff_ids.collect::<Result<_>>()?,
+            config,
+            config_descriptor,
+            layers,
+        })
+    }
+
+    /// Converts the layers of an image, each by itself.
+    fn each_layer(&mut self, mut opened: Opened, manifest: &mut Value, what: &str) -> Result<()> {
+        let mut new_ids = Vec::new();
+        for (layer, diff_id) in opened.layers.iter_mut().zip(&opened.diff_ids) {
+            let new = self.layer(layer, diff_id.clone(), what)?;
+            new_ids.push(json!(new.to_string()));
+        }
+        let layers = std::mem::take(&mut opened.layers);
+        set(manifest, "layers", Value::Array(layers));
+        self.configure(&mut opened, new_ids, manifest)
+    }
+
+    /// Gives an image its configuration, with the `diff_ids` of its layers.
+    pub(crate) fn configure(
+        &mut self,
+        opened: &mut Opened,
+        diff_ids: Vec<Value>,
+        manifest: &mut Value,
+    ) -> Result<()> {
+        set(manifest, "mediaType", json!(OCI_MANIFEST));
+        let old_ids = opened.diff_ids.iter().map(|id| json!(id.to_string()));
+        let (digest, size) = if old_ids.eq(diff_ids.iter().cloned()) {
+            self.copy(&opened.config_descriptor)?;
+            let descriptor = &opened.config_descriptor;
+            (descriptor.digest.clone(), descriptor.size)
+        } else {
+            if let Some(rootfs) = opened.config.get_mut("rootfs") {
+                set(rootfs, "diff_ids", Value::Array(diff_ids));
+            }
+            let bytes = opened.config.to_string().into_bytes();
+            (self.target.put(&bytes)?, bytes.len() as u64)
+        };
+        if let Some(value) = manifest.get_mut("config") {
+            describe(value, &(OCI_CONFIG.to_owned(), digest, size));
+        }
+        Ok(())
+    }
+
+    /// Where the image is read from.
+    pub(crate) fn source(&self) -> &Source {
+        &self.plan.source
     }
 
     /// Converts the layer that `value` describes, and answers its new diff ID.
@@ -312,13 +359,7 @@ impl Conversion<'_> {
             }
             None => {
                 let converted = self.convert(&descriptor, diff_id);
-                let converted = converted.map_err(|error| match error {
-                    Error::Cancelled => Error::Cancelled,
-                    other => Error::OfLayer {
-                        digest: descriptor.digest.clone(),
-                        source: Box::new(other),
-                    },
-                })?;
+                let converted = converted.map_err(|error| error.of_layer(&descriptor.digest))?;
                 self.done.layers += 1;
                 self.done.bytes_before += converted.from.blob_bytes;
                 self.done.bytes_after += converted.bytes;
@@ -372,7 +413,7 @@ impl<F: Fn(u64)> Read for Counted<F> {
 }
 
 /// Puts what a document or a blob is now into its descriptor.
-fn describe(descriptor: &mut Value, (media_type, digest, size): &(String, Digest, u64)) {
+pub(crate) fn describe(descriptor: &mut Value, (media_type, digest, size): &(String, Digest, u64)) {
     set(descriptor, "mediaType", json!(media_type));
     set(descriptor, "digest", json!(digest.to_string()));
     set(descriptor, "size", json!(size));
@@ -391,7 +432,7 @@ fn annotate(descriptor: &mut Value, converted: &LayerConverted) {
     set(descriptor, "annotations", Value::Object(annotations));
 }
 
-fn set(object: &mut Value, key: &str, value: Value) {
+pub(crate) fn set(object: &mut Value, key: &str, value: Value) {
     if let Some(object) = object.as_object_mut() {
         object.insert(key.to_owned(), value);
     }

@@ -8,7 +8,8 @@ use pontoon_unpack::{Archive, Expected, Streamed};
 
 use crate::blob::Blob;
 use crate::cut::Cutter;
-use crate::error::Result;
+use crate::encode::Encoder;
+use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::toc::Toc;
 use crate::unit::Unit;
@@ -43,6 +44,11 @@ pub fn convert_layer(
     options: &Options<'_>,
 ) -> Result<LayerConverted> {
     options.validate()?;
+    let Some(kind) = options.format.toc_kind() else {
+        let name = options.format.name();
+        let reason = format!("the layers of a {name} image are no layers alone: convert the image");
+        return Err(Error::Option(reason));
+    };
     let limits = &options.limits;
     let mut toc = Toc::new(options.format, options.level)?;
     let mut blob = Blob::new(writer);
@@ -52,7 +58,11 @@ pub fn convert_layer(
                 let mut archive = Archive::recording(blocks, limits);
                 Cutter::new(options, put)?.cut(&mut archive)
             };
-            pipeline::run(options, make, move |units| {
+            let worker = || {
+                let mut encoder = Encoder::new(options.format, options.level)?;
+                Ok(move |unit| encoder.pack(unit))
+            };
+            pipeline::run(options.threads, worker, make, move |units| {
                 for unit in units {
                     blob.unit(unit?, &mut toc)?;
                 }
@@ -69,7 +79,7 @@ pub fn convert_layer(
             from.diff_id.clone(),
         ),
     };
-    tail.verify(options.format.toc_kind(), offset, &toc.json_digest)?;
+    tail.verify(kind, offset, &toc.json_digest)?;
     blob.append(&tail.bytes)?;
     let (digest, bytes) = blob.finish()?;
     Ok(LayerConverted {

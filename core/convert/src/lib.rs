@@ -12,6 +12,9 @@
 //! Headers go through as they are: what no table of contents says survives for those who read the layer as an archive.
 //! zstd:chunked layers are, decompressed, the archives that they were, and keep their diff IDs.
 //!
+//! A nydus image ([`Format::Nydus`]) has no layers with tables of contents: its blobs hold chunks, and one bootstrap the
+//! files of all layers together. It is made of the same parts, and the same bytes come out each time, too.
+//!
 //! All input is a stranger's: it is verified, limits come first, and nothing panics.
 
 mod blob;
@@ -20,10 +23,12 @@ mod cut;
 mod encode;
 mod error;
 mod files;
+mod flat;
 mod image;
 mod layer;
 mod layout;
 mod manifest;
+mod nydus;
 mod options;
 mod pipeline;
 mod tail;
@@ -36,6 +41,5 @@ pub use check::{Checked, check};
 pub use error::{Error, Result};
 pub use image::{Converted, Plan, Watch};
 pub use layer::{LayerConverted, convert_layer};
-pub use options::{
-    CHUNK_BYTES_DEFAULT, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Dialect, Format, Options,
-};
+pub use nydus::{ChunkCompression, ChunkDigest, Nydus};
+pub use options::{CHUNK_BYTES_MIN, Dialect, Format, Options};

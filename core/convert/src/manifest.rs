@@ -13,6 +13,18 @@ pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.ma
 pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
+pub(crate) const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// What layers can be converted from.
+pub(crate) const LAYERS: [&str; 6] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    LAYER_GZIP,
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+];
+
 /// The annotation that says that something is no image but about one: BuildKit's.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 

@@ -7,15 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pontoon_layer::TocKind;
 
 use crate::error::{Error, Result};
-
-/// Decompressed bytes of a chunk, unless others are asked for: what stargz-snapshotter's tools take.
-pub const CHUNK_BYTES_DEFAULT: u32 = 4 << 20;
+use crate::nydus::{ChunkCompression, Nydus};
 
 /// The smallest size of a chunk, in bytes.
 pub const CHUNK_BYTES_MIN: u32 = 64 << 10;
-
-/// The largest size of a chunk, in bytes.
-pub const CHUNK_BYTES_MAX: u32 = 32 << 20;
 
 /// What a layer becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +19,8 @@ pub enum Format {
     Estargz,
     /// zstd:chunked: what knows nothing of it takes it for an archive compressed with zstd.
     ZstdChunked(Dialect),
+    /// nydus, RAFS v6: a blob of chunks, and one bootstrap for the whole image. Nobody else can read it.
+    Nydus(Nydus),
 }
 
 /// Who is to read a table of contents of zstd:chunked. One layer cannot serve both: containers/storage refuses a layer
@@ -43,6 +40,7 @@ impl Format {
             Format::Estargz => "eStargz",
             Format::ZstdChunked(Dialect::Podman) => "zstd:chunked",
             Format::ZstdChunked(Dialect::Stargz) => "zstd:chunked as stargz-snapshotter has it",
+            Format::Nydus(_) => "nydus",
         }
     }
 
@@ -53,29 +51,58 @@ impl Format {
         match self {
             Format::Estargz => 6,
             Format::ZstdChunked(_) => 7,
+            Format::Nydus(nydus) => match nydus.compression {
+                // As nydus-image does: what is wanted of it is to be quick.
+                ChunkCompression::Zstd => 3,
+                ChunkCompression::None | ChunkCompression::Lz4Block => 1,
+            },
         }
     }
 
-    /// How hard one can compress: libdeflate's levels, and zstd's.
+    /// How hard one can compress: libdeflate's levels, and zstd's. Where there is one level, there is no choice.
     pub fn levels(self) -> RangeInclusive<i32> {
         match self {
             Format::Estargz => 1..=12,
             Format::ZstdChunked(_) => 1..=19,
+            Format::Nydus(nydus) => match nydus.compression {
+                ChunkCompression::Zstd => 1..=19,
+                ChunkCompression::None | ChunkCompression::Lz4Block => 1..=1,
+            },
         }
     }
 
-    pub(crate) fn toc_kind(self) -> TocKind {
+    /// Decompressed bytes of a chunk, unless others are asked for: what stargz-snapshotter's tools and nydus' take.
+    pub fn default_chunk_bytes(self) -> u32 {
         match self {
-            Format::Estargz => TocKind::TarGzip,
-            Format::ZstdChunked(_) => TocKind::Zstd,
+            Format::Estargz | Format::ZstdChunked(_) => 4 << 20,
+            Format::Nydus(_) => 1 << 20,
         }
     }
 
-    /// The media type of a layer (OCI image specification, `layer.md`).
+    /// The largest size of a chunk, in bytes; of the smallest, see [`CHUNK_BYTES_MIN`].
+    pub fn chunk_bytes_max(self) -> u32 {
+        match self {
+            Format::Estargz | Format::ZstdChunked(_) => 32 << 20,
+            Format::Nydus(_) => 1 << 20,
+        }
+    }
+
+    /// What its layers have as table of contents, if they have any.
+    pub(crate) fn toc_kind(self) -> Option<TocKind> {
+        match self {
+            Format::Estargz => Some(TocKind::TarGzip),
+            Format::ZstdChunked(_) => Some(TocKind::Zstd),
+            Format::Nydus(_) => None,
+        }
+    }
+
+    /// The media type of a layer (OCI image specification, `layer.md`), of a blob of nydus' (nydus-snapshotter,
+    /// `pkg/converter/constant.go`).
     pub fn media_type(self) -> &'static str {
         match self {
             Format::Estargz => "application/vnd.oci.image.layer.v1.tar+gzip",
             Format::ZstdChunked(_) => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Format::Nydus(_) => "application/vnd.oci.image.layer.nydus.blob.v1",
         }
     }
 }
@@ -87,7 +114,7 @@ pub struct Options<'a> {
     pub format: Format,
     /// How hard to compress, in [`Format::levels`].
     pub level: i32,
-    /// Decompressed bytes of a chunk, [`CHUNK_BYTES_MIN`] to [`CHUNK_BYTES_MAX`].
+    /// Decompressed bytes of a chunk, [`CHUNK_BYTES_MIN`] to [`Format::chunk_bytes_max`]; for nydus a power of two.
     pub chunk_bytes: u32,
     /// How many threads compress.
     pub threads: NonZeroUsize,
@@ -103,7 +130,7 @@ impl Options<'_> {
         Options {
             format,
             level: format.default_level(),
-            chunk_bytes: CHUNK_BYTES_DEFAULT,
+            chunk_bytes: format.default_chunk_bytes(),
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             limits: pontoon_unpack::Limits::default(),
             cancel: None,
@@ -121,10 +148,16 @@ impl Options<'_> {
                 levels.end()
             )));
         }
-        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&self.chunk_bytes) {
+        let most = self.format.chunk_bytes_max();
+        let power = matches!(self.format, Format::Nydus(_));
+        if !(CHUNK_BYTES_MIN..=most).contains(&self.chunk_bytes)
+            || power && !self.chunk_bytes.is_power_of_two()
+        {
             return Err(Error::Option(format!(
-                "chunks of {} bytes are not possible; take {CHUNK_BYTES_MIN} to {CHUNK_BYTES_MAX}",
-                self.chunk_bytes
+                "chunks of {} bytes are not possible; {} has {}{CHUNK_BYTES_MIN} to {most}",
+                self.chunk_bytes,
+                self.format.name(),
+                if power { "powers of two, " } else { "" },
             )));
         }
         Ok(())

@@ -98,22 +98,23 @@ pub(crate) fn landmark() -> Entry {
 
 /// The header of one of our own entries.
 pub(crate) fn header(entry: &Entry) -> [u8; BLOCK_BYTES] {
-    own_header(&entry.path, entry.stored.size)
+    own_header(&entry.path, b'0', 0, entry.stored.size)
 }
 
-/// A regular file of root's of the year 1970 (POSIX.1-2017, `pax`, "ustar Interchange Format"). Sizes of more than
-/// eleven octal digits do not occur.
-fn own_header(name: &[u8], size: u64) -> [u8; BLOCK_BYTES] {
+/// The header of something of root's of the year 1970, with the typeflag `kind` (POSIX.1-2017, `pax`, "ustar Interchange
+/// Format"). Sizes of more than eleven octal digits do not occur.
+pub(crate) fn own_header(name: &[u8], kind: u8, mode: u16, size: u64) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
     put(0, name);
-    for at in [100, 108, 116] {
+    put(100, format!("{mode:07o}").as_bytes());
+    for at in [108, 116] {
         put(at, b"0000000");
     }
     put(124, format!("{:011o}", size & 0o77_777_777_777).as_bytes());
     put(136, b"00000000000");
     put(148, b"        ");
-    put(156, b"0");
+    put(156, &[kind]);
     put(257, b"ustar\x0000");
     let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
@@ -137,7 +138,7 @@ pub(crate) fn estargz(
     let padding = written.json_bytes.wrapping_neg() % BLOCK_BYTES as u64;
     let end = usize::try_from(padding).unwrap_or_default() + 2 * BLOCK_BYTES;
     let failed = |error: std::io::Error| Error::Compress(error.to_string());
-    put(&own_header(TOC_NAME, written.json_bytes)).map_err(failed)?;
+    put(&own_header(TOC_NAME, b'0', 0, written.json_bytes)).map_err(failed)?;
     encode::inflate(&written.frame, &mut put).map_err(failed)?;
     put(&vec![0; end]).map_err(failed)?;
     let mut bytes = gzip.finish().map_err(failed)?;

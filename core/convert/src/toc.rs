@@ -103,7 +103,7 @@ impl Toc {
     pub(crate) fn new(format: Format, level: i32) -> Result<Toc> {
         let level = match format {
             Format::Estargz => KEPT_LEVEL,
-            Format::ZstdChunked(_) => level,
+            Format::ZstdChunked(_) | Format::Nydus(_) => level,
         };
         let mut toc = Toc {
             format,

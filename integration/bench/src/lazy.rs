@@ -79,7 +79,8 @@ enum Part {
 /// How often an ordinary image is pulled in each way.
 const ORDINARY_ROUNDS: u32 = 7;
 
-fn workload(name: &str) -> Result<Workload, String> {
+/// The workload of that name.
+pub(crate) fn workload(name: &str) -> Result<Workload, String> {
     let all = Workload::ALL;
     let found = all.into_iter().find(|workload| workload.name() == name);
     let names = all.map(Workload::name).join(", ");

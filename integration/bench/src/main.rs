@@ -3,6 +3,7 @@
 //! `cargo xtask bench snapshots` builds everything first; see `docs/benchmarks.md` for what the rows mean.
 
 mod caller;
+mod convert;
 mod layers;
 mod lazy;
 mod memory;
@@ -39,6 +40,8 @@ enum Benchmark {
     Snapshots(Snapshots),
     /// Real programs' way from "pull" to their first useful line, over slow links.
     Lazy(lazy::Lazy),
+    /// Converting images into what can be pulled lazily, beside the tools of others.
+    Convert(convert::Convert),
 }
 
 #[derive(Debug, clap::Args)]
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
     let measured = match Arguments::parse().benchmark {
         Benchmark::Snapshots(arguments) => snapshots(&arguments),
         Benchmark::Lazy(arguments) => lazy::run(&arguments),
+        Benchmark::Convert(arguments) => convert::run(&arguments),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test program uses some of it")]
 
+pub(crate) mod layout;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 
