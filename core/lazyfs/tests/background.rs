@@ -394,3 +394,15 @@ fn an_order_that_does_not_come_is_not_counted_on() {
     let demand = rig.blob.requests().last().unwrap().0.clone();
     assert!(demand.end - demand.start > 50_000, "{demand:?}");
 }
+
+/// Whatever a layer's members are, finding them is not work for hours.
+#[test]
+fn a_member_of_very_many_chunks_keeps_no_thread_busy() {
+    let mut maker = Maker::new();
+    let names: Vec<String> = (0..100_000).map(|name| name.to_string()).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &b"x"[..])).collect();
+    maker.files_of_one_member(&files);
+    let rig = Rig::new(small_requests(), maker);
+    rig.layer.prefetch(Prefetch::Everything);
+    wait_until("it is asked for", || rig.blob.count() > 0);
+}
