@@ -7,7 +7,8 @@ use pontoon_layer::Digest;
 use pontoon_lazyfs::Connect;
 use pontoon_source::{Blob, BoxFuture, Reference, Registry};
 
-/// The images that a layer was pulled with. When the registry of one refuses, the next one is asked.
+/// The images that a layer was pulled with. When the registry of one refuses, the next one is asked, before a reader is
+/// told: one whose repository is gone must not fail the containers of another.
 #[derive(Debug)]
 pub(crate) struct Anywhere {
     registry: Registry,
@@ -65,5 +66,10 @@ impl Connect for Anywhere {
                 .registry
                 .blob(&reference, self.digest.clone(), self.size))
         })
+    }
+
+    fn ways(&self) -> usize {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.len()
     }
 }
