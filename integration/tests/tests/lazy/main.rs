@@ -11,6 +11,7 @@
 
 mod compose;
 mod damage;
+mod disk;
 mod docker;
 mod faults;
 mod holder;
