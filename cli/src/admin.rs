@@ -1,7 +1,7 @@
 //! The admin endpoint of a running daemon: what `pontoon status`, `pontoon inspect` and `pontoon profile` ask.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -17,8 +17,11 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::failure::{EXIT_UNAVAILABLE, Failure, chain};
 use crate::layers::Report;
 
-/// Where the lazy daemon has its endpoint if its file says nothing else: beside its socket.
-const DEFAULT: &str = "/run/pontoon/stargz-admin.sock";
+/// Where lazy daemons have their endpoints if their files say nothing else: beside their sockets.
+const DEFAULTS: [&str; 2] = [
+    "/run/pontoon/stargz-admin.sock",
+    "/run/pontoon/nydus-admin.sock",
+];
 
 /// The largest answer that is read, in bytes: some hundred thousand layers.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -29,9 +32,17 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Whom to ask.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Admin {
-    /// The admin endpoint of the daemon: a socket, or ADDRESS:PORT if its configuration says so
-    #[arg(long, value_name = "SOCKET", default_value = DEFAULT)]
+    /// The admin endpoint of the daemon: a socket, or ADDRESS:PORT if its configuration says so; by default that of
+    /// pontoon-stargz, or of pontoon-nydus if only that one runs
+    #[arg(long, value_name = "SOCKET", default_value = default())]
     admin: Place,
+}
+
+/// The first endpoint that is there, or else the first one.
+fn default() -> &'static str {
+    let [first, _] = DEFAULTS;
+    let mut there = DEFAULTS.into_iter().filter(|path| Path::new(path).exists());
+    there.next().unwrap_or(first)
 }
 
 #[derive(Debug, Clone)]
@@ -68,7 +79,7 @@ impl Admin {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
                 return Err(self.broken(
-                    "this daemon has no lazy layers; ask that of pontoon-stargz with --admin",
+                    "this daemon has no lazy layers; ask that of pontoon-stargz or pontoon-nydus with --admin",
                 ));
             }
             status => {
@@ -184,7 +195,7 @@ impl Admin {
         Failure::new(
             EXIT_UNAVAILABLE,
             format!(
-                "no daemon answers at {} ({error}); start it (systemctl start pontoon-stargz), or name the endpoint that `address` in [admin] of its configuration says with --admin",
+                "no daemon answers at {} ({error}); start it (systemctl start pontoon-stargz, or pontoon-nydus), or name the endpoint that `address` in [admin] of its configuration says with --admin",
                 self.place()
             ),
         )

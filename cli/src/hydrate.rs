@@ -60,7 +60,7 @@ pub(crate) struct Hydrate {
     /// says so
     #[arg(long, value_name = "IMAGE", value_parser = reference)]
     from: Option<Reference>,
-    /// The daemon's configuration, for [registry] and [credentials]; /etc/pontoon/stargz.toml if that exists
+    /// The daemon's configuration, for [registry] and [credentials]; /etc/pontoon/stargz.toml or nydus.toml if that exists
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

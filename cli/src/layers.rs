@@ -19,6 +19,9 @@ pub(crate) struct Report {
     /// How often a layer was left to containerd since the daemon's start, by reason.
     #[serde(default)]
     pub(crate) declined: BTreeMap<String, u64>,
+    /// How often nobody could bring a layer, by reason.
+    #[serde(default)]
+    pub(crate) refused: BTreeMap<String, u64>,
     /// How often an ordinary layer was unpacked by the daemon, by why it is not lazy.
     #[serde(default)]
     pub(crate) unpacked: BTreeMap<String, u64>,
@@ -102,6 +105,8 @@ pub(crate) enum State {
     Unpacked,
     /// It was left to containerd.
     Declined,
+    /// Nobody can bring it, so the pull failed.
+    Refused,
     /// The daemon knows nothing of it.
     #[serde(other)]
     Unknown,
@@ -163,6 +168,7 @@ impl Layer {
             State::Lazy => "lazy",
             State::Unpacked => "unpacked",
             State::Declined => "containerd",
+            State::Refused => "refused",
             State::Unknown => "unknown",
         }
     }

@@ -164,6 +164,7 @@ impl Answer {
         for (what, counts) in [
             ("unpacked by it", &self.report.unpacked),
             ("left to containerd", &self.report.declined),
+            ("brought by nobody", &self.report.refused),
         ] {
             if !counts.is_empty() {
                 text.push_str(&format!("\n{what}, since the start:\n"));

@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use pontoon_cache::{Cache, Config, Meta, Put};
-use pontoon_layer::{Chunk, ChunkTable, Compression, Digest, Verified};
+use pontoon_layer::{Algorithm, Chunk, ChunkTable, Compression, Digest, Verified};
 use pontoon_overlay::{Engine, NoLayers, Options};
 use pontoon_snapshot::{Key, Keyspaces, Labels, SnapshotterName};
 
@@ -141,6 +141,8 @@ fn cache(root: &Path) -> PathBuf {
         blob_length: 5000,
         blob_offset: index * 5000,
         inner_offset: 0,
+        compression: Compression::Gzip,
+        algorithm: Algorithm::Sha256,
         digest: *Digest::of(content).as_sha256().unwrap(),
     });
     let table = ChunkTable::new(Compression::Gzip, 2 * 8192 + 5000, chunks.collect()).unwrap();

@@ -148,7 +148,7 @@ fn who_does_not_answer_as_a_lazy_daemon_is_told_from_who_does_not_answer() {
         assert_eq!(output.status.code(), Some(69));
         assert!(said.contains("systemctl start pontoon-stargz"), "{said}");
         for (answer, expected) in [
-            ((404, "no\n"), "ask that of pontoon-stargz"),
+            ((404, "no\n"), "ask that of pontoon-stargz or pontoon-nydus"),
             ((500, "trouble\n"), "trouble"),
             ((200, "{\"layers\":3}"), "makes no sense"),
         ] {

@@ -280,6 +280,14 @@ impl Shared {
         }
     }
 
+    /// The index of `slot` takes `bytes` now.
+    pub(crate) fn resize_index(&self, slot: &Slot, bytes: u64) {
+        let was = slot.swap_index_bytes(bytes);
+        self.bytes
+            .fetch_add(bytes.wrapping_sub(was), Ordering::Relaxed);
+        self.look_at_quota();
+    }
+
     /// The layer of `slot`; None if it was removed meanwhile, or now because it is damaged.
     pub(crate) fn open_layer(
         self: &Arc<Self>,

@@ -18,7 +18,7 @@ use pontoon_linux::DirLock;
 
 use crate::disk::Disk;
 use crate::meta::{META_BYTES_MAX, StoredMeta};
-use crate::slot::{CHUNKS, DATA, META, READY, Slot, allocated};
+use crate::slot::{CHUNKS, DATA, DIGESTS, META, READY, Slot, allocated};
 use crate::{Error, Key, Result};
 
 /// The layout of the directory that this Pontoon writes.
@@ -198,10 +198,11 @@ pub(crate) fn slot(disk: &dyn Disk, dir: PathBuf, stored: StoredMeta) -> Slot {
         let milliseconds = meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000;
         milliseconds.try_into().unwrap_or(0)
     });
-    let data_bytes = allocated(&dir.join(DATA));
+    let [data_bytes, index_bytes] = [DATA, DIGESTS].map(|file| allocated(&dir.join(file)));
     // A clock that was set back must not keep a layer for ever.
     let slot = Slot::new(dir, stored, fixed_bytes, noted.min(disk.now()));
     slot.swap_data_bytes(data_bytes);
+    slot.swap_index_bytes(index_bytes);
     slot
 }
 

@@ -5,13 +5,14 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use pontoon_layer::{Chunk, ChunkTableRef, Digest, Verified};
 
 use crate::bits::Bits;
 use crate::cache::Shared;
 use crate::disk::is_full;
+use crate::index::Index;
 use crate::open::Files;
 use crate::pending::Pending;
 use crate::ready::Ready;
@@ -37,6 +38,7 @@ pub struct CachedLayer {
     pub(crate) ready: Mutex<Ready>,
     /// Of what is ready. Nobody reads it before it is checked.
     pub(crate) doubts: Doubts,
+    pub(crate) index: OnceLock<Index>,
     pub(crate) me: Weak<CachedLayer>,
 }
 
@@ -110,6 +112,7 @@ impl CachedLayer {
                 pending: Mutex::default(),
                 ready: Mutex::new(ready),
                 doubts,
+                index: OnceLock::new(),
                 me: me.clone(),
             };
             layer.set_zero_chunks();

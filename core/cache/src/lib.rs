@@ -4,7 +4,8 @@
 //! - `chunks`: the chunk table of its format, never changed,
 //! - `meta`: what it is and how large, never changed,
 //! - `data`: its decompressed bytes at the offsets that the chunk table gives, sparse,
-//! - `ready`: one bit per chunk that is in `data` and synced.
+//! - `ready`: one bit per chunk that is in `data` and synced,
+//! - `digests`, if it has given chunks to others: which chunks have which digest. It can always be made again.
 //!
 //! A [`CachedLayer`] reads and takes chunks. [`CachedLayer::put`] takes only [`Verified`](pontoon_layer::Verified)
 //! bytes, so whatever can be read was checked against its digest.
@@ -41,6 +42,11 @@
 //! Who names another table for the same blob decides what that table's chunks contain. So both digests are the
 //! key; by the blob's digest alone, one image could put its bytes under another image's layer.
 //!
+//! ## Chunks of other layers
+//! [`CachedLayer::find`] and [`CachedLayer::verified`] give a chunk of one layer to another one that has it too. Who may have
+//! whose chunks is not decided here: digests are guessed or told, so nobody is given a chunk by its digest alone who may not
+//! read the layer that it is from.
+//!
 //! Threads: everything may be called from any thread. Nothing here is asynchronous, and nothing waits for a network.
 
 mod bits;
@@ -51,6 +57,7 @@ mod disk;
 mod error;
 mod evict;
 mod flush;
+mod index;
 mod key;
 mod layer;
 mod meta;

@@ -26,8 +26,10 @@ pub(crate) struct Slot {
     pub(crate) key: Key,
     pub(crate) dir: PathBuf,
     pub(crate) stored: StoredMeta,
-    /// Allocated by everything but `data`.
+    /// Allocated by everything but `data` and `digests`.
     pub(crate) fixed_bytes: u64,
+    /// Allocated by `digests`.
+    index_bytes: AtomicU64,
     /// Allocated by `data`.
     data_bytes: AtomicU64,
     accessed: AtomicU64,
@@ -65,8 +67,10 @@ pub(crate) const CHUNKS: &str = "chunks";
 pub(crate) const META: &str = "meta";
 pub(crate) const DATA: &str = "data";
 pub(crate) const READY: &str = "ready";
+/// Only of layers that were looked for digests.
+pub(crate) const DIGESTS: &str = "digests";
 
-/// A directory and four files.
+/// A directory and four files, without the digests.
 const INODES: u64 = 5;
 
 impl Slot {
@@ -76,6 +80,7 @@ impl Slot {
             dir,
             stored,
             fixed_bytes,
+            index_bytes: AtomicU64::new(0),
             data_bytes: AtomicU64::new(0),
             accessed: AtomicU64::new(accessed),
             noted_access: AtomicU64::new(accessed),
@@ -109,14 +114,20 @@ impl Slot {
     }
 
     pub(crate) fn usage(&self) -> Usage {
+        let index_bytes = self.index_bytes.load(Ordering::Relaxed);
         Usage {
-            bytes: self.fixed_bytes + self.data_bytes(),
-            inodes: INODES,
+            bytes: self.fixed_bytes + index_bytes + self.data_bytes(),
+            inodes: INODES + u64::from(index_bytes > 0),
         }
     }
 
     pub(crate) fn data_bytes(&self) -> u64 {
         self.data_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes what `digests` takes now and answers what it took before.
+    pub(crate) fn swap_index_bytes(&self, bytes: u64) -> u64 {
+        self.index_bytes.swap(bytes, Ordering::Relaxed)
     }
 
     /// Notes what `data` takes now and answers what it took before.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::{self, JoinHandle};
 
-use pontoon_layer::{Algorithm, Chunk, Digest, Hasher};
+use pontoon_layer::{Chunk, Digest, Hasher};
 
 use crate::bits::Bits;
 use crate::cache::{Cache, Shared};
@@ -68,7 +68,7 @@ impl Doubts {
     }
 
     /// Until it is dropped nobody else checks chunk `index`.
-    fn alone(&self, index: usize) -> MutexGuard<'_, ()> {
+    pub(crate) fn alone(&self, index: usize) -> MutexGuard<'_, ()> {
         let [first, ..] = &self.checking;
         lock(self.checking.get(index % SIDE_BY_SIDE).unwrap_or(first))
     }
@@ -105,7 +105,7 @@ impl CachedLayer {
     }
 
     /// Checks a chunk, and drops it if it is wrong. How many bytes of it are right.
-    fn check(&self, index: usize) -> Option<u64> {
+    pub(crate) fn check(&self, index: usize) -> Option<u64> {
         let chunk = self.chunks().get(index)?;
         // An eviction comes wholly before or wholly after, and it takes the doubts along.
         let right = self.with_data(|file| {
@@ -136,7 +136,7 @@ impl CachedLayer {
     }
 
     fn digest_of(&self, chunk: &Chunk, file: &File) -> io::Result<Digest> {
-        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut hasher = Hasher::new(chunk.algorithm);
         let mut step = vec![0; STEP.min(chunk.length as usize)];
         let (mut offset, end) = (chunk.data_offset, chunk.data_end());
         while offset < end {

@@ -298,7 +298,7 @@ impl Sealed {
                 continue;
             }
             let fetched = &self.bytes[chunk.blob_offset as usize..chunk.blob_end() as usize];
-            let mut member = Member::new(table.compression(), fetched);
+            let mut member = Member::new(chunk.compression, fetched);
             let bytes = member.chunk(chunk.inner_offset, chunk.length).unwrap();
             content.extend_from_slice(&Verified::check(bytes, &chunk.digest()).unwrap());
         }

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Read};
 
@@ -19,22 +20,26 @@ pub enum Compression {
     Gzip,
     /// Zstandard frames.
     Zstd,
+    /// An LZ4 block, without a frame and without its length: only who knows that can inflate it, and as a whole.
+    Lz4Block,
 }
 
 impl Compression {
-    pub(crate) fn code(self) -> u32 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Compression::None => 0,
             Compression::Gzip => 1,
             Compression::Zstd => 2,
+            Compression::Lz4Block => 3,
         }
     }
 
-    pub(crate) fn from_code(code: u32) -> Option<Compression> {
+    pub(crate) fn from_code(code: u8) -> Option<Compression> {
         match code {
             0 => Some(Compression::None),
             1 => Some(Compression::Gzip),
             2 => Some(Compression::Zstd),
+            3 => Some(Compression::Lz4Block),
             _ => None,
         }
     }
@@ -59,6 +64,11 @@ pub enum InflateError {
         /// Bytes that were wanted.
         want: u64,
     },
+}
+
+thread_local! {
+    /// For frames that are inflated at once: some 160 KB that need not be made for each of them.
+    static ZSTD: RefCell<Option<DCtx<'static>>> = RefCell::new(DCtx::try_create());
 }
 
 /// How much of a stream is thrown away at a time.
@@ -111,7 +121,8 @@ impl<'a> Member<'a> {
     }
 
     /// The `length` bytes from `offset` on of what the stream inflates to. What is before them is inflated and thrown
-    /// away, nothing behind them is inflated; so ask in ascending order. Going back begins again.
+    /// away, nothing behind them is inflated; so ask in ascending order. Going back begins again. An LZ4 block is one
+    /// chunk: all of it, and nothing else.
     ///
     /// Memory is taken for `length` bytes, whatever the stream is.
     pub fn chunk(&mut self, offset: u64, length: u32) -> Result<Bytes, InflateError> {
@@ -119,8 +130,14 @@ impl<'a> Member<'a> {
             *self = Member::new(self.compression, self.bytes);
         }
         let want = offset.saturating_add(u64::from(length));
-        self.skip_to(offset, want)?;
+        if self.compression == Compression::Lz4Block {
+            return self.unlz4(offset, length as usize);
+        }
         let mut out = vec![0; length as usize];
+        if self.position == offset && self.one_frame(&mut out) {
+            return Ok(out.into());
+        }
+        self.skip_to(offset, want)?;
         if self.fill(&mut out)? < out.len() {
             return Err(self.short(want));
         }
@@ -168,6 +185,7 @@ impl<'a> Member<'a> {
                 Compression::None => self.copy(out),
                 Compression::Gzip => self.gunzip(out)?,
                 Compression::Zstd => self.unzstd(out)?,
+                Compression::Lz4Block => return Err(self.damaged("its length is not known")),
             };
             if taken == 0 && given == 0 {
                 return Err(self.damaged("it cannot be decoded any further"));
@@ -180,7 +198,7 @@ impl<'a> Member<'a> {
         while filled < out.len() && self.decoder.is_some() {
             let out = &mut out[filled..];
             let (_, given) = match self.compression {
-                Compression::None => (0, 0),
+                Compression::None | Compression::Lz4Block => (0, 0),
                 Compression::Gzip => self.gunzip(out)?,
                 Compression::Zstd => self.unzstd(out)?,
             };
@@ -215,6 +233,46 @@ impl<'a> Member<'a> {
         }
         let length = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         Ok((length(taken), length(given)))
+    }
+
+    fn unlz4(&self, offset: u64, length: usize) -> Result<Bytes, InflateError> {
+        if offset != 0 {
+            return Err(self.damaged("it is one chunk, and was to be several"));
+        }
+        let mut out = vec![0; length];
+        let have = lz4_flex::block::decompress_into(self.bytes, &mut out);
+        match have.map_err(|error| self.damaged(error.to_string()))? {
+            have if have == length => Ok(out.into()),
+            have => Err(InflateError::Short {
+                have: have as u64,
+                want: length as u64,
+            }),
+        }
+    }
+
+    /// Fills `out` with the next frame at once if it says that it is as long: there is no stream to be kept then, and no
+    /// window. Whether it did; what is wrong with the frame the stream will tell.
+    fn one_frame(&mut self, out: &mut [u8]) -> bool {
+        if self.compression != Compression::Zstd || self.decoder.is_some() {
+            return false;
+        }
+        let length = out.len() as u64;
+        let says = zstd_safe::get_frame_content_size(self.rest).ok();
+        let is_it = says.flatten() == Some(length);
+        let frame = zstd_safe::find_frame_compressed_size(self.rest).ok();
+        let Some(frame) = frame.and_then(|frame| self.rest.get(..frame)) else {
+            return false;
+        };
+        let is_done = is_it
+            && ZSTD.with_borrow_mut(|zstd| {
+                let zstd = zstd.as_mut();
+                zstd.and_then(|zstd| zstd.decompress(out, frame).ok()) == Some(out.len())
+            });
+        if is_done {
+            self.rest = self.rest.get(frame.len()..).unwrap_or_default();
+            self.position = self.position.saturating_add(length);
+        }
+        is_done
     }
 
     fn unzstd(&mut self, out: &mut [u8]) -> Result<(usize, usize), InflateError> {

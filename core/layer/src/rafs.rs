@@ -27,6 +27,7 @@ mod info;
 mod inode;
 mod records;
 mod superblock;
+mod table;
 mod toc;
 mod xattr;
 

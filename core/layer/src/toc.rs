@@ -99,7 +99,7 @@ pub fn parse_toc(
     limits: &Limits,
 ) -> Result<Layer, FormatError> {
     let text = text::verify(kind, toc, expected, limits)?;
-    let mut assembler = assemble::Assembler::new(payload_end, opaque, limits);
+    let mut assembler = assemble::Assembler::new(kind.compression(), payload_end, opaque, limits);
     text.parse(&mut assembler)?;
-    assembler.finish(kind.compression())
+    assembler.finish()
 }

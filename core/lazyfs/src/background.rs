@@ -9,12 +9,14 @@ use std::time::Duration;
 use pontoon_cache::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::LazyLayer;
 use crate::config::BackgroundConfig;
 use crate::course::Course;
 use crate::fetch::Fetch;
+use crate::kin::Sourced;
 use crate::line::{Line, Room, Trip};
 use crate::queue::{Class, Queue, Rank};
 use crate::status::BackgroundState;
@@ -243,11 +245,10 @@ impl Background {
             requests.under_way.fetch_add(1, Ordering::Relaxed);
             let background = Arc::clone(self);
             self.runtime.spawn(async move {
-                let trip = background.turn(&fetch, before, room).await;
-                drop((begins, passed_on));
-                let outcome = match fetch.on(trip).run().await {
-                    Ok(()) => &requests.came,
-                    Err(_) => &requests.failed,
+                let begun = (begins, passed_on);
+                let outcome = match background.carry_out(fetch, before, begun, room).await {
+                    true => &requests.came,
+                    false => &requests.failed,
                 };
                 outcome.store(true, Ordering::Relaxed);
                 requests.under_way.fetch_sub(1, Ordering::Release);
@@ -257,6 +258,38 @@ impl Background {
             // It is told by being dropped.
             let _ = beginning.await;
         }
+    }
+
+    /// Takes what is here elsewhere, then fetches the rest when it may begin; then drops `begun`. Whether all of it came.
+    async fn carry_out<T>(
+        &self,
+        fetch: Fetch,
+        mut before: Option<oneshot::Receiver<()>>,
+        begun: T,
+        room: Room,
+    ) -> bool {
+        let Sourced {
+            mut requests,
+            taking,
+        } = fetch.sourced().await;
+        if let Some(taking) = taking {
+            requests.extend(taking.run().await);
+        }
+        let mut running = JoinSet::new();
+        for fetch in requests {
+            let trip = self.turn(&fetch, before.take(), room).await;
+            running.spawn(fetch.on(trip).run());
+        }
+        if let Some(before) = before {
+            // It is told by being dropped.
+            let _ = before.await;
+        }
+        drop(begun);
+        let mut all = true;
+        while let Some(ended) = running.join_next().await {
+            all &= matches!(ended, Ok(Ok(())));
+        }
+        all
     }
 
     /// Waits until `fetch` may begin.

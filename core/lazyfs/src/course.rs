@@ -55,7 +55,7 @@ impl Course {
                 };
                 Course::range(0..chunks, within)
             }
-            Prefetch::Chunks(list) => Course::list(list),
+            Prefetch::Chunks(list) | Prefetch::Named(list) => Course::list(list),
         }
     }
 

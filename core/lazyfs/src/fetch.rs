@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pontoon_cache::Put;
-use pontoon_layer::{Chunk, Member as Stream, Verified};
+use pontoon_layer::{Chunk, Compression, Member as Stream, Verified};
 use pontoon_source::Blob;
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::engine::Place;
 use crate::feed::Feed;
 use crate::flight::{Claim, Landed, Piece, Rush};
 use crate::line::Trip;
+use crate::missing::TAKEN_GAP_MAX;
 use crate::{Error, LazyLayer, Result};
 
 /// The pause before a request is made again, at first and at most.
@@ -68,13 +69,58 @@ impl Fetch {
         }
     }
 
+    /// Takes what is here elsewhere, and fetches the rest.
+    pub(crate) fn start(self) {
+        let runtime = self.layer.engine.runtime.clone();
+        runtime.spawn(async move {
+            let sourced = self.sourced().await;
+            sourced.requests.into_iter().for_each(Fetch::spawn);
+            if let Some(taking) = sourced.taking
+                && let Some(rest) = taking.run().await
+            {
+                rest.spawn();
+            }
+        });
+    }
+
+    /// Only fetches.
     pub(crate) fn spawn(self) {
         let runtime = self.layer.engine.runtime.clone();
         runtime.spawn(self.run());
     }
 
+    pub(crate) fn layer(&self) -> &Arc<LazyLayer> {
+        &self.layer
+    }
+
     pub(crate) fn rush(&self) -> &Arc<Rush> {
         &self.rush
+    }
+
+    /// Requests for what `keep` gives back of it.
+    pub(crate) fn without(mut self, keep: impl FnMut(Claim) -> Option<Claim>) -> Vec<Fetch> {
+        let before = self.claims.len();
+        let kept: Vec<Claim> = self.claims.drain(..).filter_map(keep).collect();
+        if kept.len() == before {
+            self.claims = kept.into();
+            return vec![self];
+        }
+        // What it weighed on the line it does no more.
+        self.trip = None;
+        let gap_max = self.layer.engine.config.gap_bytes_max.min(TAKEN_GAP_MAX);
+        let mut groups: Vec<Vec<Claim>> = Vec::new();
+        for claim in kept {
+            let is_near = |last: &Claim| {
+                let gap = claim.member.blob.start.saturating_sub(last.member.blob.end);
+                gap <= gap_max
+            };
+            match groups.last_mut() {
+                Some(group) if group.last().is_some_and(is_near) => group.push(claim),
+                _ => groups.push(vec![claim]),
+            }
+        }
+        let fetch = |claims| Fetch::new(&self.layer, claims, &self.rush);
+        groups.into_iter().map(fetch).collect()
     }
 
     /// Compressed bytes that it will ask for.
@@ -145,10 +191,11 @@ impl Fetch {
         let mut feed = Feed::open(&layer, &rush, blob, range, trip);
         while let Some(claim) = self.claims.front() {
             let range = claim.member.blob.clone();
-            let (bytes, place) = feed.take(range, &mut self.waited).await?;
-            if let Some(claim) = self.claims.pop_front() {
-                inflate(&layer, claim, bytes, place, &rush, feed.blob());
-            }
+            let (bytes, place) = feed.take(range.clone(), &mut self.waited).await?;
+            let same = self.claims.iter();
+            let same = same.take_while(|claim| claim.member.blob == range).count();
+            let claims = self.claims.drain(..same).collect();
+            inflate(&layer, claims, bytes, place, &rush, feed.blob());
         }
         Ok(())
     }
@@ -198,10 +245,10 @@ impl Fetch {
     }
 }
 
-/// Has a member inflated and stored while the next one comes.
+/// Has members that have the same bytes inflated and stored while the next ones come.
 fn inflate(
     layer: &Arc<LazyLayer>,
-    claim: Claim,
+    claims: Vec<Claim>,
     bytes: Bytes,
     memory: Place,
     rush: &Arc<Rush>,
@@ -211,39 +258,72 @@ fn inflate(
     let runtime = layer.engine.runtime.clone();
     runtime.clone().spawn(async move {
         let place = layer.engine.inflater(&rush).await;
-        // Nobody waits for the thread: the claim tells those who wait.
+        // Nobody waits for the thread: the claims tell those who wait.
         drop(runtime.spawn_blocking(move || {
-            store(&layer, claim, &bytes, &rush, &*blob);
+            store(&layer, claims, &bytes, &rush, &*blob);
             drop((place, memory));
         }));
     });
 }
 
-/// Inflates, verifies and stores every chunk of a member that is missing. Bytes that are wrong are fetched once more,
-/// and as long as there is somebody else to fetch them from.
+/// Inflates, verifies and stores every chunk of members of the same bytes that is missing. Bytes that are wrong are fetched
+/// once more, and as long as there is somebody else to fetch them from.
 fn store(
     layer: &Arc<LazyLayer>,
-    mut claim: Claim,
+    claims: Vec<Claim>,
     bytes: &[u8],
     rush: &Arc<Rush>,
     blob: &dyn Blob,
 ) {
+    layer.count(|counters| &counters.inflated_members, 1);
+    let mut pieces = unpack(layer, &claims, bytes);
+    let is_wrong = |piece: &Piece| matches!(piece, Piece::Failed(_));
+    let mut is_elsewhere = false;
+    if pieces.values().any(is_wrong) {
+        layer.count(|counters| &counters.wrong_members, 1);
+        let range = claims.first().map(|claim| claim.member.blob.clone());
+        is_elsewhere = range.is_some_and(|range| blob.report_damage(range));
+    }
+    let mut again = Vec::new();
+    for mut claim in claims {
+        let chunks = claim.member.chunks.clone();
+        let own = chunks.filter_map(|index| pieces.remove_entry(&index));
+        let own: HashMap<usize, Piece> = own.collect();
+        if own.values().any(is_wrong) && (is_elsewhere || !claim.second) {
+            claim.second = true;
+            again.push(claim);
+            continue;
+        }
+        own.values().for_each(|piece| {
+            if let Piece::Failed(error) = piece {
+                layer.note_failure(error);
+            }
+        });
+        claim.land(match own.is_empty() {
+            true => Landed::Stored,
+            false => Landed::Mixed(Arc::new(own)),
+        });
+    }
+    if !again.is_empty() {
+        Fetch::new(layer, again, rush).spawn();
+    }
+}
+
+/// Stores what `claims` miss of the member `bytes`. What is not in the cache then.
+fn unpack(layer: &LazyLayer, claims: &[Claim], bytes: &[u8]) -> HashMap<usize, Piece> {
     let table = layer.cached().chunks();
-    let mut missing: Vec<(usize, Chunk)> = claim
-        .member
-        .chunks
-        .clone()
+    let chunks = claims.iter().flat_map(|claim| claim.member.chunks.clone());
+    let mut missing: Vec<(usize, Chunk)> = chunks
         .filter(|index| !layer.cached().is_ready(*index))
         .filter_map(|index| Some((index, table.get(index)?)))
         .collect();
-    // As they come out of the stream.
-    missing.sort_by_key(|(_, chunk)| chunk.inner_offset);
-    layer.count(|counters| &counters.inflated_members, 1);
-    let mut stream = Stream::new(table.compression(), bytes);
+    // As they come out of the stream, the same ones after each other.
+    missing.sort_by_key(|(_, chunk)| (chunk.inner_offset, chunk.length, chunk.digest));
+    let mut unpacker = Unpacker::new(bytes);
+    let is_second = claims.iter().any(|claim| claim.second);
     let mut pieces = HashMap::new();
-    let mut wrong = false;
     for (index, chunk) in missing {
-        match verified(&mut stream, &chunk) {
+        match unpacker.chunk(&chunk) {
             Ok(verified) => {
                 let bytes = verified.clone().into_inner();
                 if let Put::NotStored(_) = layer.cached().put(index, verified) {
@@ -252,36 +332,59 @@ fn store(
                 }
             }
             Err(reason) => {
-                wrong = true;
                 if let Some(chunks) = layer.wrong_chunks.add() {
-                    tracing::warn!(layer = %layer.digest(), chunk = index, second = claim.second, reason, chunks, "a chunk came with wrong bytes");
+                    tracing::warn!(layer = %layer.digest(), chunk = index, second = is_second, reason, chunks, "a chunk came with wrong bytes");
                 }
                 pieces.insert(index, Piece::Failed(layer.wrong_bytes(index, reason)));
             }
         }
     }
-    if wrong {
-        layer.count(|counters| &counters.wrong_members, 1);
-        let is_elsewhere = blob.report_damage(claim.member.blob.clone());
-        if is_elsewhere || !claim.second {
-            claim.second = true;
-            return Fetch::new(layer, vec![claim], rush).spawn();
-        }
-        pieces.values().for_each(|piece| {
-            if let Piece::Failed(error) = piece {
-                layer.note_failure(error);
-            }
-        });
-    }
-    claim.land(match pieces.is_empty() {
-        true => Landed::Stored,
-        false => Landed::Mixed(Arc::new(pieces)),
-    });
+    pieces
 }
 
-fn verified(stream: &mut Stream<'_>, chunk: &Chunk) -> Result<Verified<Bytes>, String> {
-    let bytes = stream
-        .chunk(chunk.inner_offset, chunk.length)
-        .map_err(|error| error.to_string())?;
-    Verified::check(bytes, &chunk.digest()).map_err(|error| error.to_string())
+/// Takes chunks out of a member, each once though several chunks are the same.
+struct Unpacker<'a> {
+    bytes: &'a [u8],
+    stream: Option<(Compression, Stream<'a>)>,
+    last: Option<(Chunk, Result<Verified<Bytes>, String>)>,
+}
+
+impl<'a> Unpacker<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Unpacker {
+            bytes,
+            stream: None,
+            last: None,
+        }
+    }
+
+    fn chunk(&mut self, chunk: &Chunk) -> Result<Verified<Bytes>, String> {
+        let is_same = |last: &Chunk| {
+            (last.inner_offset, last.length, last.compression)
+                == (chunk.inner_offset, chunk.length, chunk.compression)
+                && last.digest() == chunk.digest()
+        };
+        match &self.last {
+            Some((last, unpacked)) if is_same(last) => unpacked.clone(),
+            _ => {
+                let unpacked = self.unpack(chunk);
+                self.last = Some((*chunk, unpacked.clone()));
+                unpacked
+            }
+        }
+    }
+
+    fn unpack(&mut self, chunk: &Chunk) -> Result<Verified<Bytes>, String> {
+        let stream = match &mut self.stream {
+            Some((compression, stream)) if *compression == chunk.compression => stream,
+            stream => {
+                let new = Stream::new(chunk.compression, self.bytes);
+                &mut stream.insert((chunk.compression, new)).1
+            }
+        };
+        let bytes = stream
+            .chunk(chunk.inner_offset, chunk.length)
+            .map_err(|error| error.to_string())?;
+        Verified::check(bytes, &chunk.digest()).map_err(|error| error.to_string())
+    }
 }

@@ -18,6 +18,7 @@ use crate::complaints::Complaints;
 use crate::course::Course;
 use crate::engine::Engine;
 use crate::flight::Flights;
+use crate::kin::Donors;
 use crate::link::{Connect, Link};
 use crate::queue::{Class, Rank};
 use crate::sequence::Sequence;
@@ -35,6 +36,7 @@ pub struct LazyLayer {
     tree: Image<Map>,
     pin: CachePin,
     pub(crate) flights: Arc<Flights>,
+    pub(crate) donors: Donors,
     trace: Trace,
     pub(crate) sequence: Sequence,
     counters: Counters,
@@ -93,6 +95,8 @@ pub enum Prefetch {
     BlobUpTo(u64),
     /// These chunks, by their indexes and in this order. Indexes that do not exist are skipped.
     Chunks(Vec<u32>),
+    /// The same, as the image's own maker wants it: as a landmark does.
+    Named(Vec<u32>),
 }
 
 impl LazyLayer {
@@ -120,6 +124,7 @@ impl LazyLayer {
             tree,
             pin,
             flights: Arc::default(),
+            donors: Donors::default(),
             trace: Trace::new(cached.chunks().len()),
             sequence: Sequence::default(),
             counters: Counters::default(),
@@ -211,8 +216,8 @@ impl LazyLayer {
     /// Fetches in the background, when the line would be idle otherwise. Errors end up in [`LazyLayer::status`] and are
     /// tried again.
     pub fn prefetch(self: &Arc<Self>, prefetch: Prefetch) {
-        let is_landmark = matches!(prefetch, Prefetch::BlobUpTo(_));
-        if !is_landmark && !self.engine.config.background.enabled {
+        let is_named = matches!(prefetch, Prefetch::BlobUpTo(_) | Prefetch::Named(_));
+        if !is_named && !self.engine.config.background.enabled {
             return;
         }
         let background = &self.engine.background;
@@ -302,6 +307,7 @@ impl LazyLayer {
     /// mounted any more.
     pub fn close(&self) {
         self.closed.send_replace(true);
+        self.donors.clear();
     }
 
     pub(crate) fn count(&self, counter: impl Fn(&Counters) -> &AtomicU64, number: u64) {
@@ -328,6 +334,11 @@ impl LazyLayer {
 
     pub(crate) fn set_background(&self, background: BackgroundState) {
         self.lock().background = background;
+    }
+
+    /// Whether any of it came from other layers.
+    pub(crate) fn has_taken(&self) -> bool {
+        self.counters.taken_chunks.load(Ordering::Relaxed) > 0
     }
 
     /// Whether anything is on its way.

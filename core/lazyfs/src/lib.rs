@@ -12,6 +12,8 @@
 //! ([`LazyLayer::prefetch`], [`LazyLayer::follow`]): that is in one order for all layers, and asked for only as far as the
 //! line would be idle otherwise.
 //!
+//! What another layer has is not fetched, if it is one that [`LazyLayer::set_kin`] names.
+//!
 //! Knows no kernel and no format. Reads may come from any thread; the work is done on the engine's runtime, inflation
 //! on its blocking threads.
 
@@ -24,6 +26,7 @@ mod error;
 mod feed;
 mod fetch;
 mod flight;
+mod kin;
 mod layer;
 mod leftovers;
 mod line;
@@ -38,6 +41,7 @@ mod trace;
 pub use config::{BackgroundConfig, Config};
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use kin::Kin;
 pub use layer::{LazyLayer, PendingRead, Prefetch, Read};
 pub use link::{Connect, Connected};
 pub use status::{BackgroundState, Counted, LastError, Status};

@@ -21,6 +21,12 @@ pub trait Connect: Send + Sync + fmt::Debug {
     fn ways(&self) -> usize {
         1
     }
+
+    /// Where the blobs end that it will be joined of ([`pontoon_source::Joined::ends`]), ascending: no request goes
+    /// across. Asked for once.
+    fn ends(&self) -> Vec<u64> {
+        Vec::new()
+    }
 }
 
 /// A blob that is known already. It is not looked for again when it refuses.
@@ -37,6 +43,7 @@ impl Connect for Connected {
 #[derive(Debug)]
 pub(crate) struct Link {
     connect: Arc<dyn Connect>,
+    ends: Vec<u64>,
     state: Mutex<State>,
 }
 
@@ -49,6 +56,7 @@ struct State {
 impl Link {
     pub(crate) fn new(connect: Arc<dyn Connect>) -> Self {
         Link {
+            ends: connect.ends(),
             connect,
             state: Mutex::default(),
         }
@@ -68,6 +76,11 @@ impl Link {
             connected
         };
         cell.get_or_try_init(connect).await.cloned()
+    }
+
+    /// Where its parts end.
+    pub(crate) fn ends(&self) -> &[u64] {
+        &self.ends
     }
 
     /// How fast the way to the blob is, if there is one and that was measured.

@@ -20,6 +20,14 @@ const ROUNDS: usize = 4;
 const NEAR_BYTES: u64 = 4 << 20;
 const NEAR_CHUNKS: usize = 4096;
 
+/// No more than so many times the bytes that are fetched ahead at once come out of them: of what compresses well the
+/// next comes when that is stored.
+const INFLATION_MAX: u64 = 16;
+
+/// Where much is taken from other layers, what lies between two members that are not is large as a rule, and is what was
+/// to be saved: no more is fetched along than what another request takes.
+pub(crate) const TAKEN_GAP_MAX: u64 = 4 << 10;
+
 /// What a read waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Wait {
@@ -75,7 +83,7 @@ impl LazyLayer {
                 fetches.push(Fetch::new(self, claims, &rush));
             }
         }
-        fetches.into_iter().for_each(Fetch::spawn);
+        fetches.into_iter().for_each(Fetch::start);
         if let Some(last) = near {
             self.sequence.ended(last.chunks.end);
             self.expect_behind(&last);
@@ -122,9 +130,10 @@ impl LazyLayer {
         let table = self.cached().chunks();
         let mut seen = Members::default();
         loop {
-            let (mut wanted, mut sum) = (Vec::new(), 0);
+            let mut wanted = Vec::new();
+            let (mut sum, mut data_bytes) = (0, 0u64);
             let mut ended = false;
-            while sum < bytes {
+            while sum < bytes && data_bytes / INFLATION_MAX < bytes {
                 let Some((index, within)) = course.next() else {
                     ended = true;
                     break;
@@ -138,14 +147,13 @@ impl LazyLayer {
                 seen.add(&member);
                 if within.has(&member.blob) {
                     sum += member.bytes();
+                    data_bytes = data_bytes.saturating_add(member.data_bytes(&table));
                     wanted.push(member);
                 }
             }
             let mut gate = self.flights.gate();
-            let bounds = Bounds {
-                gap_max: gap_max.min(self.engine.config.gap_bytes_max),
-                request_max: bytes,
-            };
+            let mut bounds = self.bounds(bytes);
+            bounds.gap_max = bounds.gap_max.min(gap_max);
             wanted.retain(|member| self.is_free(&gate, member));
             // What lies between them comes anyway.
             let free = |member: &Member| self.is_free(&gate, member);
@@ -163,10 +171,15 @@ impl LazyLayer {
         }
     }
 
-    fn bounds(&self, request_max: u64) -> Bounds {
+    fn bounds(&self, request_max: u64) -> Bounds<'_> {
+        let gap_max = self.engine.config.gap_bytes_max;
         Bounds {
-            gap_max: self.engine.config.gap_bytes_max,
+            gap_max: match self.has_taken() {
+                true => gap_max.min(TAKEN_GAP_MAX),
+                false => gap_max,
+            },
             request_max,
+            ends: self.link.ends(),
         }
     }
 

@@ -31,6 +31,15 @@ impl Member {
     pub(crate) fn bytes(&self) -> u64 {
         self.blob.end.saturating_sub(self.blob.start)
     }
+
+    /// About how many bytes come out of it.
+    pub(crate) fn data_bytes(&self, table: &ChunkTableRef<'_>) -> u64 {
+        let (first, last) = (self.chunks.start, self.chunks.end.saturating_sub(1));
+        match (table.get(first), table.get(last)) {
+            (Some(first), Some(last)) => last.data_end().saturating_sub(first.data_offset),
+            _ => 0,
+        }
+    }
 }
 
 /// Members by their chunks. To find that of a chunk takes as long as it has chunks, and some have a million: so it is
@@ -55,12 +64,28 @@ pub(crate) type Request = Vec<Member>;
 
 /// What may be fetched at once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct Bounds<'a> {
     /// Unwanted bytes between two members of a request.
     pub(crate) gap_max: u64,
     /// Bytes of a request, unless one member is larger.
     pub(crate) request_max: u64,
+    /// Where blobs end, ascending: a request across that would be two, one after the other.
+    pub(crate) ends: &'a [u64],
 }
+
+impl Bounds<'_> {
+    /// Bytes between two members; `None` if they overlap, come in the other order or are in different blobs.
+    fn gap(&self, before: &Member, after: &Member) -> Option<u64> {
+        let gap = after.blob.start.checked_sub(before.blob.end)?;
+        let next = self.ends.partition_point(|end| *end < before.blob.end);
+        let end = self.ends.get(next).copied().unwrap_or(u64::MAX);
+        (after.blob.start < end).then_some(gap)
+    }
+}
+
+/// How many members are looked at in search of one that lies near another one in the blob. Where the same bytes are in
+/// several files, what is near in the layer may be far off in the blob.
+const LOOK_MAX: usize = 1024;
 
 /// Adds to what is `wanted` what lies in its gaps, which comes at no extra cost, and members behind it as long as all
 /// of it has at most `bytes_max` bytes: small ones, of at most half of that. A small one that is used saves a round trip, a
@@ -69,14 +94,16 @@ pub(crate) fn widen(
     table: &ChunkTableRef<'_>,
     wanted: &mut Vec<Member>,
     bytes_max: u64,
-    bounds: Bounds,
+    bounds: Bounds<'_>,
     mut free: impl FnMut(&Member) -> bool,
 ) {
     wanted.sort_by_key(|member| (member.blob.start, member.chunks.start));
     let mut filling = Vec::new();
     for pair in wanted.windows(2) {
         if let [before, after] = pair
-            && gap(before, after).is_some_and(|gap| 0 < gap && gap <= bounds.gap_max)
+            && bounds
+                .gap(before, after)
+                .is_some_and(|gap| 0 < gap && gap <= bounds.gap_max)
         {
             fill(table, before, after, &mut free, &mut filling);
         }
@@ -87,7 +114,7 @@ pub(crate) fn widen(
     };
     let bytes_max = bytes_max.min(bounds.request_max);
     while bytes < bytes_max
-        && let Some(next) = behind(table, &last, bounds.gap_max, &mut free)
+        && let Some(next) = behind(table, &last, bounds, &mut free)
     {
         bytes = bytes.saturating_add(next.bytes());
         if bytes > bytes_max || next.bytes() > bytes_max / 2 {
@@ -99,11 +126,6 @@ pub(crate) fn widen(
     wanted.append(&mut filling);
 }
 
-/// Bytes between two members; `None` if they overlap or come in the other order.
-fn gap(before: &Member, after: &Member) -> Option<u64> {
-    after.blob.start.checked_sub(before.blob.end)
-}
-
 fn fill(
     table: &ChunkTableRef<'_>,
     before: &Member,
@@ -113,7 +135,8 @@ fn fill(
 ) {
     let mut end = before.blob.end;
     let mut index = before.chunks.end;
-    while index < after.chunks.start {
+    let until = after.chunks.start.min(index.saturating_add(LOOK_MAX));
+    while index < until {
         let Some(member) = Member::of(table, index) else {
             index += 1;
             continue;
@@ -134,18 +157,22 @@ fn fill(
 fn behind(
     table: &ChunkTableRef<'_>,
     last: &Member,
-    gap_max: u64,
+    bounds: Bounds<'_>,
     free: &mut impl FnMut(&Member) -> bool,
 ) -> Option<Member> {
     let mut index = last.chunks.end;
-    while index < table.len() {
+    let until = table.len().min(index.saturating_add(LOOK_MAX));
+    while index < until {
         let Some(member) = Member::of(table, index) else {
             index += 1;
             continue;
         };
         index = member.chunks.end;
-        let gap = gap(last, &member)?;
-        if gap > gap_max {
+        // What another file has too may lie before it.
+        if member.blob.start < last.blob.end {
+            continue;
+        }
+        if bounds.gap(last, &member)? > bounds.gap_max {
             return None;
         }
         if free(&member) {
@@ -155,15 +182,18 @@ fn behind(
     None
 }
 
-/// Makes as few requests of `members` as `bounds` let it.
-pub(crate) fn coalesce(mut members: Vec<Member>, bounds: Bounds) -> Vec<Request> {
-    members.sort_by_key(|member| (member.blob.start, member.chunks.start));
+/// Makes as few requests of `members` as `bounds` let it. Members of the same bytes follow each other in one.
+pub(crate) fn coalesce(mut members: Vec<Member>, bounds: Bounds<'_>) -> Vec<Request> {
+    members.sort_by_key(|member| (member.blob.start, member.blob.end, member.chunks.start));
     let mut requests: Vec<Request> = Vec::new();
     for member in members {
         if let Some(request) = requests.last_mut()
             && let (Some(first), Some(last)) = (request.first(), request.last())
-            && gap(last, &member).is_some_and(|gap| gap <= bounds.gap_max)
-            && member.blob.end - first.blob.start <= bounds.request_max
+            && (last.blob == member.blob
+                || bounds
+                    .gap(last, &member)
+                    .is_some_and(|gap| gap <= bounds.gap_max)
+                    && member.blob.end - first.blob.start <= bounds.request_max)
         {
             request.push(member);
         } else {

@@ -82,6 +82,10 @@ counters! {
     background_requests,
     /// Bytes that came, compressed, unwanted ones in gaps included.
     fetched_bytes,
+    /// Chunks that were here already, in another layer or elsewhere in the same one, and were taken from there.
+    taken_chunks,
+    /// Their bytes.
+    taken_bytes,
     /// Members inflated.
     inflated_members,
     /// Members that had wrong bytes, each time.

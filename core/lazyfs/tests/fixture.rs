@@ -14,13 +14,13 @@ use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use pontoon_cache::{Cache, CachedLayer, Key, Meta};
 use pontoon_layer::{
-    Chunk, ChunkTable, Compression, Digest, Entry, EntryKind, Limits, OpaqueXattr, Time,
-    TreeBuilder,
+    Algorithm, Chunk, ChunkTable, Compression, Digest, Entry, EntryKind, Hasher, Limits,
+    OpaqueXattr, Time, TreeBuilder,
 };
 use pontoon_lazyfs::tree::Nid;
 use pontoon_lazyfs::{Config, Connect, Connected, Engine, LazyLayer, Read, Result};
 use pontoon_linux::Map;
-use pontoon_source::{Blob, BoxFuture, ByteStream, Error, Pace, Urgency};
+use pontoon_source::{Blob, BoxFuture, ByteStream, Error, Joined, Pace, Urgency};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -41,8 +41,14 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Makes a layer: a tree, a chunk table, a blob of gzip members.
+/// Makes a layer: a tree, a chunk table, a blob of gzip members unless it is told otherwise.
 pub(crate) struct Maker {
+    pub(crate) compression: Compression,
+    /// Compresses so.
+    pub(crate) pack: fn(&[u8]) -> Vec<u8>,
+    pub(crate) algorithm: Algorithm,
+    /// Where blobs end, but for the last one.
+    ends: Vec<u64>,
     tree: TreeBuilder,
     chunks: Vec<Chunk>,
     blob: Vec<u8>,
@@ -76,6 +82,10 @@ impl Maker {
         let mut tree = TreeBuilder::new(OpaqueXattr::Trusted, &Limits::default());
         tree.add(b"/", entry(EntryKind::Directory, 0o755)).unwrap();
         Maker {
+            compression: Compression::Gzip,
+            pack: gzip,
+            algorithm: Algorithm::Sha256,
+            ends: Vec::new(),
             tree,
             chunks: Vec::new(),
             blob: b"something before the first member".to_vec(),
@@ -96,7 +106,7 @@ impl Maker {
     pub(crate) fn file(&mut self, path: &str, mode: u16, bytes: &[u8], chunk: usize) {
         let data_offset = self.file_entry(path, mode, bytes);
         for (index, part) in bytes.chunks(chunk).enumerate() {
-            let member = gzip(part);
+            let member = (self.pack)(part);
             let offset = data_offset + (index * chunk) as u64;
             self.chunk(offset, part, 0, member.len());
             self.blob.extend(member);
@@ -127,6 +137,40 @@ impl Maker {
         self.blob.extend(member);
     }
 
+    /// A file that has the same bytes as `original`, and the same bytes of the blob.
+    pub(crate) fn again(&mut self, path: &str, original: &str) {
+        let bytes = self.files[original].clone();
+        let first = self
+            .chunks
+            .iter()
+            .position(|chunk| chunk.digest == self.hash(&bytes[..chunk.length as usize]));
+        let first = self.chunks[first.unwrap()].data_offset;
+        let data_offset = self.file_entry(path, 0o644, &bytes);
+        let inside = first..first + bytes.len() as u64;
+        let chunks = self
+            .chunks
+            .iter()
+            .filter(|chunk| inside.contains(&chunk.data_offset));
+        let again: Vec<Chunk> = chunks
+            .map(|chunk| Chunk {
+                data_offset: chunk.data_offset - first + data_offset,
+                ..*chunk
+            })
+            .collect();
+        self.chunks.extend(again);
+    }
+
+    /// What follows is in another blob.
+    pub(crate) fn end_blob(&mut self) {
+        self.ends.push(self.blob_bytes());
+    }
+
+    fn hash(&self, bytes: &[u8]) -> [u8; 32] {
+        let mut hasher = Hasher::new(self.algorithm);
+        hasher.update(bytes);
+        hasher.finish().bytes().try_into().unwrap()
+    }
+
     /// Bytes of the blob that are no chunk's.
     pub(crate) fn gap(&mut self, length: usize) {
         self.blob.extend(vec![0xee; length]);
@@ -140,6 +184,8 @@ impl Maker {
             blob_length: 0,
             blob_offset: 0,
             inner_offset: 0,
+            compression: self.compression,
+            algorithm: self.algorithm,
             digest: [0; 32],
         });
     }
@@ -167,7 +213,9 @@ impl Maker {
             blob_length: member as u32,
             blob_offset: self.blob.len() as u64,
             inner_offset,
-            digest: *Digest::of(bytes).as_sha256().unwrap(),
+            compression: self.compression,
+            algorithm: self.algorithm,
+            digest: self.hash(bytes),
         });
     }
 
@@ -175,9 +223,15 @@ impl Maker {
         // Not up to the end of a block, which is the harder case.
         let data_size = self.data_end;
         let tree = self.tree.finish().unwrap();
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        let ends = self.ends.iter().copied().chain([self.blob.len() as u64]);
+        let parts = starts
+            .zip(ends)
+            .map(|(start, end)| FakeBlob::new(self.blob[start as usize..end as usize].to_vec()));
         Made {
             image: pontoon_erofs::write(&tree, data_size).unwrap(),
             table: ChunkTable::new(Compression::Gzip, data_size, self.chunks).unwrap(),
+            parts: parts.collect(),
             blob: FakeBlob::new(self.blob),
             files: self.files,
         }
@@ -189,6 +243,8 @@ pub(crate) struct Made {
     pub(crate) image: Vec<u8>,
     pub(crate) table: ChunkTable,
     pub(crate) blob: Arc<FakeBlob>,
+    /// The same in several blobs.
+    pub(crate) parts: Vec<Arc<FakeBlob>>,
     pub(crate) files: BTreeMap<String, Vec<u8>>,
 }
 
@@ -427,6 +483,30 @@ impl ByteStream for FakeStream {
     }
 }
 
+/// The parts of a blob.
+#[derive(Debug)]
+pub(crate) struct Parts(pub Vec<Arc<FakeBlob>>);
+
+impl Parts {
+    fn joined(&self) -> Joined {
+        let blobs = self
+            .0
+            .iter()
+            .map(|part| Arc::new(Handle(part.clone())) as Arc<dyn Blob>);
+        Joined::new(Digest::of(b"all of them"), blobs.collect()).unwrap()
+    }
+}
+
+impl Connect for Parts {
+    fn connect(&self) -> BoxFuture<'_, pontoon_source::Result<Arc<dyn Blob>>> {
+        Box::pin(async move { Ok(Arc::new(self.joined()) as Arc<dyn Blob>) })
+    }
+
+    fn ends(&self) -> Vec<u64> {
+        self.joined().ends()
+    }
+}
+
 /// A layer that nobody may connect.
 #[derive(Debug)]
 pub(crate) struct Unreachable;
@@ -441,6 +521,8 @@ impl Connect for Unreachable {
 pub(crate) struct Rig {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     pub(crate) blob: Arc<FakeBlob>,
+    /// If it is in several blobs, these are asked and not `blob`.
+    pub(crate) parts: Vec<Arc<FakeBlob>>,
     pub(crate) layer: Arc<LazyLayer>,
     pub(crate) engine: Arc<Engine>,
     pub(crate) cache: Arc<Cache>,
@@ -490,9 +572,12 @@ pub(crate) fn open(
     directory: &Path,
     made: &Made,
 ) -> Arc<LazyLayer> {
-    let connect = Connected(Arc::new(Handle(made.blob.clone())));
+    let connect: Arc<dyn Connect> = match &*made.parts {
+        [_] => Arc::new(Connected(Arc::new(Handle(made.blob.clone())))),
+        parts => Arc::new(Parts(parts.to_vec())),
+    };
     let tree = map(directory, &made.image);
-    LazyLayer::open(engine, tree, &cached(cache, made), Arc::new(connect)).unwrap()
+    LazyLayer::open(engine, tree, &cached(cache, made), connect).unwrap()
 }
 
 /// Patient enough for a busy machine, and fetches only what is missing, so that tests can tell what was fetched why.
@@ -527,6 +612,7 @@ impl Rig {
         Rig {
             files: made.files,
             blob: made.blob,
+            parts: made.parts,
             image: made.image,
             table: made.table,
             layer,
@@ -560,6 +646,11 @@ impl Rig {
             runtime,
             ..self
         }
+    }
+
+    /// What it leaves on the disk.
+    pub(crate) fn into_directory(self) -> tempfile::TempDir {
+        self.directory
     }
 
     pub(crate) fn directory(&self) -> &Path {

@@ -6,5 +6,7 @@ mod fixture;
 mod log;
 
 mod background;
+mod blobs;
 mod faults;
+mod kin;
 mod reading;

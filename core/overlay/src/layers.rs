@@ -55,6 +55,14 @@ pub(crate) fn offer<'core>(
             core.declined.count(reason);
             untouched(core, directory, &upper)
         }
+        Offer::Refuse {
+            reason,
+            detail,
+            transient,
+        } => {
+            told(extraction, target, false, &reason);
+            Err(refused(target, &reason, detail.as_deref(), transient))
+        }
         Offer::Unpacked => {
             told(extraction, target, true, "it was unpacked here");
             Err(record(core, extraction, target, directory, None))
@@ -63,6 +71,24 @@ pub(crate) fn offer<'core>(
             told(extraction, target, true, "it is lazy");
             Err(record(core, extraction, target, directory, Some(bytes)))
         }
+    }
+}
+
+/// Why Prepare fails for a layer that nobody can bring.
+fn refused(target: &str, reason: &str, detail: Option<&str>, transient: bool) -> Error {
+    let reason = match detail {
+        Some(detail) => format!("{reason}: {detail}"),
+        None => reason.to_owned(),
+    };
+    match transient {
+        true => Error::Unavailable {
+            operation: format!("bringing layer {target}"),
+            reason: format!("{reason}; try again"),
+        },
+        false => Error::Refused {
+            what: format!("layer {target}"),
+            reason,
+        },
     }
 }
 

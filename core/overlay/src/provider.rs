@@ -86,6 +86,16 @@ pub enum Offer {
     /// It would have been, but for this reason: a short sentence that is the same for the same cause, because it is
     /// counted. containerd unpacks the layer.
     Decline(String),
+    /// It would have been, and containerd cannot unpack it either: Prepare fails, and whoever pulls is told why. The
+    /// directory was not touched.
+    Refuse {
+        /// A short sentence that is the same for the same cause.
+        reason: String,
+        /// What exactly happened, and what to do.
+        detail: Option<String>,
+        /// Whether the same request may go well later.
+        transient: bool,
+    },
 }
 
 /// The committed ancestors of a snapshot, nearest first.

@@ -13,13 +13,17 @@ use pontoon_layer::{Attributes, Digest, Kind, Landmark, Layer, NodeId, OpaqueXat
 use crate::parents::Parents;
 use crate::reason::{self, Refusal};
 use crate::record::Facts;
-use crate::stock::{Hold, Stock};
+use crate::stock::{Hold, Made, Stock};
+use crate::toc::Parsed;
 
 /// Changes when the same table of contents becomes another tree.
 const TREE_VERSION: u32 = 2;
 
 /// What the [`Scope`] is noted as in the cache beside a layer: its tree is found again without its table of contents.
 const NOTE_SCOPE: &str = "implied";
+
+/// What the chunks are noted as that the image itself wants first, in the form of [`crate::first::First`].
+pub(crate) const NOTE_FIRST: &str = "first";
 
 /// Blocks of the filesystem that an unpacked layer would be on.
 const BLOCK: u64 = 4096;
@@ -105,9 +109,14 @@ pub(crate) fn build(
     stock: &Arc<Stock>,
     key: &Key,
     blob_bytes: u64,
-    mut layer: Layer,
+    parsed: Parsed,
     parents: &Parents,
 ) -> Result<Hold, Refusal> {
+    let Parsed {
+        mut layer,
+        blobs,
+        first,
+    } = parsed;
     let implied = layer.tree.implied();
     let scope = Scope::of(&implied);
     check_lookups(&implied, parents, LOOKUPS_MAX)?;
@@ -119,9 +128,17 @@ pub(crate) fn build(
     })?;
     let image = pontoon_erofs::write(&layer.tree, layer.chunks.data_size())
         .map_err(|error| Refusal::new(reason::BEYOND_LIMITS).because(&error))?;
-    let notes = BTreeMap::from([(NOTE_SCOPE.to_owned(), scope.word().to_owned())]);
+    let mut notes = BTreeMap::from([(NOTE_SCOPE.to_owned(), scope.word().to_owned())]);
+    if !first.is_empty() {
+        notes.insert(NOTE_FIRST.to_owned(), first.text());
+    }
+    let blob_bytes = match blobs.is_empty() {
+        true => blob_bytes,
+        false => blobs.iter().map(|blob| blob.size).sum(),
+    };
     let meta = Meta { blob_bytes, notes };
-    stock.store(key, &name, &image, &layer.chunks, facts, &meta)
+    let made = Made { facts, meta, blobs };
+    stock.store(key, &name, &image, &layer.chunks, made)
 }
 
 /// Refuses a layer that would have more than `lookups_max` directories looked up in the layers below.
@@ -227,7 +244,7 @@ mod tests {
         let key = Key::new(Digest::of(b"blob"), Digest::of(b"toc"));
         let layer = fixture::layer(&["a/x", "b/y"]);
         let parents = Parents::ordinary(&nowhere);
-        let refusal = build(&stock.stock, &key, 1, layer, &parents).unwrap_err();
+        let refusal = build(&stock.stock, &key, 1, layer.into(), &parents).unwrap_err();
         assert_eq!(refusal.reason, reason::BEYOND_LIMITS);
     }
 }

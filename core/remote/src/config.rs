@@ -27,6 +27,8 @@ pub struct Config {
     pub lazy: LazyConfig,
     /// What is unpacked here. `[unpack]`
     pub unpack: UnpackConfig,
+    /// Whether images in nydus' form are served. Else they are refused, since nobody can unpack them.
+    pub nydus: bool,
     /// What a layer may ask of us at most.
     pub limits: Limits,
     /// By which attribute overlayfs is told of opaque directories.
@@ -118,6 +120,7 @@ impl Default for Config {
                 layer_bytes_max: 64 << 20,
                 temporary_bytes_max: 512 << 20,
             },
+            nydus: false,
             limits: Limits::default(),
             opaque: OpaqueXattr::Trusted,
         }

@@ -30,6 +30,9 @@ pub(crate) struct Decision {
     pub(crate) layer: String,
     /// Unpacked here, or left to containerd.
     pub(crate) unpacked: bool,
+    /// Nobody can bring it.
+    #[serde(default)]
+    pub(crate) refused: bool,
     /// Why it is not lazy.
     pub(crate) reason: String,
     pub(crate) detail: Option<String>,
@@ -66,6 +69,8 @@ pub struct Counts {
     pub unpacked: BTreeMap<&'static str, u64>,
     /// Left to containerd, by why.
     pub declined: BTreeMap<&'static str, u64>,
+    /// Brought by nobody, so that the pull failed, by why.
+    pub refused: BTreeMap<&'static str, u64>,
 }
 
 impl Decisions {
@@ -119,7 +124,7 @@ impl Decisions {
         state.changed |= state.layers.remove(&key).is_some();
     }
 
-    /// A layer is not, and is in the snapshot `id`.
+    /// A layer is not, and is in the snapshot `id`, if in any.
     pub(crate) fn ordinary(
         &self,
         image: &str,
@@ -129,9 +134,10 @@ impl Decisions {
         id: SnapshotId,
     ) {
         let mut state = self.lock();
-        let counts = match unpacked {
-            true => &mut state.counts.unpacked,
-            false => &mut state.counts.declined,
+        let counts = match (unpacked, why.is_final) {
+            (true, _) => &mut state.counts.unpacked,
+            (false, true) => &mut state.counts.refused,
+            (false, false) => &mut state.counts.declined,
         };
         *counts.entry(why.reason).or_default() += 1;
         let detail = why.detail.as_deref();
@@ -139,6 +145,7 @@ impl Decisions {
             image: image.to_owned(),
             layer: layer.to_string(),
             unpacked,
+            refused: why.is_final && !unpacked,
             reason: why.reason.to_owned(),
             detail: detail.map(|detail| detail.chars().take(DETAIL_MAX).collect()),
             when: now(),
@@ -160,7 +167,12 @@ impl Decisions {
 
     /// Nothing is known of where the layer is.
     pub(crate) fn unknown(&self, why: &Refusal) {
-        *self.lock().counts.declined.entry(why.reason).or_default() += 1;
+        let counts = &mut self.lock().counts;
+        let counts = match why.is_final {
+            true => &mut counts.refused,
+            false => &mut counts.declined,
+        };
+        *counts.entry(why.reason).or_default() += 1;
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::build;
 use crate::download::Download;
+use crate::nydus::{self, Role};
 use crate::parents::Parents;
 use crate::profile::Profile;
 use crate::promise::Promise;
@@ -26,6 +27,9 @@ const CONFIG_BYTES_MAX: u64 = 8 << 20;
 /// Tables of contents are fetched for so many layers ahead of the one that is asked for: all that most images have, and
 /// not more than memory has room for.
 const AHEAD: usize = 16;
+
+/// What to do about an image for another plugin.
+pub(crate) const NYDUS_ADVICE: &str = "install pontoon-nydus and pull it with `--snapshotter pontoon-nydus`; it runs all other images too";
 
 /// An image that the caller may read: its manifest was fetched with its credentials.
 #[derive(Debug)]
@@ -44,6 +48,7 @@ pub(crate) struct Image {
 pub(crate) struct Part {
     pub(crate) index: usize,
     pub(crate) descriptor: Descriptor,
+    pub(crate) role: Role,
     annotated: OnceLock<Annotated>,
     /// Why it is not lazy, although its annotations say so.
     pub(crate) failed: OnceLock<Refusal>,
@@ -85,8 +90,8 @@ impl Image {
         manifest: Manifest,
         first: &Digest,
     ) -> Arc<Self> {
-        let layers = manifest.layers.iter().enumerate();
-        let layers = layers.map(|(index, descriptor)| Part::new(shared, index, descriptor.clone()));
+        let layers = 0..manifest.layers.len();
+        let layers = layers.filter_map(|index| Part::new(shared, index, &manifest));
         let layers: Vec<Part> = layers.collect();
         let lazy: Vec<Key> = layers.iter().filter_map(Part::key).collect();
         let image = Arc::new(Image {
@@ -103,7 +108,7 @@ impl Image {
             let _ = image.configuration(shared);
         }
         for part in image.layers.iter().skip(first) {
-            if !part.is_candidate() && (lazy || shared.config.unpack.everything) {
+            if part.is_ordinary() && (lazy || shared.config.unpack.everything) {
                 let _ = part.download(shared, &image);
             }
         }
@@ -131,8 +136,8 @@ impl Image {
     /// Fetches the tables of contents of the layers from `index` on, but for those that were fetched from this repository
     /// before and likely need none.
     pub(crate) fn expect(&self, shared: &Arc<Shared>, index: usize) {
-        let ahead = self.layers.iter().skip(index).take(AHEAD);
-        for part in ahead.filter(|part| part.is_candidate()) {
+        let ahead = self.layers.iter().skip(index);
+        for part in ahead.filter(|part| part.is_candidate()).take(AHEAD) {
             let known = || {
                 let key = part.key();
                 key.is_some_and(|key| shared.stock.is_proven(&key, &self.reference))
@@ -177,23 +182,36 @@ impl Image {
 }
 
 impl Part {
-    fn new(shared: &Shared, index: usize, descriptor: Descriptor) -> Self {
+    fn new(shared: &Shared, index: usize, manifest: &Manifest) -> Option<Self> {
+        let descriptor = manifest.layers.get(index)?;
         let part = Part {
             index,
-            descriptor,
+            descriptor: descriptor.clone(),
+            role: nydus::role(manifest, descriptor),
             annotated: OnceLock::new(),
             failed: OnceLock::new(),
             toc: Mutex::default(),
             built: Mutex::default(),
             download: Mutex::default(),
         };
-        part.learn(shared, &part.descriptor.annotations);
-        part
+        match part.role {
+            Role::Layer => part.learn(shared, &part.descriptor.annotations),
+            Role::Data | Role::Bootstrap(_) => {
+                let checked = match shared.config.nydus {
+                    true => nydus::check(descriptor),
+                    false => Err(Refusal::new(reason::OTHER_PLUGIN).with(NYDUS_ADVICE)),
+                };
+                if let Err(refusal) = checked {
+                    let _ = part.failed.set(refusal.and_final());
+                }
+            }
+        }
+        Some(part)
     }
 
     /// Takes note of what annotations, or the labels that containerd makes of them, say.
     pub(crate) fn learn(&self, shared: &Shared, annotations: &BTreeMap<String, String>) {
-        if self.annotated.get().is_some() {
+        if self.annotated.get().is_some() || !matches!(self.role, Role::Layer) {
             return;
         }
         match parse_annotations(annotations, self.descriptor.size, &shared.config.limits) {
@@ -209,11 +227,24 @@ impl Part {
 
     /// Whether it may be lazy, as far as is known.
     pub(crate) fn is_candidate(&self) -> bool {
-        self.annotated.get().is_some() && self.failed.get().is_none()
+        let may_be = match self.role {
+            Role::Layer => self.annotated.get().is_some(),
+            Role::Data => false,
+            Role::Bootstrap(_) => true,
+        };
+        may_be && self.failed.get().is_none()
+    }
+
+    /// Whether it is an archive of files that is not lazy.
+    fn is_ordinary(&self) -> bool {
+        matches!(self.role, Role::Layer) && !self.is_candidate()
     }
 
     /// Under which its data is cached; `None` if nothing vouches for it.
     pub(crate) fn key(&self) -> Option<Key> {
+        if let Role::Bootstrap(bootstrap) = &self.role {
+            return Some(bootstrap.key.clone());
+        }
         let expected = self.annotated.get()?.digest.as_ref()?;
         let toc = toc::digest_of(expected).clone();
         Some(Key::new(self.descriptor.digest.clone(), toc))
@@ -230,9 +261,13 @@ impl Part {
             let (shared, reference) = (Arc::clone(shared), reference.clone());
             let descriptor = self.descriptor.clone();
             let annotated = self.annotated.get().cloned().unwrap_or_default();
+            let role = self.role.clone();
             Promise::of(&Arc::clone(&shared).runtime, async move {
                 let reading = &shared.reading;
-                let table = reading.table(&reference, &descriptor, &annotated).await?;
+                let table = match &role {
+                    Role::Bootstrap(bootstrap) => reading.bootstrap(&reference, bootstrap).await?,
+                    _ => reading.table(&reference, &descriptor, &annotated).await?,
+                };
                 Ok(Arc::new(Fetched(Mutex::new(Some(table)))))
             })
         });

@@ -8,6 +8,8 @@ use pontoon_lazyfs::{LazyLayer, Prefetch};
 use pontoon_overlay::SnapshotId;
 
 use crate::anywhere::Anywhere;
+use crate::build;
+use crate::first::First;
 use crate::profile::Profile;
 use crate::profiles;
 use crate::record::Record;
@@ -59,11 +61,18 @@ impl Item {
         }
     }
 
-    /// Has what the layer's landmark names, or `bytes` of its blob if it does not say, fetched before the rest.
+    /// Has what the layer's landmark or its prefetch table names, or `bytes` of its blob if it does not say, fetched before
+    /// the rest.
     pub(crate) fn prefetch_first(&self, layer: &Arc<LazyLayer>, bytes: Option<u64>) {
+        if std::mem::replace(&mut lock(&self.asked).first, true) {
+            return;
+        }
+        let cached = layer.cached();
         let up_to = self.record.facts.landmark.or(bytes).unwrap_or_default();
-        let mut asked = lock(&self.asked);
-        if !std::mem::replace(&mut asked.first, true) && up_to > 0 {
+        if let Some(text) = cached.meta().notes.get(build::NOTE_FIRST) {
+            let chunks = First::chunks(text, cached.chunks().len());
+            layer.prefetch(Prefetch::Named(chunks));
+        } else if up_to > 0 {
             layer.prefetch(Prefetch::BlobUpTo(up_to));
         }
     }

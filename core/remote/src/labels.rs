@@ -9,6 +9,7 @@ use pontoon_layer::Digest;
 use pontoon_snapshot::Labels;
 use pontoon_source::Reference;
 
+use crate::nydus;
 use crate::reason::{BAD_LABELS, NO_LABELS, Refusal};
 
 const IMAGE: [&str; 2] = [
@@ -39,6 +40,14 @@ pub(crate) struct Wanted {
     pub(crate) annotations: BTreeMap<String, String>,
     /// How many bytes of the blob to prefetch if the layer does not say.
     pub(crate) prefetch_bytes: Option<u64>,
+}
+
+/// Whether the labels are those of a layer in nydus' form, which containerd cannot unpack.
+pub(crate) fn is_nydus(labels: &Labels) -> bool {
+    let annotations = labels
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    nydus::is_named(&annotations.collect())
 }
 
 impl Wanted {

@@ -36,6 +36,7 @@
 mod ahead;
 mod anywhere;
 mod below;
+mod bootstrap;
 mod build;
 mod config;
 mod credentials;
@@ -45,16 +46,20 @@ mod durable;
 mod elf;
 mod erofs;
 mod error;
+mod first;
 #[cfg(test)]
 mod fixture;
 mod front;
 mod front_end;
 mod image;
 mod item;
+mod kin;
 mod labels;
 mod merged;
 mod mounter;
 mod numbers;
+mod nydus;
+mod offer;
 mod parents;
 mod profile;
 mod profiles;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pontoon_overlay::{Chain, Link};
+use pontoon_overlay::Chain;
 
 use crate::below::{self, Below, Layer};
 use crate::record::Record;
@@ -29,16 +29,19 @@ enum Parent {
 impl Parents {
     /// The layers of `chain`; those that are lazy have their trees among `trees`.
     pub(crate) fn of(chain: &Chain<'_>, trees: &Arc<Trees>) -> pontoon_snapshot::Result<Self> {
-        let parent = |link: &Link| match &link.layer {
-            None => Ok(Parent::Ordinary(link.id.to_string(), chain.directory(link))),
-            Some(record) => {
-                let tree = Record::decode(record)?.tree;
-                Ok(Parent::Lazy(tree, Arc::clone(trees)))
+        let mut parents = Vec::new();
+        for link in chain.links {
+            let Some(record) = &link.layer else {
+                let directory = chain.directory(link);
+                parents.push(Parent::Ordinary(link.id.to_string(), directory));
+                continue;
+            };
+            // What has no files of its own is no layer below anything.
+            if let Some(record) = Record::decode(record)? {
+                parents.push(Parent::Lazy(record.tree, Arc::clone(trees)));
             }
-        };
-        let parents: pontoon_snapshot::Result<Vec<Parent>> =
-            chain.links.iter().map(parent).collect();
-        parents.map(Parents)
+        }
+        Ok(Parents(parents))
     }
 
     /// The lazy layer with this tree.

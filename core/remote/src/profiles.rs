@@ -323,7 +323,14 @@ mod tests {
         let fixture = fixture::stock();
         let key = Key::new(Digest::of(b"blob"), Digest::of(b"toc"));
         let layer = fixture::layer(&["etc/", "etc/name"]);
-        let hold = build::build(&fixture.stock, &key, 1, layer, &Parents::ordinary(&[])).unwrap();
+        let hold = build::build(
+            &fixture.stock,
+            &key,
+            1,
+            layer.into(),
+            &Parents::ordinary(&[]),
+        )
+        .unwrap();
         let opened = fixture.stock.open_layer(&hold.item.record).unwrap();
         let profiles = fixture.profiles();
         let begin = || {

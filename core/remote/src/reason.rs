@@ -20,6 +20,12 @@ pub(crate) const NO_TOC_IMAGE: &str =
 pub(crate) const UNVERIFIABLE: &str = "the layer has data without digests";
 pub(crate) const BAD_TOC: &str = "the table of contents is not the one that the manifest names";
 pub(crate) const MALFORMED: &str = "the table of contents cannot be used";
+pub(crate) const UNSUPPORTED: &str = "the image has a form that Pontoon does not read";
+pub(crate) const OTHER_PLUGIN: &str = "it is a nydus image, and this plugin does not run those";
+pub(crate) const SLOW_BOOTSTRAP: &str = "the registry did not deliver the bootstrap in time";
+pub(crate) const BAD_BOOTSTRAP: &str = "the bootstrap of the nydus image cannot be used";
+pub(crate) const NO_BOOTSTRAP: &str = "the manifest of the nydus image names no bootstrap";
+pub(crate) const NO_BLOB: &str = "data of the nydus image is missing";
 pub(crate) const BEYOND_LIMITS: &str = "the layer is beyond a limit";
 pub(crate) const NO_RANGES: &str = "the registry does not answer range requests";
 pub(crate) const UNAUTHORIZED: &str = "the registry wants other credentials";
@@ -37,6 +43,8 @@ pub(crate) struct Refusal {
     pub(crate) detail: Option<String>,
     /// Whether the next try may go better by itself.
     pub(crate) transient: bool,
+    /// Whether containerd cannot unpack the layer either.
+    pub(crate) is_final: bool,
 }
 
 impl Refusal {
@@ -46,6 +54,15 @@ impl Refusal {
             reason,
             detail: None,
             transient: false,
+            is_final: false,
+        }
+    }
+
+    /// It is one of a layer that containerd cannot unpack.
+    pub(crate) fn and_final(self) -> Self {
+        Refusal {
+            is_final: true,
+            ..self
         }
     }
 
@@ -54,6 +71,14 @@ impl Refusal {
         Refusal {
             transient: true,
             ..Refusal::new(reason)
+        }
+    }
+
+    /// With what exactly happened, or what to do.
+    pub(crate) fn with(self, detail: &str) -> Self {
+        Refusal {
+            detail: Some(detail.to_owned()),
+            ..self
         }
     }
 
@@ -101,6 +126,7 @@ impl From<FormatError> for Refusal {
             FormatError::Digest(_) => BAD_TOC,
             FormatError::Unverifiable { .. } => UNVERIFIABLE,
             FormatError::TooLarge { .. } => BEYOND_LIMITS,
+            FormatError::Unsupported { .. } => UNSUPPORTED,
             _ => MALFORMED,
         };
         Refusal::new(reason).because(&error)

@@ -4,8 +4,12 @@ use pontoon_cache::Key;
 use pontoon_snapshot::{Error, Result, Usage};
 use serde::{Deserialize, Serialize};
 
-/// The form of a record. A daemon refuses those that it does not know.
-const VERSION: u32 = 1;
+use crate::anywhere::Place;
+
+/// The newest form of a record. A daemon refuses those that it does not know.
+const VERSION: u32 = 2;
+/// The form of a layer that has its bytes in its own blob.
+const VERSION_OWN: u32 = 1;
 
 /// A lazy layer, as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +29,12 @@ pub(crate) struct Record {
     pub(crate) blob_bytes: u64,
     #[serde(flatten)]
     pub(crate) facts: Facts,
+    /// Where its bytes are, if not in its own blob. Form 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    blobs: Vec<Place>,
+    /// It has no files and is not mounted: its bytes belong to another layer. Form 2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    data: bool,
 }
 
 /// What is known of a layer once its table of contents was read.
@@ -48,9 +58,13 @@ impl Record {
         image: &str,
         blob_bytes: u64,
         facts: Facts,
+        blobs: Vec<Place>,
     ) -> Self {
         Record {
-            version: VERSION,
+            version: match blobs.is_empty() {
+                true => VERSION_OWN,
+                false => VERSION,
+            },
             blob: key.blob.to_string(),
             toc: key.toc.to_string(),
             tree: tree.to_owned(),
@@ -58,7 +72,31 @@ impl Record {
             image: image.to_owned(),
             blob_bytes,
             facts,
+            blobs,
+            data: false,
         }
+    }
+
+    /// The record of a layer that has nothing but bytes of another one.
+    pub(crate) fn of_data(blob: &Place, image: &str) -> Vec<u8> {
+        let record = Record {
+            version: VERSION,
+            blob: blob.digest.to_string(),
+            toc: blob.digest.to_string(),
+            tree: String::new(),
+            number: 0,
+            image: image.to_owned(),
+            blob_bytes: blob.size,
+            facts: Facts {
+                bytes: 0,
+                inodes: 0,
+                data_bytes: 0,
+                landmark: None,
+            },
+            blobs: Vec::new(),
+            data: true,
+        };
+        record.encode()
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -66,14 +104,15 @@ impl Record {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+    /// `None` for a layer of which nothing is mounted.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Option<Self>> {
         let corrupt = |reason: String| Error::Corrupt {
             what: "the record of a lazy layer".to_owned(),
             reason,
         };
         let record: Record =
             serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
-        if record.version != VERSION {
+        if !(VERSION_OWN..=VERSION).contains(&record.version) {
             return Err(Error::Refused {
                 what: "the record of a lazy layer".to_owned(),
                 reason: format!(
@@ -83,11 +122,14 @@ impl Record {
             });
         }
         record.checked_key().map_err(corrupt)?;
+        if record.data {
+            return Ok(None);
+        }
         // It becomes a file's name.
         if record.tree.is_empty() || !record.tree.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(corrupt(format!("{:?} is no tree", record.tree)));
         }
-        Ok(record)
+        Ok(Some(record))
     }
 
     fn checked_key(&self) -> Result<Key, String> {
@@ -101,6 +143,17 @@ impl Record {
             what: "the record of a lazy layer".to_owned(),
             reason,
         })
+    }
+
+    /// Where its bytes are.
+    pub(crate) fn places(&self) -> Result<Vec<Place>> {
+        if !self.blobs.is_empty() {
+            return Ok(self.blobs.clone());
+        }
+        Ok(vec![Place {
+            digest: self.key()?.blob,
+            size: self.blob_bytes,
+        }])
     }
 
     /// The digest of its blob, for people.
@@ -130,13 +183,68 @@ mod tests {
             landmark: Some(0),
         };
         let key = Key::new(Digest::of(b"blob"), Digest::of(b"toc"));
-        Record::new(&key, "0a1b", 7, "localhost:5000/a:1", 99, facts)
+        Record::new(&key, "0a1b", 7, "localhost:5000/a:1", 99, facts, Vec::new())
+    }
+
+    fn place(name: &str) -> Place {
+        Place {
+            digest: Digest::of(name.as_bytes()),
+            size: 7,
+        }
     }
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let record = record();
-        assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+        let own = record();
+        let read = Record::decode(&own.encode()).unwrap().unwrap();
+        assert_eq!(read, own);
+        let (blob, size) = (Digest::of(b"blob"), 99);
+        assert_eq!(read.places().unwrap(), [Place { digest: blob, size }]);
+        let elsewhere = Record {
+            version: 2,
+            blobs: vec![place("a"), place("b")],
+            ..record()
+        };
+        let read = Record::decode(&elsewhere.encode()).unwrap().unwrap();
+        assert_eq!(read, elsewhere);
+        assert_eq!(read.places().unwrap(), elsewhere.blobs);
+        assert_eq!(
+            Record::decode(&Record::of_data(&place("a"), "image")).unwrap(),
+            None
+        );
+    }
+
+    /// What an older daemon wrote, and what it makes of what this one writes.
+    #[test]
+    fn only_what_an_older_daemon_cannot_serve_has_another_form() {
+        let old = br#"{"version":1,"blob":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","toc":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","tree":"0a","number":3,"image":"a","blob_bytes":9,"bytes":1,"inodes":2,"data_bytes":3,"landmark":null}"#;
+        let record = Record::decode(old).unwrap().unwrap();
+        assert_eq!(record.encode(), old);
+        for newer in [
+            Record::of_data(&place("a"), "image"),
+            Record::new(
+                &record.key().unwrap(),
+                "0a",
+                3,
+                "a",
+                9,
+                record.facts,
+                vec![place("a")],
+            )
+            .encode(),
+        ] {
+            let written: serde_json::Value = serde_json::from_slice(&newer).unwrap();
+            assert_eq!(written["version"], 2);
+            // It looks at the form once all that it knows is there.
+            for name in serde_json::from_slice::<serde_json::Value>(old)
+                .unwrap()
+                .as_object()
+                .unwrap()
+                .keys()
+            {
+                assert!(written.get(name).is_some(), "{name}");
+            }
+        }
     }
 
     #[test]

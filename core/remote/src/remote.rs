@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pontoon_cache::Cache;
 use pontoon_holder::{Keeper, Settings};
@@ -24,16 +24,12 @@ use crate::decisions::Decisions;
 use crate::download::Space;
 use crate::erofs::Erofs;
 use crate::front::Front;
-use crate::image::{Image, Part};
-use crate::labels::Wanted;
-use crate::parents::Parents;
 use crate::profiles::Profiles;
-use crate::reason::{self, Refusal};
 use crate::record::Record;
 use crate::session::Sessions;
 use crate::stock::{Opened, Stock, TREES};
 use crate::toc::{Memory, Reading};
-use crate::{Error, credentials, restore, unpack};
+use crate::{Error, credentials, restore};
 
 /// Threads that talk to registries; inflating and disks have their own.
 const THREADS: usize = 2;
@@ -74,13 +70,6 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) decisions: Decisions,
     pub(crate) profiles: Arc<Profiles>,
-}
-
-/// What a layer became.
-enum Brought {
-    Lazy(Record, Arc<Image>),
-    /// Unpacked here, because it cannot be lazy.
-    Unpacked(Refusal),
 }
 
 impl Shared {
@@ -172,79 +161,19 @@ impl Remote {
         self.left.load(Ordering::Relaxed)
     }
 
-    /// What becomes of the layer.
-    fn bring(&self, wanted: &Wanted, request: &LayerRequest<'_>) -> Result<Brought, Refusal> {
-        let shared = &self.shared;
-        let begun = Instant::now();
-        let deadline = begun + shared.config.lazy.deadline;
-        let everything = shared.config.unpack.everything;
-        let image = self.image(wanted, Some(deadline).filter(|_| !everything))?;
-        let part = image
-            .part(&wanted.layer)
-            .ok_or_else(|| Refusal::new(reason::NOT_IN_IMAGE))?;
-        part.learn(shared, &wanted.annotations);
-        let parents = Parents::of(&request.chain, shared.stock.trees());
-        let parents = parents.map_err(|error| Refusal::store(&error))?;
-        image.expect(shared, part.index);
-        if part.is_candidate() {
-            match self.lazy(&image, part, &parents, deadline, request.id) {
-                Ok(record) => return Ok(Brought::Lazy(record, image)),
-                // It may be lazy the next time. Unpacking it now would take longer.
-                Err(refusal) if refusal.transient => return Err(refusal),
-                Err(refusal) => {
-                    let _ = part.failed.set(refusal);
-                }
-            }
-        }
-        if !image.can_be_lazy() && !everything {
-            image.layers.iter().for_each(Part::stop_download);
-            return Err(image.ordinary());
-        }
-        let failed = part.failed.get().cloned();
-        let why = failed.unwrap_or_else(|| Refusal::new(reason::UNLISTED));
-        let wait = begun + shared.config.unpack.wait;
-        let deadline = Some(wait.min(deadline)).filter(|_| !everything);
-        unpack::unpack(shared, &image, part, &parents, request.directory, deadline)?;
-        Ok(Brought::Unpacked(why))
-    }
-
-    fn image(&self, wanted: &Wanted, deadline: Option<Instant>) -> Result<Arc<Image>, Refusal> {
-        let shared = &self.shared;
-        let session = shared.sessions.of(shared, wanted);
-        let image = session.image(shared, deadline)?;
-        // Without a digest it is the tag that was resolved, and that may have moved since.
-        if image.part(&wanted.layer).is_some() || wanted.image.manifest.is_some() {
-            return Ok(image);
-        }
-        shared.sessions.forget(&wanted.image);
-        let session = shared.sessions.of(shared, wanted);
-        session.image(shared, deadline)
-    }
-
-    fn lazy(
+    /// The directory of a layer below the mount, if it has any files. Adds it to `opened`.
+    fn lower(
         &self,
-        image: &Image,
-        part: &Part,
-        parents: &Parents,
-        deadline: Instant,
-        id: SnapshotId,
-    ) -> Result<Record, Refusal> {
-        let shared = &self.shared;
-        let unverifiable = || Refusal::new(reason::UNVERIFIABLE);
-        let key = part.key().ok_or_else(unverifiable)?;
-        let built = part.lazy(shared, &image.reference, &key, parents);
-        let built = built.wait_until(&shared.runtime, Some(deadline));
-        let hold = built.ok_or_else(|| Refusal::for_now(reason::SLOW_TOC))??;
-        let reference = image.reference.to_string();
-        Ok(shared.stock.refer(&hold.item, id, &reference))
-    }
-
-    /// The directory of a layer below the mount. Adds it to `opened`.
-    fn lower(&self, chain: &Chain<'_>, link: &Link, opened: &mut Vec<Opened>) -> Result<PathBuf> {
+        chain: &Chain<'_>,
+        link: &Link,
+        opened: &mut Vec<Opened>,
+    ) -> Result<Option<PathBuf>> {
         let Some(record) = &link.layer else {
-            return Ok(chain.directory(link));
+            return Ok(Some(chain.directory(link)));
         };
-        let record = Record::decode(record)?;
+        let Some(record) = Record::decode(record)? else {
+            return Ok(None);
+        };
         let shared = &self.shared;
         let server = shared.front.server()?;
         let opened_layer = shared.stock.open_layer(&record)?;
@@ -257,43 +186,25 @@ impl Remote {
             .erofs
             .cover(&server, number, &opened_layer.layer, &tree)?;
         opened.push(opened_layer);
-        Ok(server.path(number))
+        Ok(Some(server.path(number)))
     }
 }
 
 impl LayerProvider for Remote {
     fn offer(&self, request: &LayerRequest<'_>) -> Offer {
-        let decisions = &self.shared.decisions;
-        let wanted = match Wanted::read(request.labels) {
-            Ok(wanted) => wanted,
-            Err(refusal) => {
-                decisions.unknown(&refusal);
-                return declined(request, &refusal);
-            }
-        };
-        let image = wanted.image.reference.to_string();
-        match self.bring(&wanted, request) {
-            Ok(Brought::Lazy(record, of)) => {
-                decisions.lazy(&image, &wanted.layer);
-                self.prefetch(&of, &record, wanted.prefetch_bytes);
-                Offer::Lazy(record.encode())
-            }
-            Ok(Brought::Unpacked(why)) => {
-                decisions.ordinary(&image, &wanted.layer, true, &why, request.id);
-                Offer::Unpacked
-            }
-            Err(refusal) => {
-                decisions.ordinary(&image, &wanted.layer, false, &refusal, request.id);
-                declined(request, &refusal)
-            }
-        }
+        self.answer(request)
     }
 
     fn lowerdirs(&self, chain: &Chain<'_>, id_map: Option<&IdMap>) -> Result<Option<Vec<PathBuf>>> {
         let mut opened = Vec::new();
-        let paths = chain.links.iter();
-        let paths = paths.map(|link| self.lower(chain, link, &mut opened));
-        let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+        let mut paths = Vec::new();
+        for link in chain.links {
+            paths.extend(self.lower(chain, link, &mut opened)?);
+        }
+        if let ([], Some(top)) = (paths.as_slice(), chain.links.first()) {
+            // None has any files; this directory is empty.
+            paths.push(chain.directory(top));
+        }
         self.started(&opened);
         if let Some(map) = id_map {
             self.shared.front.check_id_map(map)?;
@@ -302,11 +213,13 @@ impl LayerProvider for Remote {
     }
 
     fn usage(&self, record: &[u8]) -> Result<Usage> {
-        Ok(Record::decode(record)?.usage())
+        Ok(Record::decode(record)?.map_or_else(Usage::default, |record| record.usage()))
     }
 
     fn release(&self, id: SnapshotId, record: &[u8]) -> Result<()> {
-        let record = Record::decode(record)?;
+        let Some(record) = Record::decode(record)? else {
+            return Ok(());
+        };
         self.shared.profiles.end_of(&record.key()?);
         if self.shared.stock.release(id, &record)? {
             self.shared.front.changed(record.number);
@@ -357,26 +270,6 @@ impl Drop for Remote {
     fn drop(&mut self) {
         self.close(false);
     }
-}
-
-fn declined(request: &LayerRequest<'_>, refusal: &Refusal) -> Offer {
-    if let Some(detail) = &refusal.detail {
-        tracing::info!(
-            key = %request.key,
-            target = request.target,
-            reason = refusal.reason,
-            detail,
-            "a layer is not lazy"
-        );
-    }
-    if matches!(refusal.reason, reason::SLOW_LAYER | reason::LARGE_LAYER) {
-        tracing::warn!(
-            key = %request.key,
-            reason = refusal.reason,
-            "containerd now downloads this layer and every layer above it as a whole; convert the whole image to make it lazy"
-        );
-    }
-    Offer::Decline(refusal.reason.to_owned())
 }
 
 /// Forgets images that nobody asks for any more, and keeps what was decided.

@@ -21,6 +21,8 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// How often a layer was left to containerd since the start, by reason.
     pub declined: BTreeMap<&'static str, u64>,
+    /// How often nobody could bring a layer since the start, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
     /// How often an ordinary layer was unpacked here, by why it is not lazy.
     pub unpacked: BTreeMap<&'static str, u64>,
     /// Bytes of decompressed data on disk.
@@ -73,6 +75,8 @@ pub enum LayerState {
     Unpacked,
     /// It was left to containerd.
     Declined,
+    /// Nobody can bring it, so the pull failed.
+    Refused,
 }
 
 /// How far a lazy layer is.
@@ -138,9 +142,10 @@ impl Remote {
                 .map(|decision| LayerReport {
                     image: decision.image,
                     digest: decision.layer,
-                    state: match decision.unpacked {
-                        true => LayerState::Unpacked,
-                        false => LayerState::Declined,
+                    state: match (decision.unpacked, decision.refused) {
+                        (true, _) => LayerState::Unpacked,
+                        (false, true) => LayerState::Refused,
+                        (false, false) => LayerState::Declined,
                     },
                     reason: Some(decision.reason),
                     detail: decision.detail,
@@ -152,6 +157,7 @@ impl Remote {
             front_end: shared.erofs.chosen().clone(),
             layers,
             declined: counts.declined,
+            refused: counts.refused,
             unpacked: counts.unpacked,
             cache_bytes: shared.stock.cache.stats().bytes,
             holder: shared.front.holder().map(|state| HolderReport {

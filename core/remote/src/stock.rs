@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -20,9 +20,10 @@ use pontoon_snapshot::{Error, Result};
 use pontoon_source::{Reference, Registry};
 use tokio::runtime::Handle;
 
-use crate::anywhere::Anywhere;
+use crate::anywhere::{Anywhere, Place};
 use crate::erofs::Erofs;
 use crate::item::{Item, lock};
+use crate::kin::Neighbours;
 use crate::numbers::Numbers;
 use crate::reason::Refusal;
 use crate::record::{Facts, Record};
@@ -39,6 +40,7 @@ const READERS_PAUSE: Duration = Duration::from_millis(10);
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Stock {
+    me: Weak<Stock>,
     trees: Arc<Trees>,
     pub(crate) cache: Arc<Cache>,
     numbers: Numbers,
@@ -62,6 +64,15 @@ pub(crate) struct Opened {
     pub(crate) layer: Arc<LazyLayer>,
     /// Whether it was not before.
     pub(crate) is_new: bool,
+}
+
+/// What is known of a layer that is to be stored, beside its tree and its chunk table.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) facts: Facts,
+    pub(crate) meta: Meta,
+    /// Where its bytes are, if not in its own blob.
+    pub(crate) blobs: Vec<Place>,
 }
 
 /// Keeps a tree that no snapshot refers to yet.
@@ -106,8 +117,10 @@ impl Stock {
         runtime: Handle,
     ) -> io::Result<Arc<Self>> {
         let trees = Arc::new(Trees::open(directory.join(TREES))?);
-        Ok(Arc::new(Stock {
-            numbers: Numbers::open(&directory.join("number"))?,
+        let numbers = Numbers::open(&directory.join("number"))?;
+        Ok(Arc::new_cyclic(|me| Stock {
+            me: Weak::clone(me),
+            numbers,
             trees,
             cache,
             engine,
@@ -125,14 +138,21 @@ impl Stock {
     pub(crate) fn reconcile(&self, layers: &[Recorded]) {
         let mut undecodable = false;
         for Recorded { id, record } in layers {
-            match Record::decode(record).and_then(|record| Ok((record.key()?, record))) {
-                Ok((key, record)) => {
+            match Record::decode(record) {
+                Ok(Some(record)) => {
                     self.numbers.skip(record.number);
                     let image = record.image.clone();
-                    let item = self.item_of(&mut lock(&self.items), key, record);
-                    item.where_from.add(&image);
-                    lock(&item.users).snapshots.insert(*id);
+                    match self.item_of(&mut lock(&self.items), record) {
+                        Ok(item) => {
+                            item.where_from.add(&image);
+                            lock(&item.users).snapshots.insert(*id);
+                        }
+                        // It was looked at.
+                        Err(_) => undecodable = true,
+                    }
                 }
+                // Nothing of it is kept here.
+                Ok(None) => {}
                 Err(error) => {
                     undecodable = true;
                     tracing::error!(%id, error = &error as &dyn std::error::Error, "the record of a layer cannot be read");
@@ -191,15 +211,18 @@ impl Stock {
     fn item_of(
         &self,
         items: &mut BTreeMap<String, Arc<Item>>,
-        key: Key,
         record: Record,
-    ) -> Arc<Item> {
-        let item = items.entry(record.tree.clone()).or_insert_with(|| {
-            let registry = self.registry.clone();
-            let where_from = Anywhere::new(registry, key.blob.clone(), record.blob_bytes);
-            Arc::new(Item::new(key, record, where_from))
-        });
-        Arc::clone(item)
+    ) -> Result<Arc<Item>> {
+        if let Some(item) = items.get(&record.tree) {
+            return Ok(Arc::clone(item));
+        }
+        let key = record.key()?;
+        let registry = self.registry.clone();
+        let where_from = Anywhere::new(registry, key.blob.clone(), record.places()?);
+        let tree = record.tree.clone();
+        let item = Arc::new(Item::new(key, record, where_from));
+        items.insert(tree, Arc::clone(&item));
+        Ok(item)
     }
 
     /// Where the trees are.
@@ -245,9 +268,9 @@ impl Stock {
         tree: &str,
         image: &[u8],
         chunks: &ChunkTable,
-        facts: Facts,
-        meta: &Meta,
+        made: Made,
     ) -> Result<Hold, Refusal> {
+        let Made { facts, meta, blobs } = made;
         let failed = |error: io::Error| Refusal::store(&error);
         self.trees.write(tree, image).map_err(failed)?;
         let made = self.cache.create(key, chunks, meta.clone());
@@ -267,8 +290,9 @@ impl Stock {
             Some(item) => item.record.number,
             None => self.numbers.take().map_err(failed)?,
         };
-        let record = Record::new(key, tree, number, "", meta.blob_bytes, facts);
-        let item = self.item_of(&mut items, key.clone(), record);
+        let record = Record::new(key, tree, number, "", meta.blob_bytes, facts, blobs);
+        let item = self.item_of(&mut items, record);
+        let item = item.map_err(|error| Refusal::store(&error))?;
         lock(&item.users).holds += 1;
         let stock = Arc::clone(self);
         Ok(Hold { stock, item })
@@ -278,7 +302,7 @@ impl Stock {
     pub(crate) fn open_layer(&self, record: &Record) -> Result<Opened> {
         let item = {
             let mut items = lock(&self.items);
-            self.item_of(&mut items, record.key()?, record.clone())
+            self.item_of(&mut items, record.clone())?
         };
         item.where_from.add(&record.image);
         let mut opened = lock(&item.layer);
@@ -287,6 +311,7 @@ impl Stock {
             Some(layer) => Arc::clone(layer),
             None => {
                 let layer = self.read_layer(&item)?;
+                layer.set_kin(Arc::new(Neighbours::of(&self.me, &item)));
                 self.table.insert(item.record.number, Arc::clone(&layer));
                 Arc::clone(opened.insert(layer))
             }
@@ -432,7 +457,7 @@ mod tests {
     fn held(stock: &Arc<Stock>) -> (Key, Hold) {
         let key = Key::new(Digest::of(b"blob"), Digest::of(b"toc"));
         let layer = fixture::layer(&["etc/", "etc/name"]);
-        let hold = build::build(stock, &key, 1, layer, &Parents::ordinary(&[])).unwrap();
+        let hold = build::build(stock, &key, 1, layer.into(), &Parents::ordinary(&[])).unwrap();
         (key, hold)
     }
 

@@ -11,6 +11,10 @@ use pontoon_source::{Blob, Descriptor, Reference, Registry, Urgency};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::anywhere::Place;
+use crate::bootstrap::Boot;
+use crate::first::First;
+use crate::nydus::Bootstrap;
 use crate::reason::{self, Refusal};
 
 /// So many bytes of the end of a blob are fetched at once: the tables of most layers are among them.
@@ -53,10 +57,11 @@ impl Memory {
         Memory(Arc::new(Semaphore::new(MEMORY_MIB as usize)))
     }
 
-    /// Memory for `json_bytes` of JSON, when there is.
-    async fn take(&self, json_bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let mib = json_bytes.saturating_mul(MEMORY_PER_BYTE) >> 20;
-        let mib = u32::try_from(mib).unwrap_or(u32::MAX).clamp(1, MEMORY_MIB);
+    /// So many bytes of memory, when there are.
+    pub(crate) async fn take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let mib = u32::try_from(bytes >> 20)
+            .unwrap_or(u32::MAX)
+            .clamp(1, MEMORY_MIB);
         // Never closed.
         Arc::clone(&self.0).acquire_many_owned(mib).await.ok()
     }
@@ -65,9 +70,31 @@ impl Memory {
 /// A table of contents that was fetched.
 #[derive(Debug)]
 pub(crate) enum Table {
-    Parsed(Layer),
+    Parsed(Parsed),
     /// A large one, which is parsed when it is needed.
     Unparsed(Raw),
+    /// A large bootstrap.
+    Boot(Boot),
+}
+
+/// A layer that was read, and of which nothing is on disk yet.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) layer: Layer,
+    /// Where its bytes are, if that is not the layer's own blob.
+    pub(crate) blobs: Vec<Place>,
+    /// What the image itself wants to be fetched first.
+    pub(crate) first: First,
+}
+
+impl From<Layer> for Parsed {
+    fn from(layer: Layer) -> Self {
+        Parsed {
+            layer,
+            blobs: Vec::new(),
+            first: First::default(),
+        }
+    }
 }
 
 /// A table of contents as it came, and what it is.
@@ -81,7 +108,7 @@ pub(crate) struct Raw {
 }
 
 /// The layer of a table, and the memory that it takes while something is made of it.
-pub(crate) type Taken = (Layer, Option<OwnedSemaphorePermit>);
+pub(crate) type Taken = (Parsed, Option<OwnedSemaphorePermit>);
 
 impl Reading {
     /// Fetches the table of contents of the layer `descriptor` of the image `reference`, and verifies and parses it unless
@@ -110,18 +137,34 @@ impl Reading {
         Ok(Table::Parsed(layer))
     }
 
+    /// Fetches the bootstrap layer `of`, and parses it unless it is large.
+    pub(crate) async fn bootstrap(
+        &self,
+        reference: &Reference,
+        of: &Arc<Bootstrap>,
+    ) -> Result<Table, Refusal> {
+        let boot = self.boot(reference, of).await?;
+        if boot.boot_bytes > AHEAD_JSON_BYTES_MAX {
+            return Ok(Table::Boot(boot));
+        }
+        let (parsed, _memory) = self.read_boot(boot).await?;
+        Ok(Table::Parsed(parsed))
+    }
+
     /// The layer of `table`.
     pub(crate) async fn take(&self, table: Table) -> Result<Taken, Refusal> {
         match table {
-            Table::Parsed(layer) => Ok((layer, None)),
+            Table::Parsed(parsed) => Ok((parsed, None)),
             Table::Unparsed(raw) => self.parse(raw).await,
+            Table::Boot(boot) => self.read_boot(boot).await,
         }
     }
 
     async fn parse(&self, raw: Raw) -> Result<Taken, Refusal> {
-        let memory = self.memory.take(raw.json_bytes).await;
+        let memory = raw.json_bytes.saturating_mul(MEMORY_PER_BYTE);
+        let memory = self.memory.take(memory).await;
         let (opaque, limits) = (self.opaque, self.limits.clone());
-        let parsed = on_a_thread(move || {
+        let parsed: Result<Layer, Refusal> = on_a_thread(move || {
             let Raw {
                 kind,
                 bytes,
@@ -137,8 +180,9 @@ impl Reading {
                 opaque,
                 &limits,
             )?)
-        });
-        Ok((parsed.await?, memory))
+        })
+        .await;
+        Ok((parsed?.into(), memory))
     }
 
     async fn fetch(
@@ -200,7 +244,7 @@ impl Reading {
 }
 
 /// Does `work` on a thread that may be busy for long.
-async fn on_a_thread<T: Send + 'static>(
+pub(crate) async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -247,7 +291,9 @@ mod tests {
     fn small_tables_are_parsed_side_by_side_and_a_large_one_alone() {
         let memory = Memory::new();
         let mut context = Context::from_waker(Waker::noop());
-        let mut take = |bytes: u64| match pin!(memory.take(bytes)).poll(&mut context) {
+        let mut take = |bytes: u64| match pin!(memory.take(bytes.saturating_mul(MEMORY_PER_BYTE)))
+            .poll(&mut context)
+        {
             Poll::Ready(taken) => taken,
             Poll::Pending => None,
         };

@@ -14,9 +14,14 @@ pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+js
 pub(crate) struct Layer {
     pub(crate) blob: Vec<u8>,
     pub(crate) diff_id: Digest,
-    /// The digest of its table of contents, if the manifest names it.
-    pub(crate) toc: Option<Digest>,
+    pub(crate) media_type: String,
+    /// What the manifest says of it, as for instance the digest of its table of contents.
+    pub(crate) annotations: Vec<(String, String)>,
 }
+
+const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+
+pub(crate) const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// An image.
 #[derive(Debug, Clone)]
@@ -43,7 +48,8 @@ impl Layer {
         Layer {
             blob: gzip(&archive),
             diff_id: Digest::of(&archive),
-            toc: None,
+            media_type: LAYER_TYPE.to_owned(),
+            annotations: Vec::new(),
         }
     }
 
@@ -85,8 +91,14 @@ impl Layer {
         Layer {
             blob,
             diff_id: Digest::of(&archive),
-            toc: Some(Digest::of(&toc)),
+            media_type: LAYER_TYPE.to_owned(),
+            annotations: vec![(TOC_DIGEST.to_owned(), Digest::of(&toc).to_string())],
         }
+    }
+
+    /// Has the manifest name this table of contents.
+    pub(crate) fn set_toc(&mut self, toc: &Digest) {
+        self.annotations = vec![(TOC_DIGEST.to_owned(), toc.to_string())];
     }
 }
 
@@ -136,13 +148,12 @@ impl Image {
 
 fn descriptor(layer: &Layer) -> Value {
     let mut descriptor = json!({
-        "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+        "mediaType": layer.media_type,
         "digest": layer.digest().to_string(),
         "size": layer.blob.len(),
     });
-    if let Some(toc) = &layer.toc {
-        descriptor["annotations"] =
-            json!({"containerd.io/snapshot/stargz/toc.digest": toc.to_string()});
+    for (name, value) in &layer.annotations {
+        descriptor["annotations"][name] = value.as_str().into();
     }
     descriptor
 }

@@ -6,6 +6,8 @@ mod crash;
 mod deadline;
 mod front_end;
 mod image;
+mod kin;
+mod nydus;
 mod ordinary;
 mod profiles;
 mod pull;

@@ -103,7 +103,7 @@ fn a_table_of_contents_that_lies_is_not_used() {
     let registry = Registry::start();
     let site = Site::new();
     let mut layer = base();
-    layer.toc = Some(pontoon_layer::Digest::of(b"another"));
+    layer.set_toc(&pontoon_layer::Digest::of(b"another"));
     let image = Image::new(&[&layer]);
     let reference = registry.push(&image, "a");
     site.prepare("default", &image, &reference, 0, None)
@@ -127,7 +127,7 @@ fn a_lazy_layer_whose_table_is_damaged_is_unpacked_beside_a_good_one() {
     let site = Site::new();
     let good = base();
     let mut bad = top();
-    bad.toc = Some(pontoon_layer::Digest::of(b"another"));
+    bad.set_toc(&pontoon_layer::Digest::of(b"another"));
     let image = Image::new(&[&good, &bad]);
     let reference = registry.push(&image, "a");
     let names = site.pull("default", &image, &reference);

@@ -117,15 +117,38 @@ impl Site {
         index: usize,
         parent: Option<&Key>,
     ) -> Prepared {
-        let labels = labels(image, reference, index);
+        let prepared = self.try_prepare(namespace, image, reference, index, parent);
+        prepared.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, where it may fail.
+    pub(crate) fn try_prepare(
+        &self,
+        namespace: &str,
+        image: &Image,
+        reference: &str,
+        index: usize,
+        parent: Option<&Key>,
+    ) -> Result<Prepared, Error> {
+        self.try_prepare_with(namespace, index, parent, labels(image, reference, index))
+    }
+
+    /// The same with these labels.
+    pub(crate) fn try_prepare_with(
+        &self,
+        namespace: &str,
+        index: usize,
+        parent: Option<&Key>,
+        labels: Labels,
+    ) -> Result<Prepared, Error> {
         let key = Key::new(format!("{namespace}/{}/extract", 100 + index)).unwrap();
         match self.snapshots().prepare(&key, parent, labels) {
             Ok(_) => {
                 self.snapshots().remove(&key).unwrap();
-                Prepared::Declined
+                Ok(Prepared::Declined)
             }
-            Err(Error::LayerExists { name, .. }) => Prepared::Exists(name),
-            Err(error) => panic!("{error}"),
+            Err(Error::LayerExists { name, .. }) => Ok(Prepared::Exists(name)),
+            Err(error) => Err(error),
         }
     }
 
@@ -210,12 +233,7 @@ pub(crate) fn labels(image: &Image, reference: &str, index: usize) -> Labels {
             Digest::of(&image.manifest()).to_string(),
         ),
     ];
-    if let Some(toc) = &layer.toc {
-        pairs.push((
-            "containerd.io/snapshot/stargz/toc.digest".to_owned(),
-            toc.to_string(),
-        ));
-    }
+    pairs.extend(layer.annotations.iter().cloned());
     Labels::new(pairs).unwrap()
 }
 

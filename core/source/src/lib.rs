@@ -2,7 +2,7 @@
 //!
 //! [`Registry`] is one per daemon: all layers share its connections, its tokens and what it knows about hosts and
 //! mirrors. It speaks the OCI distribution specification, asks [`Credentials`] when a registry wants some, and gives
-//! [`Blob`]s, of which any range can be read. What can go wrong is an [`Error`], which knows whether it will pass.
+//! [`Blob`]s, of which any range can be read, several of them as if they were one ([`Joined`]). What can go wrong is an [`Error`], which knows whether it will pass.
 //!
 //! Nothing here is verified but manifests and what [`Registry::fetch`] gives whole: whoever reads a range knows the
 //! digests of its parts.
@@ -12,6 +12,7 @@ mod config;
 mod credential;
 mod error;
 mod hosts;
+mod joined;
 mod manifest;
 mod reference;
 mod registry;
@@ -24,6 +25,7 @@ pub use credential::{
     KubernetesConfig, Remembered, Secret,
 };
 pub use error::{Cause, Error, Result};
+pub use joined::Joined;
 pub use manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest, Platform};
 pub use reference::Reference;
 #[cfg(feature = "fuzzing")]

@@ -270,6 +270,13 @@ impl Registry {
         }
     }
 
+    /// How large the blob `digest` in the repository of `reference` is, in bytes, for whoever has no descriptor of it.
+    /// `NotFound` if it is not there.
+    pub async fn blob_size(&self, reference: &Reference, digest: &Digest) -> Result<u64> {
+        let blob = self.registry_blob(reference, digest.clone(), 0);
+        blob.find_size().await
+    }
+
     /// The blob `digest` of `size` bytes in the repository of `reference`. Nothing is asked yet. What is learned on
     /// the way (redirects, who has it) is kept as long as the blob is: keep it for as long as the layer is mounted.
     pub fn blob(&self, reference: &Reference, digest: Digest, size: u64) -> Arc<dyn Blob> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pontoon_layer::Digest;
-use pontoon_source::{Anonymous, Config, Descriptor, Error, Registry, Urgency};
+use pontoon_source::{Anonymous, Blob, Config, Descriptor, Error, Joined, Registry, Urgency};
 
 use crate::server::{Content, Piece, Reply, Server};
 use crate::{anonymous, blob, manifest, quick, reference};
@@ -54,6 +54,33 @@ async fn an_image_is_read_over_one_connection() {
     assert_eq!(server.connections(), 1);
     assert_eq!(registry.traffic().requests, 7);
     assert_eq!(registry.traffic().blob_bytes, 10 + 3 * 300_000);
+}
+
+#[tokio::test]
+async fn several_blobs_are_read_as_one() {
+    let (all, _) = blob(300_000);
+    let parts = [&all[..100_000], &all[100_000..100_001], &all[100_001..]];
+    let mut content = Content::default();
+    for part in parts {
+        content = content.blob(part);
+    }
+    let server = Server::start(move |seen| content.answer(seen)).await;
+    let (registry, image) = (anonymous(), reference(&server, "team/app"));
+    let blobs = parts.map(|part| registry.blob(&image, Digest::of(part), part.len() as u64));
+    let joined = Joined::new(Digest::of(b"their bootstrap"), blobs.into()).unwrap();
+    let inside = joined.read(5..99_999, Urgency::Demand).await.unwrap();
+    assert_eq!(inside, all[5..99_999]);
+    assert_eq!(server.seen().len(), 1);
+    let across = joined.read(99_990..200_000, Urgency::Demand).await;
+    assert_eq!(across.unwrap(), all[99_990..200_000]);
+    assert_eq!(server.seen().len(), 4);
+    let mut stream = joined.stream(0..300_000, Urgency::Background);
+    let mut streamed = Vec::new();
+    while let Some(piece) = stream.next().await.unwrap() {
+        streamed.extend_from_slice(&piece);
+    }
+    assert_eq!(streamed, all);
+    assert!(joined.last_progress().is_some());
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pontoon_layer::{Chunk, ChunkTable, Compression, Digest, Verified};
+use pontoon_layer::{Algorithm, Chunk, ChunkTable, Compression, Digest, Hasher, Verified};
 use tempfile::TempDir;
 
 use crate::{Cache, CachedLayer, Config, Key, Meta, Put, Read};
@@ -41,6 +41,11 @@ pub(crate) struct Sample {
 impl Sample {
     /// A layer of `count` chunks of `length` bytes, but every fifth is half as long and every seventh all zeros.
     pub(crate) fn new(seed: u64, count: usize, length: usize) -> Sample {
+        Sample::of(Algorithm::Sha256, seed, count, length)
+    }
+
+    /// The same, with digests of this algorithm.
+    pub(crate) fn of(algorithm: Algorithm, seed: u64, count: usize, length: usize) -> Sample {
         let mut random = Random::new(seed);
         let mut contents = Vec::new();
         let mut chunks = Vec::new();
@@ -61,7 +66,9 @@ impl Sample {
                 blob_length,
                 blob_offset,
                 inner_offset: 0,
-                digest: *Digest::of(&content).as_sha256().unwrap(),
+                compression: Compression::Gzip,
+                algorithm,
+                digest: hash(algorithm, &content),
             });
             blob_offset += u64::from(blob_length);
             data_offset = (data_offset + length as u64).next_multiple_of(4096);
@@ -146,6 +153,13 @@ impl Sample {
         assert_eq!(ready.len(), layer.ready_chunks());
         ready
     }
+}
+
+/// The bytes of a digest.
+pub(crate) fn hash(algorithm: Algorithm, content: &[u8]) -> [u8; 32] {
+    let mut hasher = Hasher::new(algorithm);
+    hasher.update(content);
+    hasher.finish().bytes().try_into().unwrap()
 }
 
 pub(crate) fn key(seed: u64) -> Key {

@@ -7,6 +7,7 @@ mod faults;
 mod fixture;
 mod full;
 mod image;
+mod index;
 mod kill;
 mod quota;
 mod restart;

@@ -13,6 +13,7 @@ use super::fixture::{Random, Sample, key, open, temporary, wait_until};
 use super::image::{Image, Loss, cuts, image_after, layer_file};
 use crate::trust::{self, TRUST};
 use crate::{Cache, CachedLayer, Config, NotStored, Put};
+use pontoon_layer::Algorithm;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -21,7 +22,7 @@ fn sample(seed: u64) -> Sample {
 }
 
 /// A closed cache with these layers, complete.
-fn complete(dir: &Path, samples: &[&Sample]) {
+pub(super) fn complete(dir: &Path, samples: &[&Sample]) {
     let cache = open(dir);
     for sample in samples {
         sample.put_all(&sample.create(&cache));
@@ -29,7 +30,7 @@ fn complete(dir: &Path, samples: &[&Sample]) {
 }
 
 /// Flips a bit of a chunk on the disk.
-fn flip(dir: &Path, sample: &Sample, index: usize, random: &mut Random) {
+pub(super) fn flip(dir: &Path, sample: &Sample, index: usize, random: &mut Random) {
     let chunk = sample.table.chunks()[index];
     let path = layer_file(dir, &sample.key, "data");
     let data = OpenOptions::new().read(true).write(true).open(path);
@@ -51,7 +52,7 @@ fn on(disk: &Arc<TestDisk>, dir: &Path) -> Cache {
 }
 
 /// A cache after a cut of the power, and its disk.
-fn after_a_cut(dir: &Path) -> (Arc<TestDisk>, Cache) {
+pub(super) fn after_a_cut(dir: &Path) -> (Arc<TestDisk>, Cache) {
     forget_the_end(dir);
     let disk = TestDisk::forgetful(dir);
     let cache = on(&disk, dir);
@@ -100,6 +101,34 @@ fn after_a_power_cut_a_flipped_bit_is_found_before_it_is_read() {
         assert!(layer.is_complete());
         assert_eq!(sample.ready(&layer).len(), sample.len());
     }
+}
+
+/// Chunks of nydus images have another hash function.
+#[test]
+fn what_has_blake3_digests_is_checked_by_them() {
+    let dir = temporary();
+    let sample = Sample::of(Algorithm::Blake3, 1, 24, 5000);
+    complete(dir.path(), &[&sample]);
+    let cache = open(dir.path());
+    let scrubbed = cache.scrub().unwrap();
+    assert_eq!(scrubbed.chunks, sample.real().len() as u64);
+    assert_eq!((scrubbed.dropped_chunks, scrubbed.removed_layers), (0, 0));
+    let layer = cache.layer(&sample.key).unwrap().unwrap();
+    // A SHA-256 is none of them, though it is of the same bytes.
+    let other = Sample::new(1, 24, 5000);
+    assert_eq!(
+        layer.put(0, other.chunk(0)),
+        Put::NotStored(NotStored::Unfit)
+    );
+    drop((layer, cache));
+    flip(dir.path(), &sample, 3, &mut Random::new(1));
+    let (_, cache) = after_a_cut(dir.path());
+    let layer = cache.layer(&sample.key).unwrap().unwrap();
+    let wrong: Vec<usize> = (0..sample.len())
+        .filter(|index| sample.read(&layer, *index).is_none())
+        .collect();
+    assert_eq!(wrong, [3]);
+    assert_eq!(cache.stats().damaged_chunks, 1);
 }
 
 #[test]

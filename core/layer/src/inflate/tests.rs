@@ -133,3 +133,61 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn an_lz4_block_is_one_chunk() {
+    let data = b"some text, some text".repeat(100);
+    let mut packed = vec![0; lz4_flex::block::get_maximum_output_size(data.len())];
+    let length = lz4_flex::block::compress_into(&data, &mut packed).unwrap();
+    packed.truncate(length);
+    let unpack = |offset, length| inflate(Compression::Lz4Block, &packed, offset, length);
+    assert_eq!(unpack(0, 2000).unwrap(), data);
+    assert_eq!(
+        unpack(0, 2001),
+        Err(InflateError::Short {
+            have: 2000,
+            want: 2001
+        })
+    );
+    for (offset, length) in [(0, 1999), (1, 1999), (2000, 1)] {
+        let refused = unpack(offset, length);
+        assert!(
+            matches!(refused, Err(InflateError::Damaged { .. })),
+            "{offset}"
+        );
+    }
+    assert!(inflate(Compression::Lz4Block, &packed[1..], 0, 2000).is_err());
+    assert!(inflate(Compression::Lz4Block, b"", 0, 2000).is_err());
+    // Nobody knows where it ends.
+    let mut all = Vec::new();
+    let read = Member::new(Compression::Lz4Block, &packed).read_to_end(&mut all);
+    assert!(read.is_err() && all.is_empty());
+}
+
+#[test]
+fn a_frame_that_says_its_length_is_inflated_at_once() {
+    let data = noise(5, 40_000);
+    let whole = zstd(&data);
+    assert_eq!(
+        zstd_safe::get_frame_content_size(&whole).unwrap(),
+        Some(40_000)
+    );
+    let two = [whole.as_slice(), &whole].concat();
+    let mut member = Member::new(Compression::Zstd, &two);
+    for offset in [0, 40_000, 0] {
+        assert_eq!(member.chunk(offset, 40_000).unwrap(), data);
+        assert!(member.decoder.is_none());
+    }
+    // A part of one is not.
+    assert_eq!(member.chunk(60_000, 20_000).unwrap(), data[20_000..]);
+    assert_eq!(member.chunk(0, 39_999).unwrap(), data[..39_999]);
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x40;
+        // It has no checksum, so some damage is only found by its digest.
+        if let Ok(chunk) = inflate(Compression::Zstd, &damaged, 0, 40_000) {
+            assert_eq!(chunk.len(), 40_000);
+        }
+        assert!(inflate(Compression::Zstd, &whole[..at], 0, 40_000).is_err());
+    }
+}

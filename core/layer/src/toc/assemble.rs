@@ -22,6 +22,7 @@ const NO_PREFETCH_LANDMARK: &str = ".no.prefetch.landmark";
 
 pub(super) struct Assembler<'l> {
     limits: &'l Limits,
+    compression: Compression,
     payload_end: u64,
     builder: TreeBuilder,
     data: Data<'l>,
@@ -42,12 +43,18 @@ enum FoundLandmark {
 }
 
 impl<'l> Assembler<'l> {
-    pub(super) fn new(payload_end: u64, opaque: OpaqueXattr, limits: &'l Limits) -> Self {
+    pub(super) fn new(
+        compression: Compression,
+        payload_end: u64,
+        opaque: OpaqueXattr,
+        limits: &'l Limits,
+    ) -> Self {
         Assembler {
             limits,
+            compression,
             payload_end,
             builder: TreeBuilder::new(opaque, limits),
-            data: Data::new(payload_end, limits),
+            data: Data::new(compression, payload_end, limits),
             landmark: FoundLandmark::None,
             entries: 0,
             failure: None,
@@ -190,10 +197,10 @@ impl<'l> Assembler<'l> {
     }
 
     /// The layer, after the last entry.
-    pub(super) fn finish(self, compression: Compression) -> Result<Layer, FormatError> {
+    pub(super) fn finish(self) -> Result<Layer, FormatError> {
         let (mut tree, numbers) = self.builder.finish_with_numbers()?;
         let laid_out = self.data.finish(&mut tree, &numbers)?;
-        let chunks = ChunkTable::new(compression, laid_out.size, laid_out.chunks)
+        let chunks = ChunkTable::new(self.compression, laid_out.size, laid_out.chunks)
             .map_err(|error| FormatError::malformed(WHAT, error.to_string()))?;
         let landmark = match self.landmark {
             FoundLandmark::None => Landmark::None,

@@ -4,14 +4,16 @@ use std::mem;
 
 use super::entry::TocEntry;
 use crate::chunk::{BLOCK_BYTES, Chunk};
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::error::FormatError;
+use crate::inflate::Compression;
 use crate::limits::Limits;
 use crate::tree::NodeId;
 
 /// The files and chunks of a table of contents, in its order.
 pub(super) struct Data<'l> {
     pub(super) limits: &'l Limits,
+    compression: Compression,
     pub(super) payload_end: u64,
     /// All chunks so far; their data offsets still count from the beginning of their file.
     pub(super) chunks: Vec<Chunk>,
@@ -50,9 +52,10 @@ enum Current {
 const UNKNOWN: u32 = u32::MAX;
 
 impl<'l> Data<'l> {
-    pub(super) fn new(payload_end: u64, limits: &'l Limits) -> Data<'l> {
+    pub(super) fn new(compression: Compression, payload_end: u64, limits: &'l Limits) -> Data<'l> {
         Data {
             limits,
+            compression,
             payload_end,
             chunks: Vec::new(),
             files: Vec::new(),
@@ -207,6 +210,8 @@ impl<'l> Data<'l> {
             blob_length: UNKNOWN,
             blob_offset: entry.offset,
             inner_offset: entry.inner_offset,
+            compression: self.compression,
+            algorithm: Algorithm::Sha256,
             digest,
         });
         Ok(())
@@ -224,6 +229,8 @@ impl<'l> Data<'l> {
                 blob_length: 0,
                 blob_offset,
                 inner_offset: 0,
+                compression: self.compression,
+                algorithm: Algorithm::Sha256,
                 digest: [0; 32],
             });
             data_offset += piece;

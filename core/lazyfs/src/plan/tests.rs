@@ -1,11 +1,12 @@
-use pontoon_layer::{Chunk, ChunkTable, Compression};
+use pontoon_layer::{Algorithm, Chunk, ChunkTable, Compression};
 use proptest::prelude::*;
 
 use super::*;
 
-const BOUNDS: Bounds = Bounds {
+const BOUNDS: Bounds<'static> = Bounds {
     gap_max: 100,
     request_max: 10_000,
+    ends: &[],
 };
 
 /// A table of chunks of one byte each, of these members: bytes of the gap before, bytes, chunks.
@@ -13,13 +14,15 @@ fn table(members: &[(u64, u32, usize)]) -> Vec<u8> {
     let (mut chunks, mut blob_offset) = (Vec::new(), 0);
     for (gap, bytes, count) in members {
         blob_offset += gap;
-        for _ in 0..*count {
+        for inner_offset in 0..*count as u64 {
             chunks.push(Chunk {
                 data_offset: chunks.len() as u64,
                 length: 1,
                 blob_length: *bytes,
                 blob_offset,
-                inner_offset: 0,
+                inner_offset,
+                compression: Compression::Gzip,
+                algorithm: Algorithm::Sha256,
                 digest: [0; 32],
             });
         }
@@ -105,6 +108,63 @@ fn what_lies_in_a_gap_comes_along() {
 }
 
 #[test]
+fn members_of_the_same_bytes_come_together() {
+    let member = |first, blob| Member {
+        chunks: first..first + 1,
+        blob,
+    };
+    let members = vec![
+        member(7, 10..20),
+        member(0, 0..10),
+        member(5, 20..30),
+        member(1, 10..20),
+    ];
+    // However small requests are to be.
+    let bounds = Bounds {
+        request_max: 20,
+        ..BOUNDS
+    };
+    let requests = coalesce(members, bounds);
+    let firsts: Vec<_> = requests.iter().map(|request| firsts(request)).collect();
+    assert_eq!(firsts, [vec![0, 1, 7], vec![5]]);
+}
+
+#[test]
+fn no_request_goes_from_one_blob_into_the_next() {
+    let bytes = table(&[(0, 10, 1); 6]);
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    // The first blob ends behind the second member, the second one is empty.
+    let bounds = Bounds {
+        ends: &[20, 20, 55, 60],
+        ..BOUNDS
+    };
+    let mut members = wanted(&table, &[0]);
+    widen(&table, &mut members, 1000, bounds, |_| true);
+    assert_eq!(firsts(&members), [0, 1]);
+    let all = wanted(&table, &[0, 1, 2, 3, 4, 5]);
+    let requests = coalesce(all, bounds);
+    let requests: Vec<_> = requests.iter().map(|request| firsts(request)).collect();
+    assert_eq!(requests, [vec![0, 1], vec![2, 3, 4, 5]]);
+}
+
+#[test]
+fn what_another_file_has_too_does_not_end_what_follows() {
+    let mut chunks: Vec<Chunk> = ChunkTableRef::open(&table(&[(0, 10, 1); 5]))
+        .unwrap()
+        .iter()
+        .collect();
+    // The third chunk is the first one again.
+    chunks[2].blob_offset = chunks[0].blob_offset;
+    let bytes = ChunkTable::new(Compression::Gzip, 5, chunks)
+        .unwrap()
+        .encode();
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    let mut members = wanted(&table, &[1]);
+    widen(&table, &mut members, 1000, BOUNDS, |_| true);
+    assert_eq!(firsts(&members), [1, 3, 4]);
+}
+
+#[test]
 fn what_overlaps_is_asked_for_apart() {
     let member = |first, blob| Member {
         chunks: first..first + 1,
@@ -130,7 +190,9 @@ proptest! {
         members in prop::collection::vec((0u64..200, 1u32..400, 1usize..4), 1..60),
         picks in prop::collection::vec(any::<prop::sample::Index>(), 1..20),
         max in 0u64..3000,
+        mut ends in prop::collection::vec(0u64..5000, 0..4),
     ) {
+        ends.sort_unstable();
         let bytes = table(&members);
         let table = ChunkTableRef::open(&bytes).unwrap();
         let mut picked: Vec<Member> = picks
@@ -140,7 +202,7 @@ proptest! {
         picked.sort_by_key(Member::key);
         picked.dedup();
         let asked = firsts(&picked);
-        let bounds = Bounds { gap_max: 100, request_max: 2000 };
+        let bounds = Bounds { gap_max: 100, request_max: 2000, ends: &ends };
         let mut members = picked.clone();
         let free = |member: &Member| !asked.contains(&member.key());
         widen(&table, &mut members, max, bounds, free);
@@ -155,6 +217,8 @@ proptest! {
             for pair in request.windows(2) {
                 prop_assert!(pair[0].blob.end <= pair[1].blob.start);
                 prop_assert!(pair[1].blob.start - pair[0].blob.end <= bounds.gap_max);
+                let between = pair[0].blob.end..=pair[1].blob.start;
+                prop_assert!(!ends.iter().any(|end| between.contains(end)));
             }
             let span = request[request.len() - 1].blob.end - request[0].blob.start;
             prop_assert!(request.len() == 1 || span <= bounds.request_max);

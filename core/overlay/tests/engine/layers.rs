@@ -117,6 +117,11 @@ impl LayerProvider for Shelf {
                 Offer::Unpacked
             }
             "lazy" => Offer::Lazy(layer.as_bytes().to_vec()),
+            "refused" | "late" => Offer::Refuse {
+                reason: "nobody reads this form".to_owned(),
+                detail: Some("convert it".to_owned()),
+                transient: layer.starts_with("late"),
+            },
             _ => {
                 self.copy(layer, request.directory);
                 Offer::Decline("no digests".to_owned())
@@ -296,6 +301,30 @@ fn a_declined_layer_is_counted_and_unpacked_by_containerd() {
     // What it left is deleted when nobody waits.
     snapshots.cleanup().unwrap();
     assert_eq!(site.directories().len(), 2);
+}
+
+#[test]
+fn a_layer_that_nobody_can_unpack_makes_prepare_fail_and_leaves_nothing() {
+    let shelf = Shelf::new(&["refused-1", "late-1"]);
+    let site = Site::with(Options::default(), shelf);
+    let snapshots = site.snapshots();
+    for (target, class) in [
+        ("refused-1", Class::FailedPrecondition),
+        ("late-1", Class::Unavailable),
+    ] {
+        let error = snapshots
+            .prepare(&key("default/1/x"), None, extract(target))
+            .unwrap_err();
+        assert_eq!(error.class(), class);
+        let text = error.to_string();
+        for part in [target, "nobody reads this form: convert it"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    snapshots.stat(&key("default/1/x")).unwrap_err();
+    assert_eq!(site.directories().len(), 0);
+    // containerd unpacks none of them.
+    assert_eq!(site.engine().declined(), BTreeMap::new());
 }
 
 #[test]

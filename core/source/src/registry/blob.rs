@@ -170,6 +170,41 @@ impl Blob for RegistryBlob {
 }
 
 impl Source {
+    /// The size that whoever has the blob says it has. One byte is asked for: not every storage that a registry sends us
+    /// to answers HEAD.
+    pub(crate) async fn find_size(&self) -> Result<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        let ask = Ask {
+            reference: &self.reference,
+            object: &self.object,
+            is_head: false,
+            is_verified: true,
+            path: format!("blobs/{}", self.digest),
+            headers,
+        };
+        let mut tour = self.tour()?;
+        loop {
+            let (place, endpoint) = tour.next().await?;
+            let told = async {
+                let answer = endpoint.ask(&self.shared, &ask).await?;
+                let answer = answer.successful(&self.object).await?;
+                let total = match answer.response.status() {
+                    StatusCode::PARTIAL_CONTENT => {
+                        content_range(&answer.response).and_then(|range| range.total)
+                    }
+                    _ => answer.response.content_length(),
+                };
+                let silent = || failure::malformed(&answer.host, &self.object, "no size of it");
+                total.ok_or_else(silent)
+            };
+            match told.await {
+                Ok(size) => return Ok(size),
+                Err(error) => tour.failed(place, error),
+            }
+        }
+    }
+
     /// The host that delivered last.
     pub(crate) fn last_host(&self) -> String {
         let served = lock(&self.served);

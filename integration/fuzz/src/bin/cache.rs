@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use pontoon_cache::{Cache, Config, Key, Meta, Read};
-use pontoon_layer::{Chunk, ChunkTable, Compression, Digest, Verified};
+use pontoon_layer::{Algorithm, Chunk, ChunkTable, Compression, Digest, Verified};
 
 /// In memory.
 const DIRECTORY: &str = "/dev/shm/pontoon-fuzz-cache";
@@ -32,6 +32,8 @@ static SOUND: LazyLock<Sound> = LazyLock::new(|| {
         blob_length: 100,
         blob_offset: index * 100,
         inner_offset: 0,
+        compression: Compression::Gzip,
+        algorithm: Algorithm::Sha256,
         digest: *Digest::of(&content(index)).as_sha256().expect("it is one"),
     });
     let size = 20 * u64::from(CHUNK);

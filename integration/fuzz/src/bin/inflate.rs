@@ -8,10 +8,11 @@ fuzz_target!(|bytes: &[u8]| {
     let Some(([kind, first, gap, length], packed)) = bytes.split_first_chunk::<4>() else {
         return;
     };
-    let compression = match kind % 3 {
+    let compression = match kind % 4 {
         0 => Compression::None,
         1 => Compression::Gzip,
-        _ => Compression::Zstd,
+        2 => Compression::Zstd,
+        _ => Compression::Lz4Block,
     };
     let mut member = Member::new(compression, packed);
     let (first, gap, length) = (

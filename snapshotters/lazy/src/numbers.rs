@@ -9,6 +9,7 @@ use pontoon_remote::Totals;
 pub(crate) fn of(totals: &Totals) -> Vec<Number> {
     let mut numbers = layers(totals);
     numbers.extend(fetched(totals));
+    numbers.extend(asked(totals));
     numbers.extend(kept(totals));
     numbers
 }
@@ -31,7 +32,14 @@ fn layers(totals: &Totals) -> Vec<Number> {
                 ("lazy", decisions.lazy),
                 ("unpacked", sum(&decisions.unpacked)),
                 ("declined", sum(&decisions.declined)),
+                ("refused", sum(&decisions.refused)),
             ],
+        ),
+        by(
+            "layers_refused",
+            "Layers that neither this daemon nor containerd can bring, so that the pull failed, by reason",
+            "reason",
+            counts(&decisions.refused),
         ),
         by(
             "layers_unpacked",
@@ -76,6 +84,16 @@ fn fetched(totals: &Totals) -> Vec<Number> {
             counted.fetched_bytes,
         ),
         counter(
+            "lazy_taken_chunks",
+            "Chunks of lazy layers that were here already, in another layer or elsewhere in the same one",
+            counted.taken_chunks,
+        ),
+        counter(
+            "lazy_taken_bytes",
+            "Bytes of those chunks",
+            counted.taken_bytes,
+        ),
+        counter(
             "lazy_inflated_members",
             "Compressed members of lazy layers that were inflated",
             counted.inflated_members,
@@ -85,6 +103,11 @@ fn fetched(totals: &Totals) -> Vec<Number> {
             "Members of lazy layers that had wrong bytes, each time",
             counted.wrong_members,
         ),
+    ]
+}
+
+fn asked(totals: &Totals) -> Vec<Number> {
+    vec![
         counter(
             "registry_requests",
             "Requests to registries and their token servers",

@@ -1,5 +1,6 @@
 //! The sections of the configuration, and what they mean for the provider.
 
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,9 +12,11 @@ use pontoon_remote::{
 };
 use pontoon_source::{Credential, KubernetesConfig};
 
+use crate::Flavor;
+
 section! {
     /// As for every overlay snapshotter.
-    pub struct StargzSection {
+    pub struct OverlaySection {
         /// Answer each snapshot's upper directory as label `containerd.io/snapshot/overlay.upperdir`.
         pub upperdir_label: bool = false,
         /// Options of every overlay mount, not of bind mounts. `index=off`, and in a user namespace `userxattr`, are
@@ -134,7 +137,7 @@ section! {
 
 /// Who serves trees.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct FrontEndSetting(FrontEnd);
+pub struct FrontEndSetting(FrontEnd);
 
 impl FrontEndSetting {
     const WORDS: [(&'static str, FrontEnd); 3] = [
@@ -163,7 +166,7 @@ impl Setting for FrontEndSetting {
 
 /// Credentials in the configuration.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct FixedCredentials(Vec<String>);
+pub struct FixedCredentials(Vec<String>);
 
 impl Setting for FixedCredentials {
     fn allowed() -> String {
@@ -185,11 +188,11 @@ impl Setting for FixedCredentials {
     }
 }
 
-/// All sections of the plugin.
+/// All sections of a daemon with lazy layers.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct StargzSections {
-    /// `[stargz]`
-    pub stargz: StargzSection,
+pub struct LazySections<F> {
+    /// `[NAME]`
+    pub overlay: OverlaySection,
     /// `[registry]`
     pub registry: RegistrySection,
     /// `[credentials]`
@@ -204,12 +207,13 @@ pub(crate) struct StargzSections {
     pub lazy: LazySection,
     /// `[unpack]`
     pub unpack: UnpackSection,
+    flavor: PhantomData<F>,
 }
 
-impl Sections for StargzSections {
+impl<F: Flavor> Sections for LazySections<F> {
     fn sections(&mut self) -> Vec<(&'static str, &mut dyn Section)> {
         vec![
-            ("stargz", &mut self.stargz),
+            (F::NAME, &mut self.overlay),
             ("registry", &mut self.registry),
             ("credentials", &mut self.credentials),
             ("cache", &mut self.cache),
@@ -221,13 +225,13 @@ impl Sections for StargzSections {
     }
 }
 
-impl StargzSections {
-    /// What they mean for the provider; `user_namespace` is whether this process is in one.
-    pub(crate) fn provider(&self, user_namespace: bool) -> Config {
+impl<F: Flavor> LazySections<F> {
+    /// What they mean for the provider, but for the holder; `user_namespace` is whether this process is in one.
+    pub fn provider(&self, user_namespace: bool) -> Config {
         let defaults = Config::default();
         let patience = seconds(self.registry.patience_seconds.0);
         let named = |name: &str| {
-            self.stargz
+            self.overlay
                 .mount_options
                 .iter()
                 .any(|option| option == name)
@@ -271,6 +275,7 @@ impl StargzSections {
                 layer_bytes_max: self.unpack.layer_bytes_max.0,
                 temporary_bytes_max: self.unpack.temporary_bytes_max.0,
             },
+            nydus: F::NYDUS,
             opaque: match user_namespace || named("userxattr") {
                 true => OpaqueXattr::User,
                 false => OpaqueXattr::Trusted,
