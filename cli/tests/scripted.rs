@@ -126,6 +126,7 @@ fn json_is_one_object_on_one_line() {
         "layers",
         "reads",
         "ready",
+        "refused",
         "registry",
         "unpacked",
     ];

@@ -232,7 +232,7 @@ mod tests {
         let Role::Bootstrap(bootstrap) = role(&manifest, &boot) else {
             panic!("it is the bootstrap");
         };
-        assert_eq!(bootstrap.data, [data.clone()]);
+        assert_eq!(bootstrap.data, std::slice::from_ref(&data));
         assert!(is_named(&data.annotations) && is_named(&boot.annotations));
         assert!(!is_named(&ordinary.annotations));
     }

@@ -8,6 +8,7 @@ mod heavy;
 mod layer;
 mod layout;
 mod lazy;
+mod nydus;
 mod program;
 mod small;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub(crate) use layer::read_xattrs;
 pub use layer::{Layer, LayerBuilder};
 pub use layout::{Layout, Spec};
 pub use lazy::{SIZES, UNLISTED, lazy_fixture, lazy_fixture_in, noise};
+pub use nydus::{NydusImage, has_nydus_builder, nydus_image};
 pub use program::{Program, program};
 pub use small::{busybox, many_layers, odd, odd_entries};
 pub use workload::{READY, Workload};

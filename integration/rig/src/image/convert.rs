@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::Layout;
+use super::{Layout, nydus};
 use crate::checkout;
 use crate::command::run;
 use crate::error::{At, Result};
@@ -47,10 +47,15 @@ pub enum Conversion {
     ZstdChunkedMinChunk,
     /// zstd:chunked as skopeo, Buildah and Podman write it.
     PodmanZstdChunked,
+    /// nydus, all layers. Needs [`has_nydus_builder`](super::has_nydus_builder).
+    Nydus,
+    /// nydus but for the topmost layer, as when somebody builds on such an image. Needs
+    /// [`has_nydus_builder`](super::has_nydus_builder).
+    NydusBase,
 }
 
 impl Conversion {
-    /// Every one.
+    /// Every one that our converter and skopeo make.
     pub const ALL: [Self; 9] = [
         Self::Estargz,
         Self::EstargzSmallChunks,
@@ -75,10 +80,12 @@ impl Conversion {
             Self::ZstdChunked => "zstd-chunked",
             Self::ZstdChunkedMinChunk => "zstd-chunked-min-chunk",
             Self::PodmanZstdChunked => "podman-zstd-chunked",
+            Self::Nydus => "nydus",
+            Self::NydusBase => "nydus-base",
         }
     }
 
-    /// The arguments of our converter; `None` where skopeo converts.
+    /// The arguments of our converter; `None` where others convert.
     fn arguments(self) -> Option<&'static [&'static str]> {
         Some(match self {
             Self::Estargz => &["-format=estargz"],
@@ -89,7 +96,7 @@ impl Conversion {
             Self::ExternalTocLossless => &["-format=external-toc-lossless"],
             Self::ZstdChunked => &["-format=zstd-chunked"],
             Self::ZstdChunkedMinChunk => &["-format=zstd-chunked", "-min-chunk-size=50000"],
-            Self::PodmanZstdChunked => return None,
+            Self::PodmanZstdChunked | Self::Nydus | Self::NydusBase => return None,
         })
     }
 
@@ -119,6 +126,14 @@ impl Converted {
 
 /// Converts `image`, unless that was done before: the result is kept in `target/rig`.
 pub fn convert(image: &Layout, conversion: Conversion) -> Result<Converted> {
+    if let Conversion::Nydus | Conversion::NydusBase = conversion {
+        let builder = nydus::builder()?;
+        let version = nydus::version(&builder)?;
+        let above = usize::from(conversion == Conversion::NydusBase);
+        return kept(image, conversion.name(), &version, &[], |into| {
+            nydus::convert(image, &builder, above, into).map(drop)
+        });
+    }
     let arguments = conversion.arguments();
     let tool = if arguments.is_some() {
         Tool::Images
@@ -126,7 +141,8 @@ pub fn convert(image: &Layout, conversion: Conversion) -> Result<Converted> {
         Tool::Forky
     };
     let arguments = arguments.unwrap_or_default();
-    kept(image, conversion.name(), tool, arguments, |into| {
+    let version = tool.version()?;
+    kept(image, conversion.name(), &version, arguments, |into| {
         if conversion == Conversion::PodmanZstdChunked {
             return podman(image, into);
         }
@@ -148,7 +164,7 @@ pub fn convert_with_prefetch(image: &Layout, paths: &[&str]) -> Result<Converted
     kept(
         image,
         "estargz-prefetch",
-        Tool::Images,
+        &Tool::Images.version()?,
         &arguments,
         |into| {
             let mut command = Command::new(Tool::Images.dir()?.join("images"));
@@ -178,7 +194,7 @@ pub fn store(image: &Path, root: &Path) -> Result<String> {
 fn kept(
     image: &Layout,
     name: &str,
-    tool: Tool,
+    version: &str,
     arguments: &[&str],
     make: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<Converted> {
@@ -189,7 +205,7 @@ fn kept(
     let base = checkout::rig_dir().join("images/converted");
     fs::create_dir_all(&base).at("create", &base)?;
     let dir = base.join(format!("{short}-{name}"));
-    let recipe = format!("{digest} {} {arguments:?}", tool.version()?);
+    let recipe = format!("{digest} {version} {arguments:?}");
     tools::once(&dir, &recipe, || make(&dir))?;
     let tables = dir.join("tables");
     let tables = tables.exists().then(|| Layout::open(&tables)).transpose()?;

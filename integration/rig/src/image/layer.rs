@@ -26,6 +26,25 @@ pub struct Layer {
     pub blob: Vec<u8>,
     /// `sha256:` digest of the tar stream.
     pub diff_id: String,
+    /// What the manifest says that it is.
+    pub media_type: &'static str,
+    /// What else the manifest says of it.
+    pub annotations: Vec<(&'static str, String)>,
+}
+
+/// The media type of an ordinary layer.
+const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+impl Layer {
+    /// An ordinary layer: a compressed archive, and the digest of what is inside.
+    pub(super) fn ordinary(blob: Vec<u8>, diff_id: String) -> Self {
+        Self {
+            blob,
+            diff_id,
+            media_type: LAYER_TYPE,
+            annotations: Vec::new(),
+        }
+    }
 }
 
 /// The attributes of a hand-made entry.
@@ -271,10 +290,7 @@ impl LayerBuilder {
         let mut gzip = GzEncoder::new(Vec::new(), self.level);
         gzip.write_all(&tar).at("compress", "the layer")?;
         let blob = gzip.finish().at("compress", "the layer")?;
-        Ok(Layer {
-            blob,
-            diff_id: digest::sha256(&tar),
-        })
+        Ok(Layer::ordinary(blob, digest::sha256(&tar)))
     }
 
     /// The header of the entry that is added now; the time is for it alone.

@@ -11,7 +11,6 @@ use crate::error::{At, Error, Result};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// What an image is made of, beside its layers.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +47,13 @@ impl Layout {
             "history": history,
         });
         let config = layout.put(CONFIG, config.to_string().as_bytes())?;
-        let descriptors = layers.iter().map(|layer| layout.put(LAYER, &layer.blob));
+        let descriptors = layers.iter().map(|layer| {
+            let mut descriptor = layout.put(layer.media_type, &layer.blob)?;
+            for (name, value) in &layer.annotations {
+                descriptor["annotations"][name] = json!(value);
+            }
+            Ok(descriptor)
+        });
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
@@ -104,17 +109,33 @@ impl Layout {
         ))
     }
 
+    /// What it is made of beside its layers.
+    pub fn spec(&self) -> Result<Spec> {
+        let config = parse(&self.dir, &self.blob(&self.parts()?.0)?)?;
+        let texts = |value: &Value| {
+            let texts = value.as_array().into_iter().flatten();
+            let texts = texts.map(|value| text(value, &self.dir));
+            texts.collect::<Result<Vec<_>>>()
+        };
+        Ok(Spec {
+            command: texts(&config["config"]["Cmd"])?,
+            environment: texts(&config["config"]["Env"])?,
+        })
+    }
+
+    /// The digest of each layer's archive, the lowest first.
+    pub fn diff_ids(&self) -> Result<Vec<String>> {
+        let config = parse(&self.dir, &self.blob(&self.parts()?.0)?)?;
+        let ids = config["rootfs"]["diff_ids"].as_array();
+        let ids = ids.into_iter().flatten();
+        ids.map(|id| text(id, &self.dir)).collect()
+    }
+
     /// The chain id of each layer, the lowest first (OCI image specification,
     /// config.md, "Layer ChainID").
     pub fn chain_ids(&self) -> Result<Vec<String>> {
-        let config = parse(&self.dir, &self.blob(&self.parts()?.0)?)?;
         let mut chain: Vec<String> = Vec::new();
-        for diff_id in config["rootfs"]["diff_ids"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            let diff_id = text(diff_id, &self.dir)?;
+        for diff_id in self.diff_ids()? {
             chain.push(match chain.last() {
                 None => diff_id,
                 Some(parent) => digest::sha256(format!("{parent} {diff_id}").as_bytes()),

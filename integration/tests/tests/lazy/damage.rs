@@ -21,14 +21,14 @@ fn damaged_byte(image: &Converted) -> (String, u64) {
 #[test]
 fn damaged_bytes_are_never_read() {
     for conversion in [Conversion::Estargz, Conversion::ZstdChunkedMinChunk] {
-        damaged(conversion);
+        damaged(Setup::new(Version::V2_3), conversion);
     }
 }
 
-fn damaged(conversion: Conversion) {
+pub(crate) fn damaged(setup: Setup, conversion: Conversion) {
     let stage = Stage::start(&Setup {
         patience_seconds: 3,
-        ..Setup::new(Version::V2_3)
+        ..setup
     });
     if stage.rival {
         // What it asks for along with a damaged byte fails too.

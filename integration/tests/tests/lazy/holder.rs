@@ -11,7 +11,7 @@ use pontoon_integration::full;
 use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::Request;
-use pontoon_rig::image::{Conversion, convert, lazy_fixture, noise};
+use pontoon_rig::image::{convert, lazy_fixture, noise};
 use pontoon_rig::wait;
 use rustix::fs::Advice;
 use rustix::process::{Pid, Signal, kill_process};
@@ -29,7 +29,7 @@ fn running(setup: &Setup) -> Option<(Stage, String)> {
         // It has no holder.
         return None;
     }
-    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let image = convert(&lazy_fixture().unwrap(), setup.form).unwrap();
     let reference = stage.publish(&image, "lazy");
     stage.pull(&reference);
     stage.bench.start_container("sleeper", &reference).unwrap();
@@ -76,7 +76,11 @@ fn reads(file: &File, piece: usize) -> std::io::Result<()> {
 
 #[test]
 fn a_holder_that_is_killed_is_replaced_and_nobody_notices() {
-    let Some((mut stage, _)) = running(&Setup::new(Version::V2_3)) else {
+    holders_are_killed(&Setup::new(Version::V2_3));
+}
+
+pub(crate) fn holders_are_killed(setup: &Setup) {
+    let Some((mut stage, _)) = running(setup) else {
         return;
     };
     let file = stage.file(LARGE.0);

@@ -34,7 +34,7 @@ fn runs_is_committed_pushed_and_removed_on_containerd_1_7() {
     lives(Setup::new(Version::V1_7), Conversion::ZstdChunked);
 }
 
-fn lives(setup: Setup, conversion: Conversion) {
+pub(crate) fn lives(setup: Setup, conversion: Conversion) {
     let mut stage = Stage::start(&Setup {
         lazy: "image_seconds = 10\n".into(),
         ..setup
@@ -125,7 +125,7 @@ fn comes_back_without_a_registry_on_fuse() {
     comes_back(&Setup::on_fuse(Version::V2_3), Conversion::Estargz);
 }
 
-fn comes_back(setup: &Setup, conversion: Conversion) {
+pub(crate) fn comes_back(setup: &Setup, conversion: Conversion) {
     let mut stage = Stage::start(setup);
     if stage.rival {
         // It forgets what it fetched.

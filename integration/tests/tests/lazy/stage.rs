@@ -13,7 +13,7 @@ use pontoon_rig::containerd::{Pull, Version};
 use pontoon_rig::digest;
 use pontoon_rig::gate::Request;
 use pontoon_rig::http::get_unix;
-use pontoon_rig::image::{ADDED_BY_FORMATS, Converted, Layout, UNLISTED, noise};
+use pontoon_rig::image::{ADDED_BY_FORMATS, Conversion, Converted, Layout, UNLISTED, noise};
 use pontoon_rig::plugin::Kind;
 use pontoon_rig::registry::Front;
 use pontoon_rig::sandbox::Sandbox;
@@ -64,6 +64,10 @@ pub(crate) enum Disk {
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) version: Version,
+    /// The plugin, where no other one was asked for.
+    pub(crate) plugin: Option<&'static str>,
+    /// The form of images, where a test does not say.
+    pub(crate) form: Conversion,
     pub(crate) site: site::Setup,
     /// Who serves trees: `auto`, `erofs` or `fuse`.
     pub(crate) front_end: String,
@@ -94,6 +98,8 @@ impl Setup {
     pub(crate) fn new(version: Version) -> Self {
         Self {
             version,
+            plugin: None,
+            form: Conversion::Estargz,
             site: site::Setup::default(),
             front_end: front_end(),
             config: String::new(),
@@ -116,7 +122,19 @@ impl Setup {
             ..Self::new(version)
         }
     }
+
+    /// The same with nydus images and the plugin for them.
+    pub(crate) fn nydus(self) -> Self {
+        Self {
+            plugin: Some(NYDUS),
+            form: Conversion::NydusBase,
+            ..self
+        }
+    }
 }
+
+/// The plugin for nydus images.
+pub(crate) const NYDUS: &str = "pontoon-nydus";
 
 /// Who serves trees where a test does not say.
 pub(crate) fn front_end() -> String {
@@ -145,6 +163,9 @@ impl Stage {
         let config = configuration(setup, &site, &sandbox);
         let mut parts = cluster::Setup::lazy(setup.version, &config);
         let rival = parts.plugin.kind == Kind::Stargz;
+        if let Some(plugin) = setup.plugin.filter(|_| !rival) {
+            parts.plugin.kind = Kind::Pontoon(plugin.into());
+        }
         if rival {
             let alone = !setup.background;
             parts.plugin.config =

@@ -9,24 +9,28 @@ use pontoon_rig::plugin::{Kind, Plugin, Setup};
 use pontoon_rig::sandbox::{Sandbox, mounts_below};
 use pontoon_rig::tools::Tool;
 
-use crate::stage::front_end;
+use crate::stage::{NYDUS, front_end};
 
 /// How many cases the suite of 2.3 has.
 const CASES: usize = 21;
 
 #[test]
 fn containerd_2_3_suite_passes() {
-    suite_passes(&front_end());
+    suite_passes(Kind::lazy_from_env(), &front_end());
 }
 
 #[test]
 fn containerd_2_3_suite_passes_on_fuse() {
-    suite_passes("fuse");
+    suite_passes(Kind::lazy_from_env(), "fuse");
 }
 
-fn suite_passes(front_end: &str) {
+#[test]
+fn containerd_2_3_suite_passes_on_the_plugin_for_nydus() {
+    suite_passes(Kind::Pontoon(NYDUS.into()), &front_end());
+}
+
+fn suite_passes(kind: Kind, front_end: &str) {
     let sandbox = Sandbox::new().unwrap();
-    let kind = Kind::lazy_from_env();
     let config = match kind {
         Kind::Stargz => String::new(),
         _ => format!("[lazy]\nfront_end = {front_end:?}\n"),

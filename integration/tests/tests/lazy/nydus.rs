@@ -1,0 +1,284 @@
+//! nydus images: small ones that were made once, and where there is a builder the images of the other tests.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use pontoon_rig::cluster::SNAPSHOTTER;
+use pontoon_rig::containerd::Version;
+use pontoon_rig::gate::Request;
+use pontoon_rig::image::{Conversion, NydusImage, has_nydus_builder, nydus_image};
+use rustix::fs::Advice;
+
+use crate::stage::{Setup, Stage};
+use crate::{damage, faults, holder, life, trees};
+
+/// A stage with one of the small images in its registry.
+fn stage(setup: Setup, image: NydusImage) -> Option<(Stage, String)> {
+    let stage = Stage::start(&setup.nydus());
+    if stage.rival {
+        // It takes none of these.
+        return None;
+    }
+    let reference = publish(&stage, image);
+    Some((stage, reference))
+}
+
+fn publish(stage: &Stage, image: NydusImage) -> String {
+    let name = format!("{image:?}").to_lowercase();
+    let dir = stage.bench.cluster.sandbox.subdir(&name).unwrap();
+    let layout = nydus_image(image, &dir).unwrap();
+    stage.site.push(&layout, &name, "1").unwrap()
+}
+
+/// Has a container read every file, and fails unless each is what it was made of.
+fn check(stage: &Stage, id: &str, reference: &str, image: NydusImage) {
+    let files = image.files().unwrap();
+    assert!(!files.is_empty());
+    let lines = files
+        .iter()
+        .map(|(path, digest)| format!("{digest}  /{path}\\n"));
+    // As much as an argument may have.
+    let lines: Vec<String> = lines.collect();
+    for (part, lines) in lines.chunks(200).enumerate() {
+        let script = format!("printf '{}' | sha256sum -c -s", lines.concat());
+        stage.run(
+            &format!("{id}-{part}"),
+            reference,
+            &["/bin/sh", "-c", &script],
+        );
+    }
+}
+
+fn runs(setup: Setup) {
+    let Some((stage, reference)) = stage(setup, NydusImage::Merged) else {
+        return;
+    };
+    let mark = stage.site.gate.mark();
+    stage.pull(&reference);
+    // The manifests, the configuration, the bootstrap and the ordinary layer on top: no data.
+    let asked = mark.exchanges();
+    let (_, layers) = nydus_image(
+        NydusImage::Merged,
+        &stage.bench.cluster.sandbox.subdir("again").unwrap(),
+    )
+    .unwrap()
+    .parts()
+    .unwrap();
+    for data in &layers[..2] {
+        assert!(!asked.iter().any(|exchange| exchange.request.names(data)));
+    }
+    check(&stage, "merged", &reference, NydusImage::Merged);
+    for image in [NydusImage::Tree, NydusImage::TreeLz4, NydusImage::TreePlain] {
+        let reference = publish(&stage, image);
+        stage.pull(&reference);
+        check(&stage, &format!("{image:?}"), &reference, image);
+    }
+    stage.finish();
+}
+
+#[test]
+fn nydus_images_run_on_containerd_2_3() {
+    runs(Setup::new(Version::V2_3));
+}
+
+#[test]
+fn nydus_images_run_on_containerd_1_7() {
+    runs(Setup::new(Version::V1_7));
+}
+
+#[test]
+fn nydus_images_run_on_fuse() {
+    runs(Setup::on_fuse(Version::V2_3));
+}
+
+/// Readers that know what they read, while the daemon is killed again and again.
+#[test]
+fn readers_of_a_nydus_image_outlive_their_daemon() {
+    let Some((mut stage, reference)) = stage(Setup::new(Version::V2_3), NydusImage::Tree) else {
+        return;
+    };
+    stage.pull(&reference);
+    stage.bench.start_container("sleeper", &reference).unwrap();
+    let root = format!("/proc/{}/root", stage.pid("sleeper"));
+    let files = NydusImage::Tree.files().unwrap();
+    let files: Vec<_> = files
+        .into_iter()
+        .map(|(path, digest)| (format!("{root}/{path}"), digest))
+        .collect();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut rounds = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for (path, digest) in &files {
+                    let file = File::open(path).unwrap();
+                    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+                    let found = pontoon_rig::digest::sha256(&std::fs::read(path).unwrap());
+                    assert_eq!(found["sha256:".len()..], **digest, "{path}");
+                }
+                rounds += 1;
+            }
+            rounds
+        });
+        for _ in 0..5 {
+            stage.bench.cluster.plugin.kill().unwrap();
+            stage.bench.cluster.plugin.resume().unwrap();
+            let script = "sha256sum /usr/lib/* > /dev/null";
+            stage.bench.exec("sleeper", script).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+    });
+    stage.bench.cluster.wait_connected().unwrap();
+    stage.bench.remove_containers().unwrap();
+    stage.finish();
+}
+
+/// A restart needs no registry for what was read, and only its blobs for what was not.
+#[test]
+fn a_nydus_image_comes_back_without_its_registry() {
+    let Some((mut stage, reference)) = stage(Setup::new(Version::V2_3), NydusImage::Merged) else {
+        return;
+    };
+    stage.pull(&reference);
+    let other = publish(&stage, NydusImage::Tree);
+    stage.pull(&other);
+    check(&stage, "before", &reference, NydusImage::Merged);
+    assert!(stage.bench.cluster.plugin.terminate().unwrap().success());
+    stage.site.gate.down().unwrap();
+    stage.bench.cluster.plugin.resume().unwrap();
+    stage.bench.cluster.wait_connected().unwrap();
+    check(&stage, "after", &reference, NydusImage::Merged);
+    stage.site.gate.up().unwrap();
+    let mark = stage.site.gate.mark();
+    check(&stage, "rest", &other, NydusImage::Tree);
+    let asked = mark.exchanges();
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|exchange| exchange.request.is_blob()));
+    stage.finish();
+}
+
+/// Nobody can unpack these: the pull fails at once, says why, and leaves nothing.
+#[test]
+fn images_that_are_not_read_fail_with_the_reason() {
+    for version in [Version::V2_3, Version::V1_7] {
+        let Some((stage, five)) = stage(Setup::new(version), NydusImage::Five) else {
+            return;
+        };
+        let zran = publish(&stage, NydusImage::Zran);
+        for (reference, said) in [(five, "RAFS v5"), (zran, "(zran)")] {
+            let pull = stage.request(SNAPSHOTTER, &reference);
+            let error = stage.bench.cluster.containerd.pull(&pull).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+            assert!(stage.number("pontoon_layers_refused", "form") > 0);
+        }
+        // containerd 1.7 keeps the layers that a failed pull had unpacked before: those of data, which take nothing.
+        let containerd = &stage.bench.cluster.containerd;
+        for key in stage.bench.cluster.snapshots().unwrap() {
+            let remove = ["snapshots", "--snapshotter", SNAPSHOTTER, "rm", &key];
+            containerd.ctr(remove).unwrap();
+        }
+        stage.finish();
+    }
+}
+
+#[test]
+fn the_other_plugin_says_which_one_it_takes() {
+    let stage = Stage::start(&Setup::new(Version::V2_3));
+    if stage.rival {
+        return;
+    }
+    let reference = publish(&stage, NydusImage::Merged);
+    let pull = stage.request(SNAPSHOTTER, &reference);
+    let pulled = stage.bench.cluster.containerd.pull(&pull);
+    let is_nydus = std::env::var("PONTOON_LAZY_PLUGIN").is_ok_and(|name| name.contains("nydus"));
+    match pulled {
+        Ok(_) => assert!(is_nydus),
+        Err(error) => assert!(
+            error.to_string().contains("install pontoon-nydus"),
+            "{error}"
+        ),
+    }
+    stage.finish();
+}
+
+/// Damaged on its way, it fails and is not kept.
+#[test]
+fn a_damaged_nydus_blob_is_never_read() {
+    let Some((stage, reference)) = stage(
+        Setup {
+            patience_seconds: 3,
+            ..Setup::new(Version::V2_3)
+        },
+        NydusImage::TreePlain,
+    ) else {
+        return;
+    };
+    stage.pull(&reference);
+    let view = stage.view(&reference);
+    let injection = stage
+        .site
+        .gate
+        .inject(Request::is_blob, pontoon_rig::gate::Fault::CorruptFirst);
+    let error = view
+        .read("usr/lib/noise")
+        .expect_err("damaged bytes were read");
+    assert_eq!(
+        error.raw_os_error(),
+        Some(rustix::io::Errno::IO.raw_os_error())
+    );
+    assert!(injection.hits() > 0);
+    drop(injection);
+    let read = || Ok(view.read("usr/lib/noise").is_ok().then_some(()));
+    pontoon_rig::wait::until("right bytes", crate::stage::LIMIT, read).unwrap();
+    let files = NydusImage::TreePlain.files().unwrap();
+    let (_, digest) = files
+        .iter()
+        .find(|(path, _)| path == "usr/lib/noise")
+        .unwrap();
+    let found = pontoon_rig::digest::sha256(&view.read("usr/lib/noise").unwrap());
+    assert_eq!(found["sha256:".len()..], **digest);
+    drop(view);
+    stage.finish();
+}
+
+#[test]
+fn converted_images_are_what_containerd_unpacks() {
+    if has_nydus_builder() {
+        for setup in [
+            Setup::new(Version::V2_3),
+            Setup::on_fuse(Version::V2_3),
+            Setup::new(Version::V1_7),
+        ] {
+            trees::check(&setup.nydus(), &[Conversion::NydusBase]);
+        }
+    }
+}
+
+#[test]
+fn converted_images_live_and_come_back() {
+    if has_nydus_builder() {
+        life::lives(Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
+        life::comes_back(&Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
+    }
+}
+
+#[test]
+fn converted_images_outlive_daemons_and_holders() {
+    if has_nydus_builder() {
+        holder::holders_are_killed(&Setup::new(Version::V2_3).nydus());
+    }
+}
+
+#[test]
+fn faults_of_a_registry_with_converted_images() {
+    if has_nydus_builder() {
+        let form = Conversion::Nydus;
+        faults::all_rows(Setup {
+            form,
+            ..Setup::new(Version::V2_3).nydus()
+        });
+        damage::damaged(Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
+    }
+}
