@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
@@ -21,7 +21,14 @@ struct Tally {
     passed: usize,
     failed: Vec<String>,
     skipped: Vec<String>,
+    /// The program of tests that runs.
+    program: String,
+    /// How long each took, in seconds.
+    times: Vec<(String, f32)>,
 }
+
+/// How many of the longest are told.
+const TOLD: usize = 20;
 
 impl Tally {
     /// Runs one check that is not a Rust test.
@@ -49,6 +56,7 @@ impl Tally {
             .strip_prefix("test ")
             .and_then(|rest| rest.split_once(" ... "))
         else {
+            self.read_program(line);
             // A program of tests that could not be built or that crashed names no test.
             if let Some(target) = line.strip_prefix("error: test failed, to rerun pass ") {
                 self.failed.push(format!("of {target}"));
@@ -65,8 +73,36 @@ impl Tally {
         }
     }
 
+    /// Reads which program runs, and how long one took.
+    fn read_program(&mut self, line: &str) {
+        let trimmed = line.trim_start();
+        if let Some((_, path)) = trimmed
+            .strip_prefix("Running ")
+            .and_then(|rest| rest.split_once('('))
+        {
+            // `target/debug/deps/name-hash)`
+            let file = path.trim_end_matches(')').rsplit('/').next();
+            let name = file.and_then(|file| file.rsplit_once('-'));
+            self.program = name.map_or(path, |(name, _)| name).to_owned();
+        } else if let Some(name) = trimmed.strip_prefix("Doc-tests ") {
+            self.program = format!("documents of {name}");
+        } else if let Some((_, time)) = line
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once("finished in "))
+            && let Ok(seconds) = time.trim_end_matches('s').parse()
+        {
+            self.times
+                .push((std::mem::take(&mut self.program), seconds));
+        }
+    }
+
     fn report(&self, started: Instant) -> Result<(), Box<dyn Error>> {
         println!();
+        let mut times: Vec<_> = self.times.iter().collect();
+        times.sort_by(|one, other| other.1.total_cmp(&one.1));
+        for (program, seconds) in times.into_iter().take(TOLD) {
+            println!("{seconds:.0} s of it: {program}");
+        }
         for skipped in &self.skipped {
             println!("skipped {skipped}");
         }
@@ -146,13 +182,16 @@ fn run_tests(
         .current_dir(root)
         .env_remove("PONTOON_FULL")
         .env_remove("PONTOON_FRONT_END")
-        .envs(variable)
-        .stdout(Stdio::piped());
+        .envs(variable);
     if full {
         command.env("PONTOON_FULL", "1");
     }
+    // In one, so that it is known which program of tests says what.
+    let (output, writer) = std::io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn()?;
-    let output = child.stdout.take().ok_or("cargo test has no output")?;
+    // Its ends of the pipe; there is no end of the output before they are closed.
+    drop(command);
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
@@ -184,17 +223,25 @@ mod tests {
     fn counts_what_cargo_prints() {
         let mut tally = Tally::default();
         for line in [
+            "     Running tests/main.rs (target/debug/deps/lazy_path-0a1b2c)",
             "running 4 tests",
             "test a::passes ... ok",
             "test b ... FAILED",
             "test c ... ignored, needs another kernel",
             "test child ... ignored, the child process of the next test",
             "test d has been running for over 60 seconds",
-            "test result: FAILED. 1 passed; 1 failed; 1 ignored",
+            "test result: FAILED. 1 passed; 1 failed; 0 measured; 0 filtered out; finished in 12.34s",
+            "   Doc-tests pontoon_layer",
+            "test result: ok. 0 passed; 0 filtered out; finished in 0.00s",
         ] {
             tally.read(line);
         }
         assert_eq!((tally.passed, tally.failed), (1, vec!["b".to_owned()]));
         assert_eq!(tally.skipped, ["c: needs another kernel"]);
+        let times = [("lazy_path", 12.34), ("documents of pontoon_layer", 0.0)];
+        assert_eq!(
+            tally.times,
+            times.map(|(name, time)| (name.to_owned(), time))
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::{self, JoinHandle};
 
 use pontoon_layer::{Chunk, Digest, Hasher};
@@ -19,6 +19,9 @@ use crate::{Result, trust};
 
 /// So much of a chunk is read at once, in bytes.
 const STEP: usize = 256 << 10;
+
+/// Chunks with numbers that differ by less than this are checked side by side.
+const SIDE_BY_SIDE: usize = 16;
 
 /// What [`Cache::scrub`] found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,8 +45,9 @@ pub struct Scrubbed {
 pub(crate) struct Doubts {
     bits: Bits,
     count: AtomicUsize,
-    /// Held while a chunk is checked, so that it is by one.
-    pub(crate) checking: Mutex<()>,
+    /// One is held while a chunk is checked, so that it is by one. A reader never waits for another chunk's: whoever
+    /// checks all of them, one after another, would take a single lock again and again before the reader had it.
+    checking: [Mutex<()>; SIDE_BY_SIDE],
 }
 
 impl Doubts {
@@ -54,13 +58,19 @@ impl Doubts {
         Doubts {
             bits,
             count: AtomicUsize::new(count),
-            checking: Mutex::default(),
+            checking: Default::default(),
         }
     }
 
     /// Whether there are none. Who sees that also sees what became of them.
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
+    }
+
+    /// Until it is dropped nobody else checks chunk `index`.
+    pub(crate) fn alone(&self, index: usize) -> MutexGuard<'_, ()> {
+        let [first, ..] = &self.checking;
+        lock(self.checking.get(index % SIDE_BY_SIDE).unwrap_or(first))
     }
 
     fn clear(&self, index: usize) {
@@ -85,7 +95,7 @@ impl CachedLayer {
         }
         let mut next = chunks.start;
         while let Some(index) = self.doubts.bits.first(next..chunks.end, true) {
-            let _one_at_a_time = lock(&self.doubts.checking);
+            let _alone = self.doubts.alone(index);
             // Somebody may have been faster.
             if self.doubts.bits.get(index) {
                 self.check(index);
@@ -156,7 +166,7 @@ impl CachedLayer {
             if self.is_zeros(index) {
                 continue;
             }
-            let _one_at_a_time = lock(&self.doubts.checking);
+            let _alone = self.doubts.alone(index);
             if let Some(bytes) = self.check(index) {
                 scrubbed.chunks += 1;
                 scrubbed.bytes += bytes;

@@ -73,7 +73,7 @@ impl Source {
     }
 
     fn read(&self, path: &Path) -> Result<Value> {
-        let file = File::open(path).map_err(Error::file("cannot open", path))?;
+        let file = open(path)?;
         let bytes = limited(file, path)?;
         parse(&bytes, &path.display().to_string())
     }
@@ -97,8 +97,17 @@ impl Source {
     /// The file of the blob that `descriptor` describes. Nothing is checked.
     pub(crate) fn blob(&self, descriptor: &Descriptor) -> Result<(File, PathBuf)> {
         let path = place(&self.root, &descriptor.digest);
-        let file = File::open(&path).map_err(Error::file("cannot open", &path))?;
-        Ok((file, path))
+        Ok((open(&path)?, path))
+    }
+}
+
+/// Opens a regular file: whoever opens a fifo waits for ever, and what a device says has no end.
+fn open(path: &Path) -> Result<File> {
+    let cannot = Error::file("cannot open", path);
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => File::open(path).map_err(cannot),
+        Ok(_) => Err(cannot(io::Error::other("it is no file"))),
+        Err(error) => Err(cannot(error)),
     }
 }
 

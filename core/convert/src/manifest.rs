@@ -34,6 +34,9 @@ const DEPTH_MAX: usize = 4;
 /// Manifests and indexes of a layout, at most.
 const DOCUMENTS_MAX: usize = 1000;
 
+/// Bytes of them, at most: all are in memory at the same time, and take many times that there.
+const DOCUMENTS_BYTES_MAX: u64 = 32 << 20;
+
 /// A manifest that an index leads to.
 pub(crate) struct Manifest {
     pub(crate) what: String,
@@ -54,6 +57,7 @@ struct Found {
     manifests: Vec<Manifest>,
     /// Documents that were read. Few indexes lead to very many places if they name each other often enough.
     documents: usize,
+    bytes: u64,
 }
 
 fn collect(
@@ -74,6 +78,12 @@ fn collect(
             "the manifests and indexes of a layout",
             found.documents as u64,
             DOCUMENTS_MAX as u64,
+        )?;
+        found.bytes = found.bytes.saturating_add(descriptor.size);
+        Error::check_limit(
+            "the bytes of the manifests and indexes of a layout",
+            found.bytes,
+            DOCUMENTS_BYTES_MAX,
         )?;
         let value = source.document(&descriptor)?;
         let what = format!("the manifest {}", descriptor.digest);

@@ -313,6 +313,40 @@ fn indexes_that_name_each_other_often_are_refused() {
     assert!(matches!(said, Err(Error::TooLarge { .. })), "{said:?}");
 }
 
+/// All of them are in memory at the same time, parsed.
+#[test]
+fn more_manifests_than_memory_has_room_for_are_refused() {
+    let layout = Layout::new();
+    let text = "x".repeat(3 << 20);
+    let manifest =
+        json!({"schemaVersion": 2, "mediaType": MANIFEST, "annotations": {"text": text}});
+    let entry = layout.put(MANIFEST, manifest.to_string().as_bytes());
+    layout.index(&vec![entry; 11]);
+    let said = convert(layout.path(), &layout.path().join("to"), Format::Estargz);
+    assert!(matches!(said, Err(Error::TooLarge { .. })), "{said:?}");
+}
+
+#[test]
+fn a_blob_that_is_no_file_is_not_waited_for() {
+    let layout = sample();
+    let blobs = layout.path().join("blobs/sha256");
+    for blob in fs::read_dir(&blobs).unwrap() {
+        let blob = blob.unwrap().path();
+        fs::remove_file(&blob).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&blob).status();
+        assert!(made.unwrap().success());
+    }
+    let from = layout.path().to_owned();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let to = from.join("to");
+        sender.send(convert(&from, &to, Format::Estargz))
+    });
+    let patience = std::time::Duration::from_secs(20);
+    let said = receiver.recv_timeout(patience).expect("it waits for ever");
+    assert!(matches!(said, Err(Error::File { .. })), "{said:?}");
+}
+
 #[test]
 fn an_empty_directory_is_filled_and_stays_if_that_fails() {
     let layout = sample();

@@ -79,6 +79,8 @@ struct Requests {
     under_way: AtomicUsize,
     /// One has failed since this was looked at last.
     failed: AtomicBool,
+    /// One has not.
+    came: AtomicBool,
 }
 
 impl Background {
@@ -192,16 +194,19 @@ impl Background {
         let Some(layer) = job.layer.upgrade().filter(|layer| !layer.is_closed()) else {
             return self.drop_job(&job, None);
         };
+        if job.requests.came.swap(false, Ordering::Relaxed) {
+            job.pause = FAILURE_PAUSE_MIN;
+        }
         if job.requests.failed.swap(false, Ordering::Relaxed) {
             layer.set_background(BackgroundState::Failing);
             job.incomplete = true;
             let pause = job.pause;
             job.pause = (job.pause * 2).min(FAILURE_PAUSE_MAX);
-            return self.put_later(job, pause);
+            return self.set_aside(job, &layer, pause);
         }
         if !self.cache.admits_background() {
             layer.set_background(BackgroundState::NoSpace);
-            return self.put_later(job, SPACE_PAUSE);
+            return self.set_aside(job, &layer, SPACE_PAUSE);
         }
         layer.set_background(BackgroundState::Running);
         let window = layer.window().unwrap_or(WINDOW_UNKNOWN);
@@ -241,9 +246,11 @@ impl Background {
             let background = Arc::clone(self);
             self.runtime.spawn(async move {
                 let begun = (begins, passed_on);
-                if !background.carry_out(fetch, before, begun, room).await {
-                    requests.failed.store(true, Ordering::Relaxed);
-                }
+                let outcome = match background.carry_out(fetch, before, begun, room).await {
+                    true => &requests.came,
+                    false => &requests.failed,
+                };
+                outcome.store(true, Ordering::Relaxed);
                 requests.under_way.fetch_sub(1, Ordering::Release);
             });
         }
@@ -327,18 +334,40 @@ impl Background {
         }
     }
 
+    /// Has a job tried again after `pause` that cannot go on now. What is near is dropped: every miss makes a job of it, and
+    /// nothing would end them.
+    fn set_aside(self: &Arc<Self>, job: Job, layer: &LazyLayer, pause: Duration) {
+        if job.rank.class == Class::Near {
+            return self.drop_job(&job, Some(layer));
+        }
+        // Who waits must not count on what does not come.
+        if job.rank.class == Class::Learned {
+            self.learned.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.later(pause, move |background| {
+            if job.rank.class == Class::Learned {
+                background.learned.fetch_add(1, Ordering::Relaxed);
+            }
+            background.put(job);
+        });
+    }
+
     fn put(&self, job: Job) {
         self.lock().put(job.rank, job);
         self.wake.notify_one();
     }
 
     fn put_later(self: &Arc<Self>, job: Job, pause: Duration) {
+        self.later(pause, move |background| background.put(job));
+    }
+
+    fn later(self: &Arc<Self>, pause: Duration, work: impl FnOnce(&Self) + Send + 'static) {
         let background = self.clone();
         let mut stopped = self.stopped.subscribe();
         self.runtime.spawn(async move {
             tokio::select! {
                 _ = stopped.wait_for(|stopped| *stopped) => {}
-                () = tokio::time::sleep(pause) => background.put(job),
+                () = tokio::time::sleep(pause) => work(&background),
             }
         });
     }

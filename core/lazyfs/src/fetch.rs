@@ -22,6 +22,9 @@ use crate::{Error, LazyLayer, Result};
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// So many are asked before a refusal is believed.
+const WAYS_MAX: usize = 8;
+
 /// The duty to fetch members that one request brings. If it is dropped, their readers are told.
 #[derive(Debug)]
 pub(crate) struct Fetch {
@@ -35,6 +38,9 @@ pub(crate) struct Fetch {
     waited: Duration,
     /// Until the request is made it is here.
     trip: Option<Trip>,
+    /// Who is asked, and how many have refused before.
+    from: Option<Arc<dyn Blob>>,
+    refusals: usize,
 }
 
 impl Fetch {
@@ -46,6 +52,8 @@ impl Fetch {
             demanded: rush.is_on(),
             waited: Duration::ZERO,
             trip: None,
+            from: None,
+            refusals: 0,
         };
         if fetch.demanded {
             fetch.trip = Some(layer.engine.line.demand(fetch.bytes()));
@@ -143,6 +151,9 @@ impl Fetch {
             if self.claims.len() < before {
                 pause = PAUSE_MIN;
             }
+            if !error.is_transient() && self.turn_elsewhere() {
+                continue;
+            }
             let left = self.patience_left();
             if !error.is_transient() || !self.rush.is_on() || left.is_zero() {
                 return Err(self.give_up(error));
@@ -176,6 +187,7 @@ impl Fetch {
             Ok(blob) => blob?,
             Err(_) => return Err(layer.stalled("it does not answer")),
         };
+        self.from = Some(Arc::clone(&blob));
         let mut feed = Feed::open(&layer, &rush, blob, range, trip);
         while let Some(claim) = self.claims.front() {
             let range = claim.member.blob.clone();
@@ -188,6 +200,19 @@ impl Fetch {
             inflate(&layer, claims, bytes, place, &rush, feed.blob());
         }
         Ok(())
+    }
+
+    /// Whoever is asked refuses. Whether there is somebody else to ask.
+    fn turn_elsewhere(&mut self) -> bool {
+        let link = &self.layer.link;
+        self.refusals += 1;
+        let others = link.ways().min(WAYS_MAX);
+        let Some(blob) = self.from.take().filter(|_| self.refusals < others) else {
+            return false;
+        };
+        link.leave(&blob);
+        self.layer.count(|counters| &counters.retries, 1);
+        true
     }
 
     fn patience_left(&self) -> Duration {

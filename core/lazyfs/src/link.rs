@@ -17,6 +17,11 @@ pub trait Connect: Send + Sync + fmt::Debug {
     /// Called when bytes are needed for the first time, and again after the blob has refused.
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Blob>>>;
 
+    /// How many different blobs it finds, one after another: so many are asked before a refusal is a reader's.
+    fn ways(&self) -> usize {
+        1
+    }
+
     /// Where the blobs end that it will be joined of ([`pontoon_source::Joined::ends`]), ascending: no request goes
     /// across. Asked for once.
     fn ends(&self) -> Vec<u64> {
@@ -98,6 +103,20 @@ impl Link {
     /// The blob refuses: it is looked for again, perhaps with other credentials or elsewhere.
     pub(crate) fn reset(&self) {
         self.state().blob = Arc::default();
+    }
+
+    /// How many blobs there are to ask.
+    pub(crate) fn ways(&self) -> usize {
+        self.connect.ways()
+    }
+
+    /// `blob` refuses, and there are others. Somebody else may have turned to the next one already.
+    pub(crate) fn leave(&self, blob: &Arc<dyn Blob>) {
+        let mut state = self.state();
+        let current = state.blob.get();
+        if current.is_some_and(|current| Arc::ptr_eq(current, blob)) {
+            state.blob = Arc::default();
+        }
     }
 
     /// It refused a reader, so it is not looked for again at once.

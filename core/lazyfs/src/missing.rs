@@ -1,6 +1,6 @@
 //! What becomes of bytes that are not here: which requests are made for them, and how readers get them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use pontoon_cache::Read as CacheRead;
 use crate::course::Course;
 use crate::fetch::Fetch;
 use crate::flight::{Gate, Landed, Piece, Rush, Ticket};
-use crate::plan::{Bounds, Member, coalesce, widen};
+use crate::plan::{Bounds, Member, Members, coalesce, widen};
 use crate::{Error, LazyLayer, Result};
 
 /// How often a read looks again for bytes that were here and are gone: the disk lost them.
@@ -46,18 +46,19 @@ impl LazyLayer {
         {
             let table = self.cached().chunks();
             let mut gate = self.flights.gate();
-            let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+            let (mut wanted, mut seen) = (Vec::new(), Members::default());
             for index in self.cached().missing(table.find(data)).flatten() {
                 if let Some(bytes) = self.engine.leftovers.get(self.number, index) {
                     wait.memory.insert(index, bytes);
                     continue;
                 }
+                if seen.has(index) {
+                    continue;
+                }
                 let Some(member) = Member::of(&table, index) else {
                     continue;
                 };
-                if !seen.insert(member.key()) {
-                    continue;
-                }
+                seen.add(&member);
                 match gate.board(&member) {
                     Some(ticket) => wait.tickets.push(ticket),
                     None => wanted.push(member),
@@ -74,7 +75,7 @@ impl LazyLayer {
                 let mut claims = Vec::new();
                 for member in request {
                     let claim = gate.claim(member, &rush);
-                    if seen.contains(&claim.member.key()) {
+                    if seen.has(claim.member.key()) {
                         wait.tickets.push(claim.ticket());
                     }
                     claims.push(claim);
@@ -127,8 +128,9 @@ impl LazyLayer {
         gap_max: u64,
     ) -> Vec<Fetch> {
         let table = self.cached().chunks();
+        let mut seen = Members::default();
         loop {
-            let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+            let mut wanted = Vec::new();
             let (mut sum, mut data_bytes) = (0, 0u64);
             let mut ended = false;
             while sum < bytes && data_bytes / INFLATION_MAX < bytes {
@@ -136,13 +138,14 @@ impl LazyLayer {
                     ended = true;
                     break;
                 };
-                if self.cached().is_ready(index) {
+                if self.cached().is_ready(index) || seen.has(index) {
                     continue;
                 }
-                if let Some(member) = Member::of(&table, index)
-                    && within.has(&member.blob)
-                    && seen.insert(member.key())
-                {
+                let Some(member) = Member::of(&table, index) else {
+                    continue;
+                };
+                seen.add(&member);
+                if within.has(&member.blob) {
                     sum += member.bytes();
                     data_bytes = data_bytes.saturating_add(member.data_bytes(&table));
                     wanted.push(member);

@@ -1,5 +1,6 @@
 //! What to fetch together. Pure.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use pontoon_layer::ChunkTableRef;
@@ -38,6 +39,23 @@ impl Member {
             (Some(first), Some(last)) => last.data_end().saturating_sub(first.data_offset),
             _ => 0,
         }
+    }
+}
+
+/// Members by their chunks. To find that of a chunk takes as long as it has chunks, and some have a million: so it is
+/// done once for each.
+#[derive(Debug, Default)]
+pub(crate) struct Members(BTreeMap<usize, usize>);
+
+impl Members {
+    pub(crate) fn add(&mut self, member: &Member) {
+        self.0.insert(member.chunks.start, member.chunks.end);
+    }
+
+    /// Whether one of them has the chunk `index`.
+    pub(crate) fn has(&self, index: usize) -> bool {
+        let before = self.0.range(..=index).next_back();
+        before.is_some_and(|(_, end)| index < *end)
     }
 }
 

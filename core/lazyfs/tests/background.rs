@@ -5,7 +5,7 @@ use std::time::Duration;
 use pontoon_lazyfs::{BackgroundConfig, BackgroundState, Config, Prefetch, Read};
 use pontoon_source::Urgency;
 
-use crate::fixture::{Fault, Maker, Rig, exact, noise, open, wait_until};
+use crate::fixture::{Fault, Maker, Rig, exact, noise, open, open_cache_of, wait_until};
 
 fn two_files() -> Maker {
     two_files_of(1)
@@ -350,4 +350,59 @@ fn what_lies_behind_a_miss_comes_before_the_rest() {
     let asked = members(&rig);
     assert_eq!(asked[1..4], [14, 15, 16], "{asked:?}");
     assert_eq!(asked.len(), 20, "something was asked for twice: {asked:?}");
+}
+
+/// As long as the cache is full, or the registry away, nothing ends what waits to be fetched ahead.
+#[test]
+fn misses_leave_nothing_behind_while_nothing_is_fetched_ahead() {
+    let mut maker = Maker::new();
+    maker.file("large", 0o644, &noise(1, 600_000), 1000);
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open_cache_of(directory.path(), 1);
+    let rig = Rig::in_cache(directory, cache, small_requests(), maker);
+    rig.layer.prefetch(Prefetch::Everything);
+    wait_until("the cache is full", || {
+        rig.layer.status().background == BackgroundState::NoSpace
+    });
+    let before = rig.runtime.metrics().num_alive_tasks();
+    for burst in (0..5).rev() {
+        for at in (0..32).rev() {
+            rig.read("large", (burst * 32 + at) * 2000, 10).unwrap();
+        }
+        // It is calm for a while, and what is near has its turn.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let alive = || rig.runtime.metrics().num_alive_tasks();
+    wait_until("what reads have begun is over", || alive() < before + 50);
+}
+
+/// A learned order that cannot be fetched is of one image; who waits for another's bytes must not pay for it.
+#[test]
+fn an_order_that_does_not_come_is_not_counted_on() {
+    let mut config = small_requests();
+    config.along_bytes = 100_000;
+    let rig = Rig::new(config, two_files());
+    let made = two_files_of(7).make();
+    let directory = tempfile::tempdir().unwrap();
+    let other = open(&rig.engine, &rig.cache, directory.path(), &made);
+    made.blob.fail([Fault::Unavailable; 1000]);
+    other.follow(0, vec![0]);
+    wait_until("it has failed", || {
+        other.status().background == BackgroundState::Failing
+    });
+    rig.read("first", 0, 10).unwrap();
+    let demand = rig.blob.requests().last().unwrap().0.clone();
+    assert!(demand.end - demand.start > 50_000, "{demand:?}");
+}
+
+/// Whatever a layer's members are, finding them is not work for hours.
+#[test]
+fn a_member_of_very_many_chunks_keeps_no_thread_busy() {
+    let mut maker = Maker::new();
+    let names: Vec<String> = (0..100_000).map(|name| name.to_string()).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &b"x"[..])).collect();
+    maker.files_of_one_member(&files);
+    let rig = Rig::new(small_requests(), maker);
+    rig.layer.prefetch(Prefetch::Everything);
+    wait_until("it is asked for", || rig.blob.count() > 0);
 }

@@ -1,11 +1,17 @@
 //! Registries that fail and lie, and disks that are full.
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pontoon_lazyfs::{Config, Error, Read};
+use pontoon_lazyfs::{Config, Connect, Error, LazyLayer, Read};
+use pontoon_source::{Blob, BoxFuture};
 
-use crate::fixture::{Fault, Maker, Rig, exact, find, noise, open, read, wait_until};
+use crate::fixture::{
+    FakeBlob, Fault, Handle, Maker, Rig, cached, exact, find, map, noise, open, open_cache, read,
+    wait_until,
+};
 use crate::log;
 
 fn one_file() -> Maker {
@@ -310,4 +316,67 @@ fn failed_reads_are_counted_by_their_reasons() {
     }
     let failures: u64 = rig.engine.failures().values().sum();
     assert_eq!(failures, rig.engine.counted().failed_reads);
+}
+
+/// A layer that two repositories have.
+#[derive(Debug)]
+struct Both {
+    blobs: [Arc<FakeBlob>; 2],
+    turn: AtomicUsize,
+}
+
+impl Connect for Both {
+    fn connect(&self) -> BoxFuture<'_, pontoon_source::Result<Arc<dyn Blob>>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let blob = Arc::new(Handle(self.blobs[turn % 2].clone()));
+        Box::pin(async move { Ok(blob as Arc<dyn Blob>) })
+    }
+
+    fn ways(&self) -> usize {
+        2
+    }
+}
+
+#[test]
+fn what_one_repository_refuses_comes_from_another() {
+    let rig = Rig::new(exact(), one_file());
+    let made = one_file().make();
+    for refusing in [1, 2] {
+        let blobs = [one_file().make().blob, one_file().make().blob];
+        for blob in blobs.iter().take(refusing) {
+            blob.fail([Fault::NotFound; 100]);
+        }
+        let both = Both {
+            blobs: blobs.clone(),
+            turn: AtomicUsize::new(0),
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let cache = open_cache(directory.path());
+        let tree = map(directory.path(), &made.image);
+        let cached = cached(&cache, &made);
+        let layer = LazyLayer::open(&rig.engine, tree, &cached, Arc::new(both)).unwrap();
+        let nid = find(&layer, "file");
+        // Whoever reads at the same time turns away from the same one.
+        let start = |part: u64| {
+            let read = layer
+                .read(nid, part * 25_000, &mut vec![0; 25_000])
+                .unwrap();
+            let Read::Pending(pending) = read else {
+                panic!("it is not here");
+            };
+            pending
+        };
+        let reads: Vec<_> = (0..4_u64).map(start).collect();
+        for (part, read) in reads.into_iter().enumerate() {
+            match rig.runtime.block_on(read) {
+                Ok(read) => assert!(read == made.files["file"][part * 25_000..][..25_000]),
+                Err(error) => assert_eq!((refusing, error.kind()), (2, "not-found")),
+            }
+        }
+        let failed = layer.status().counted.failed_reads;
+        assert_eq!(failed, if refusing == 2 { 4 } else { 0 });
+        // Not again and again.
+        assert!(blobs[0].count() <= 4 && blobs[1].count() <= 4);
+        assert!(blobs[1].count() > 0);
+    }
 }

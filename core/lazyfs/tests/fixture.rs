@@ -538,8 +538,13 @@ pub(crate) fn runtime() -> Runtime {
 }
 
 pub(crate) fn open_cache(directory: &Path) -> Arc<Cache> {
+    open_cache_of(directory, 0)
+}
+
+/// A cache that may take so many bytes.
+pub(crate) fn open_cache_of(directory: &Path, max_bytes: u64) -> Arc<Cache> {
     let config = pontoon_cache::Config {
-        max_bytes: 0,
+        max_bytes,
         free_bytes_min: 0,
     };
     Arc::new(Cache::open(&directory.join("cache"), config).unwrap())
@@ -590,12 +595,26 @@ impl Rig {
     }
 
     pub(crate) fn in_directory(directory: tempfile::TempDir, config: Config, maker: Maker) -> Self {
-        Rig::of(directory, config, maker.make())
+        let cache = open_cache(directory.path());
+        Rig::in_cache(directory, cache, config, maker)
     }
 
     pub(crate) fn of(directory: tempfile::TempDir, config: Config, made: Made) -> Self {
-        let runtime = runtime();
         let cache = open_cache(directory.path());
+        Rig::with(directory, cache, config, made)
+    }
+
+    pub(crate) fn in_cache(
+        directory: tempfile::TempDir,
+        cache: Arc<Cache>,
+        config: Config,
+        maker: Maker,
+    ) -> Self {
+        Rig::with(directory, cache, config, maker.make())
+    }
+
+    fn with(directory: tempfile::TempDir, cache: Arc<Cache>, config: Config, made: Made) -> Self {
+        let runtime = runtime();
         let engine = Engine::new(config, cache.clone(), runtime.handle().clone());
         let layer = open(&engine, &cache, directory.path(), &made);
         Rig {

@@ -42,7 +42,8 @@ mod text {
     }
 }
 
-/// The images that a layer was pulled with. When the registry of one refuses, the next one is asked.
+/// The images that a layer was pulled with. When the registry of one refuses, the next one is asked, before a reader is
+/// told: one whose repository is gone must not fail the containers of another.
 #[derive(Debug)]
 pub(crate) struct Anywhere {
     registry: Registry,
@@ -122,6 +123,11 @@ impl Connect for Anywhere {
                 }
             }
         })
+    }
+
+    fn ways(&self) -> usize {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.len()
     }
 
     fn ends(&self) -> Vec<u64> {

@@ -14,6 +14,7 @@ use pontoon_source::{Anonymous, Registry};
 use tokio::runtime::Runtime;
 
 use crate::erofs::Erofs;
+use crate::profiles::Profiles;
 use crate::stock::Stock;
 use crate::{Config, FrontEnd};
 
@@ -48,8 +49,18 @@ pub(crate) fn layer_of(entries: &[serde_json::Value]) -> Layer {
 /// A stock with nothing in it, and what it lives in.
 pub(crate) struct Stocked {
     pub(crate) stock: Arc<Stock>,
-    _runtime: Runtime,
-    _directory: tempfile::TempDir,
+    engine: Arc<Engine>,
+    runtime: Runtime,
+    directory: tempfile::TempDir,
+}
+
+impl Stocked {
+    /// Profiles of its layers.
+    pub(crate) fn profiles(&self) -> Arc<Profiles> {
+        let (engine, handle) = (Arc::clone(&self.engine), self.runtime.handle().clone());
+        let profiles = Profiles::open(self.directory.path().join("profiles"), engine, handle);
+        Arc::new(profiles.unwrap())
+    }
 }
 
 pub(crate) fn stock() -> Stocked {
@@ -72,12 +83,14 @@ pub(crate) fn stock() -> Stocked {
         chosen.unwrap(),
     );
     let erofs = Arc::new(erofs);
-    let stock = Stock::open(directory.path(), cache, engine, registry, erofs, handle).unwrap();
+    let of = Arc::clone(&engine);
+    let stock = Stock::open(directory.path(), cache, of, registry, erofs, handle).unwrap();
     drop(inside);
     Stocked {
         stock,
-        _runtime: runtime,
-        _directory: directory,
+        engine,
+        runtime,
+        directory,
     }
 }
 

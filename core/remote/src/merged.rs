@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pontoon_lazyfs::LazyLayer;
 use pontoon_lazyfs::tree::{FileType, Inode, Nid};
@@ -12,6 +13,16 @@ use pontoon_lazyfs::tree::{FileType, Inode, Nid};
 const LINKS_MAX: usize = 40;
 const NAMES_MAX: usize = 512;
 
+/// The longest path, in bytes: Linux' own limit.
+pub(crate) const PATH_BYTES_MAX: usize = 4096;
+
+/// Names that are looked up in one layer, of all paths. An image that wants more keeps a thread busy, and its start is
+/// not told of.
+const LOOKUPS_MAX: usize = 1 << 18;
+
+/// Entries of a directory that are looked through for files beside one.
+const ENTRIES_MAX: usize = 4096;
+
 /// What overlayfs marks directories with that hide what is below.
 const OPAQUE: [&[u8]; 2] = [b"trusted.overlay.opaque", b"user.overlay.opaque"];
 
@@ -19,6 +30,8 @@ const OPAQUE: [&[u8]; 2] = [b"trusted.overlay.opaque", b"user.overlay.opaque"];
 #[derive(Debug)]
 pub(crate) struct Merged {
     layers: Vec<Arc<LazyLayer>>,
+    /// How many of [`LOOKUPS_MAX`] are left.
+    lookups: AtomicUsize,
 }
 
 /// A file.
@@ -42,11 +55,18 @@ enum Entry {
 
 impl Merged {
     pub(crate) fn new(layers: Vec<Arc<LazyLayer>>) -> Self {
-        Merged { layers }
+        Merged {
+            layers,
+            lookups: AtomicUsize::new(LOOKUPS_MAX),
+        }
     }
 
     /// The file at `path`, with symbolic links followed; relative paths begin in `from`.
     pub(crate) fn find(&self, from: &[u8], path: &[u8]) -> Option<Found> {
+        let is_too_much = self.lookups.load(Ordering::Relaxed) == 0;
+        if is_too_much || from.len().saturating_add(path.len()) > PATH_BYTES_MAX {
+            return None;
+        }
         let mut names: VecDeque<Vec<u8>> = split(path).collect();
         if !path.starts_with(b"/") {
             split(from).rev().for_each(|name| names.push_front(name));
@@ -99,6 +119,7 @@ impl Merged {
     fn entry(&self, directory: &Directory, name: &[u8]) -> Option<Entry> {
         let mut found = Vec::new();
         for (layer, nid) in &directory.0 {
+            self.count_lookup()?;
             let tree = self.layers.get(*layer)?.tree();
             let Some(nid) = tree.lookup(*nid, name).ok()? else {
                 continue;
@@ -121,6 +142,15 @@ impl Merged {
         (!found.is_empty()).then_some(Entry::Directory(Directory(found)))
     }
 
+    /// `None` if there were too many before.
+    fn count_lookup(&self) -> Option<()> {
+        let less = |left: usize| left.checked_sub(1);
+        let counted = self
+            .lookups
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        counted.ok().map(drop)
+    }
+
     /// The files beside `found` in its own layer, in the order of their names.
     pub(crate) fn beside(&self, found: &Found) -> Vec<Inode> {
         let tree = found.layer.tree();
@@ -128,12 +158,13 @@ impl Merged {
         let Some(directory) = split(&found.directory).fold(Some(tree.root()), walk) else {
             return Vec::new();
         };
-        let mut nids = Vec::new();
+        let (mut nids, mut entries) = (Vec::new(), 0);
         let read = tree.read_dir(directory, 0, |entry| {
+            entries += 1;
             if entry.file_type == FileType::File && entry.nid != found.inode.nid {
                 nids.push(entry.nid);
             }
-            match nids.len() < NAMES_MAX {
+            match nids.len() < NAMES_MAX && entries < ENTRIES_MAX {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),
             }

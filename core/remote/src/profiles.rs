@@ -131,9 +131,17 @@ impl Profiles {
             recording.over().await;
             if let Some(profiles) = profiles.upgrade() {
                 // It writes.
-                tokio::task::spawn_blocking(move || profiles.end(&name));
+                tokio::task::spawn_blocking(move || profiles.end_this(&name, &recording));
             }
         });
+    }
+
+    /// Ends `recording`, unless that was done and another start of the same image goes on.
+    fn end_this(&self, name: &str, recording: &Arc<Recording>) {
+        let goes_on = self.lock().get(name).cloned();
+        if goes_on.is_some_and(|other| Arc::ptr_eq(&other, recording)) {
+            self.end(name);
+        }
     }
 
     /// Ends the recordings that have the layer `key`, which is about to go.
@@ -300,5 +308,43 @@ pub(crate) fn follow(profile: &Profile, layer: &Arc<LazyLayer>) {
     for (place, mut chunks) in groups {
         chunks.sort_unstable();
         layer.follow(place, chunks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parents::Parents;
+    use crate::{build, fixture};
+    use pontoon_layer::Digest;
+
+    #[test]
+    fn the_end_of_one_start_is_not_that_of_the_next() {
+        let fixture = fixture::stock();
+        let key = Key::new(Digest::of(b"blob"), Digest::of(b"toc"));
+        let layer = fixture::layer(&["etc/", "etc/name"]);
+        let hold = build::build(
+            &fixture.stock,
+            &key,
+            1,
+            layer.into(),
+            &Parents::ordinary(&[]),
+        )
+        .unwrap();
+        let opened = fixture.stock.open_layer(&hold.item.record).unwrap();
+        let profiles = fixture.profiles();
+        let begin = || {
+            profiles.begin("image", std::slice::from_ref(&opened.layer));
+            let recordings = profiles.lock();
+            let (name, recording) = recordings.first_key_value().unwrap();
+            (name.clone(), Arc::clone(recording))
+        };
+        let (name, first) = begin();
+        profiles.end_of(&key);
+        let (_, second) = begin();
+        profiles.end_this(&name, &first);
+        assert_eq!(profiles.lock().len(), 1);
+        profiles.end_this(&name, &second);
+        assert!(profiles.lock().is_empty());
     }
 }

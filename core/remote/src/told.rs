@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::elf::{self, Head};
-use crate::merged::{Found, Merged};
+use crate::merged::{Found, Merged, PATH_BYTES_MAX};
 
 /// How long programs are looked at: a registry may be slow.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,9 +24,15 @@ const WORDS_MAX: usize = 64;
 /// Of a file larger than this, in bytes, only the beginning is fetched, and what was looked at.
 const FILE_BYTES_MAX: u64 = 32 << 20;
 
-/// Of files beside what is named, those up to this are fetched, up to so many bytes of them.
+/// Of files beside what is named, those up to this are fetched, up to so many bytes of one directory's and of all. Each
+/// counts as a block at least.
 const BESIDE_FILE_BYTES_MAX: u64 = 64 << 10;
 const BESIDE_BYTES_MAX: u64 = 4 << 20;
+const BESIDE_ALL_BYTES_MAX: u64 = 16 << 20;
+const BLOCK_BYTES: u64 = 4096;
+
+/// The most bytes of the directories that one program's libraries are looked for in.
+const PLACES_BYTES_MAX: usize = 16 << 10;
 
 /// Where commands are looked for if the image does not say, as runc does.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -84,8 +90,13 @@ pub(crate) struct Teller {
     /// Files that were looked at, by layer and inode.
     seen: HashSet<(usize, u64)>,
     /// Programs and libraries to be looked at, and where their own libraries may be.
-    programs: VecDeque<(Found, Vec<Vec<u8>>)>,
+    programs: VecDeque<(Found, Places)>,
+    /// How many of [`BESIDE_ALL_BYTES_MAX`] are left.
+    beside_bytes: u64,
 }
+
+/// Directories. All libraries of a program share its own.
+type Places = Arc<[Vec<u8>]>;
 
 impl Teller {
     pub(crate) fn new(merged: Merged, start: Start) -> Self {
@@ -94,6 +105,7 @@ impl Teller {
             start,
             seen: HashSet::new(),
             programs: VecDeque::new(),
+            beside_bytes: BESIDE_ALL_BYTES_MAX,
         }
     }
 
@@ -108,7 +120,7 @@ impl Teller {
         let mut named = Vec::new();
         for word in start.words() {
             match self.command(word) {
-                Some(found) if found.inode.mode & 0o111 != 0 => self.add(found, &[]),
+                Some(found) if found.inode.mode & 0o111 != 0 => self.add(found, &Places::default()),
                 Some(found) => named.push(found),
                 None => {}
             }
@@ -138,9 +150,9 @@ impl Teller {
     }
 
     /// `found` is needed, and is to be looked at.
-    fn add(&mut self, found: Found, directories: &[Vec<u8>]) {
+    fn add(&mut self, found: Found, directories: &Places) {
         if self.seen.len() < FILES_MAX && self.fetch(&found) {
-            self.programs.push_back((found, directories.to_vec()));
+            self.programs.push_back((found, Arc::clone(directories)));
         }
     }
 
@@ -161,20 +173,26 @@ impl Teller {
 
     /// Small files beside one that is named.
     fn fetch_beside(&mut self, found: &Found) {
-        let mut left = BESIDE_BYTES_MAX;
+        let mut left = BESIDE_BYTES_MAX.min(self.beside_bytes);
+        if left < BLOCK_BYTES {
+            return;
+        }
         for inode in self.merged.beside(found) {
-            if inode.size <= BESIDE_FILE_BYTES_MAX && inode.size <= left {
-                left -= inode.size;
+            let bytes = inode.size.max(BLOCK_BYTES);
+            if inode.size <= BESIDE_FILE_BYTES_MAX && bytes <= left {
                 let beside = Found {
                     inode,
                     ..found.clone()
                 };
-                self.fetch(&beside);
+                if self.fetch(&beside) {
+                    left -= bytes;
+                    self.beside_bytes -= bytes;
+                }
             }
         }
     }
 
-    async fn look_at(&mut self, found: &Found, directories: &[Vec<u8>]) -> Option<()> {
+    async fn look_at(&mut self, found: &Found, directories: &Places) -> Option<()> {
         let head = read(found, 0..elf::HEAD_BYTES as u64).await?;
         if head.starts_with(b"#!") {
             self.look_at_script(found, &head);
@@ -185,7 +203,7 @@ impl Teller {
             let path = read(found, place.clone()).await?;
             let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
             if let Some(interpreter) = self.merged.find(b"/", path) {
-                self.add(interpreter, &[]);
+                self.add(interpreter, &Places::default());
             }
         }
         let dynamic = read(found, head.dynamic.clone()?).await?;
@@ -196,7 +214,7 @@ impl Teller {
         for list in [dynamic.rpath, dynamic.runpath].into_iter().flatten() {
             places.extend(text(list).into_iter().flat_map(|list| origins(list, found)));
         }
-        places.truncate(WORDS_MAX);
+        let places = bounded(places);
         for name in dynamic.needed.iter().filter_map(|offset| text(*offset)) {
             if let Some(library) = self.library(name, &places, &head) {
                 self.add(library, &places);
@@ -211,7 +229,7 @@ impl Teller {
         // `env` finds its argument, and one of `-S` that is split.
         for word in line.split_whitespace().take(4) {
             if let Some(program) = self.command(word).filter(|_| !word.starts_with('-')) {
-                self.add(program, &[]);
+                self.add(program, &Places::default());
             }
         }
         self.fetch_beside(found);
@@ -223,6 +241,7 @@ impl Teller {
         }
         let given = self.start.variable("LD_LIBRARY_PATH").unwrap_or_default();
         let given = given.split(':').filter(|place| !place.is_empty());
+        let given = given.take(WORDS_MAX);
         let of_machine = elf::triplet(head.machine).into_iter();
         let of_machine = of_machine.flat_map(|triplet| {
             ["/lib", "/usr/lib", "/usr/local/lib"].map(|place| format!("{place}/{triplet}"))
@@ -243,14 +262,34 @@ fn origins(list: &[u8], found: &Found) -> Vec<Vec<u8>> {
     let list = String::from_utf8_lossy(list);
     let own = String::from_utf8_lossy(&found.directory);
     let places = list.split(':').filter(|place| !place.is_empty());
+    // A name of seven bytes may stand for thousands, and there is room for hundreds of them.
+    let fits = |place: &&str| {
+        let names = place.matches('$').count();
+        place.len() + names.saturating_mul(own.len()) <= PATH_BYTES_MAX
+    };
     places
         .take(WORDS_MAX)
+        .filter(fits)
         .map(|place| {
             place
                 .replace("${ORIGIN}", &own)
                 .replace("$ORIGIN", &own)
                 .into_bytes()
         })
+        .collect()
+}
+
+/// The first of `places`, as many as there may be.
+fn bounded(places: Vec<Vec<u8>>) -> Places {
+    let mut bytes = 0;
+    let fits = |place: &Vec<u8>| {
+        bytes += place.len();
+        bytes <= PLACES_BYTES_MAX
+    };
+    places
+        .into_iter()
+        .take(WORDS_MAX)
+        .take_while(fits)
         .collect()
 }
 

@@ -146,6 +146,27 @@ fn what_is_here_is_used_only_by_who_may_read_it() {
     }
 }
 
+/// An image whose repository is gone, or whose credentials are over, fails no container of another one.
+#[test]
+fn what_one_repository_no_longer_gives_is_fetched_from_another() {
+    let registry = Registry::start();
+    let mut site = Site::new();
+    let content = vec![7; 10_000];
+    let large: Vec<u8> = (0..600_000_u32).flat_map(u32::to_le_bytes).collect();
+    let layer = Layer::lazy(&[("file", 0o644, &content), ("large", 0o644, &large)]);
+    let image = Image::new(&[&layer]);
+    let (one, two) = (registry.push(&image, "one"), registry.push(&image, "two"));
+    site.pull("default", &image, &one);
+    let names = site.pull("other", &image, &two);
+    registry.close("one");
+    site.reopen();
+    registry.forget();
+    site.inside(&names[0], |root| {
+        assert_eq!(fs::read(root.join("file")).unwrap(), content);
+    });
+    assert!(registry.count("/one/blobs/") > 0 && registry.count("/two/blobs/") > 0);
+}
+
 #[test]
 fn the_rest_comes_in_the_background() {
     let registry = Registry::start();

@@ -163,6 +163,11 @@ fn kept(totals: &Totals) -> Vec<Number> {
             cache.damaged_chunks,
         ),
         counter(
+            "cache_unstored_chunks",
+            "Chunks that could not be stored, because the disk is full or fails: readers were answered from memory",
+            cache.not_stored_chunks,
+        ),
+        counter(
             "cache_syncs",
             "Times that fetched data was made durable",
             cache.syncs,

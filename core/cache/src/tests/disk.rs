@@ -116,6 +116,13 @@ impl TestDisk {
         self.state.lock().unwrap().rule = Some(Box::new(rule));
     }
 
+    /// Does `work`, and nothing after its operations.
+    pub(crate) fn unwatched<T>(work: impl FnOnce() -> T) -> T {
+        AFTER.set(true);
+        let _ends = Ends;
+        work()
+    }
+
     /// `after` is done after every operation.
     pub(crate) fn after(&self, after: impl FnMut(Call, &Path) + Send + 'static) {
         *self.after.lock().unwrap() = Some(Box::new(after));

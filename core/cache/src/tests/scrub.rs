@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use super::disk::{Call, TestDisk, broken, full};
 use super::fixture::{Random, Sample, key, open, temporary, wait_until};
 use super::image::{Image, Loss, cuts, image_after, layer_file};
 use crate::trust::{self, TRUST};
-use crate::{Cache, Config, NotStored, Put};
+use crate::{Cache, CachedLayer, Config, NotStored, Put};
 use pontoon_layer::Algorithm;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn sample(seed: u64) -> Sample {
     Sample::new(seed, 24, 5000)
@@ -362,6 +366,41 @@ fn readers_who_come_together_read_what_is_right_and_count_once() {
     });
     assert!(layer.is_complete());
     assert_eq!(cache.stats().damaged_chunks, flipped.len() as u64);
+}
+
+/// The thread in the background checks a chunk after the other, for as long as a layer is large.
+#[test]
+fn a_reader_does_not_wait_for_the_check_of_another_chunk() {
+    let dir = temporary();
+    let sample = Arc::new(sample(1));
+    complete(dir.path(), &[&sample]);
+    let (disk, cache) = after_a_cut(dir.path());
+    let (give, given) = mpsc::channel::<Arc<CachedLayer>>();
+    let (tell, told) = mpsc::channel();
+    let reader = Arc::clone(&sample);
+    disk.after(move |call, path| {
+        // The background has read a chunk and is not done with it.
+        let is_first = call == Call::Read && path.ends_with("data");
+        let Some(layer) = is_first
+            .then(|| given.recv_timeout(PATIENCE).ok())
+            .flatten()
+        else {
+            return;
+        };
+        let [first, other, ..] = reader.real()[..] else {
+            panic!("chunks are missing");
+        };
+        assert!(first < other && other < first + 16);
+        let (done, ends) = mpsc::channel();
+        let reader = Arc::clone(&reader);
+        thread::spawn(move || done.send(TestDisk::unwatched(|| reader.read(&layer, other))));
+        tell.send(ends.recv_timeout(PATIENCE)).unwrap();
+    });
+    let layer = cache.layer(&sample.key).unwrap().unwrap();
+    give.send(layer.clone()).unwrap();
+    assert_eq!(told.recv_timeout(2 * PATIENCE).unwrap(), Ok(Some(())));
+    drop(give);
+    wait_until("all is checked", || layer.is_complete());
 }
 
 #[test]

@@ -155,9 +155,112 @@ fn links_without_end_lead_nowhere() {
     for path in ["a", "/b", "deep", "file/x", "/", "", "..", "absent"] {
         assert!(merged.find(b"/", path.as_bytes()).is_none(), "{path}");
     }
-    let long = "./".repeat(10_000) + "file";
+    let long = "./".repeat(2_000) + "file";
+    let longer = "./".repeat(2_100) + "file";
+    assert!(merged.find(b"/", longer.as_bytes()).is_none());
     for path in ["file", "/./file", "up", "../up", &long] {
         assert!(merged.find(b"/none", b"/file").is_some());
         assert!(merged.find(b"/", path.as_bytes()).is_some(), "{path}");
     }
+}
+
+/// Does `work` on a thread of its own, and answers what comes of it if that is soon.
+fn soon<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(work()));
+    let patience = Duration::from_secs(60);
+    receiver
+        .recv_timeout(patience)
+        .expect("it keeps a thread busy")
+}
+
+#[test]
+fn an_image_that_wants_millions_of_lookups_keeps_no_thread_busy() {
+    let names: Vec<String> = (0..256).map(|name| format!("lib{name}.so")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut maker = Maker::new();
+    maker.file("bin/main", 0o755, &elf_file("", &names, ""), 100_000);
+    for name in 0..100 {
+        let content = format!("#!/bin/{} x y z\n", name + 1);
+        maker.file(&format!("bin/{name}"), 0o755, content.as_bytes(), 10_000);
+    }
+    let rig = Rig::new(exact(), maker);
+    // An image's configuration may have 8 MiB.
+    let start = Start::read(Some(json!({
+        "Entrypoint": ["main"],
+        "Cmd": (0..WORDS_MAX).map(|word| format!("{word}")).collect::<Vec<_>>(),
+        "WorkingDir": "/none/".repeat(100_000),
+        "Env": [
+            format!("PATH={}/bin", "/a/b/c:".repeat(60)),
+            format!("LD_LIBRARY_PATH={}", "/a/b/c:".repeat(500_000)),
+        ],
+    })));
+    let merged = Merged::new(vec![rig.layer.clone()]);
+    let handle = rig.runtime.handle().clone();
+    soon(move || handle.block_on(Teller::new(merged, start).tell()));
+}
+
+#[test]
+fn places_that_name_their_own_directory_take_little_memory() {
+    let deep = vec!["d".repeat(200); 18].join("/");
+    let origins = "$ORIGIN".repeat(500);
+    let mut maker = Maker::new();
+    let names: Vec<String> = (0..200).map(|name| format!("lib{name}.so")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let main = format!("{deep}/main");
+    maker.file(&main, 0o755, &elf_file("", &names, &origins), 100_000);
+    for name in &names {
+        let library = elf_file("", &[], &origins);
+        maker.file(&format!("lib/{name}"), 0o644, &library, 10_000);
+    }
+    let rig = Rig::new(exact(), maker);
+    let merged = Merged::new(vec![rig.layer.clone()]);
+    let start = Start::read(Some(json!({ "Entrypoint": [format!("/{main}")] })));
+    let mut teller = Teller::new(merged, start);
+    let found = teller.command(&format!("/{main}")).unwrap();
+    let places = Places::default();
+    let look = teller.look_at(&found, &places);
+    rig.runtime.block_on(look).unwrap();
+    assert_eq!(teller.programs.len(), names.len());
+    let mut shared: Vec<_> = teller.programs.iter().map(|(_, places)| places).collect();
+    shared.dedup_by(|one, other| Arc::ptr_eq(one, other));
+    let bytes: usize = shared
+        .iter()
+        .flat_map(|places| places.iter())
+        .map(Vec::len)
+        .sum();
+    assert!(bytes <= PLACES_BYTES_MAX, "{bytes} bytes");
+    // What is short enough is looked at.
+    assert_eq!(self::origins(b"$ORIGIN/../lib:/x", &found).len(), 2);
+}
+
+#[test]
+fn many_scripts_have_no_more_fetched_than_is_worth_it() {
+    let mut maker = Maker::new();
+    let numbers = 0..40;
+    let names: Vec<String> = numbers
+        .clone()
+        .map(|name| format!("lib{name}.so"))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    maker.file("main", 0o755, &elf_file("", &names, ""), 10_000);
+    for (directory, name) in names.iter().enumerate() {
+        maker.file(&format!("{directory}/{name}"), 0o755, b"#!none\n", 10_000);
+        for file in 0..200 {
+            let path = format!("{directory}/{file:03}");
+            maker.file(&path, 0o644, &noise(file, 10), 10_000);
+        }
+    }
+    let rig = Rig::new(exact(), maker);
+    let merged = Merged::new(vec![rig.layer.clone()]);
+    let places: Vec<String> = numbers.map(|place| format!("/{place}")).collect();
+    let start = Start::read(Some(json!({
+        "Entrypoint": ["/main"],
+        "Env": [format!("LD_LIBRARY_PATH={}", places.join(":"))],
+    })));
+    let mut teller = Teller::new(merged, start);
+    rig.runtime.block_on(teller.look_at_all());
+    let most = FILES_MAX + (BESIDE_ALL_BYTES_MAX / BLOCK_BYTES) as usize;
+    assert!(teller.seen.len() > names.len(), "some come");
+    assert!(teller.seen.len() <= most, "{} files", teller.seen.len());
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use pontoon_integration::full;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::{Fault, Injection, Request};
 use pontoon_rig::image::{Conversion, Converted, convert, heavy, heavy_content, heavy_part};
@@ -35,6 +36,9 @@ const NEVER: usize = 5;
 
 /// How long the daemon waits, in seconds.
 const PATIENCE: u32 = 3;
+
+/// How long a registry is away in the long form.
+const OUTAGE: Duration = Duration::from_secs(60);
 
 const FAILURES: &str = "pontoon_registry_failures";
 const FAILED_READS: &str = "pontoon_lazy_read_failures";
@@ -136,6 +140,55 @@ fn every_fault_ends_in_right_bytes_or_an_error_on_fuse() {
     all_rows(Setup::on_fuse(Version::V2_3));
 }
 
+/// The long form of an outage: nobody gets an error who waits no longer than the daemon's patience.
+#[test]
+fn a_minute_without_a_registry_is_waited_for() {
+    if !full() {
+        return;
+    }
+    for setup in [Setup::new(Version::V2_3), Setup::on_fuse(Version::V2_3)] {
+        outage(&Setup {
+            patience_seconds: 2 * OUTAGE.as_secs() as u32,
+            ..setup
+        });
+    }
+}
+
+fn outage(setup: &Setup) {
+    let stage = Stage::start(setup);
+    if stage.rival {
+        return;
+    }
+    let image = convert(&heavy(MEGABYTES).unwrap(), Conversion::Estargz).unwrap();
+    let reference = stage.publish(&image, NAME);
+    stage.pull_lazily(&image.image, &reference);
+    stage.bench.start_container(CONTAINER, &reference).unwrap();
+    let root = PathBuf::from(format!("/proc/{}/root", stage.pid(CONTAINER)));
+    let read = part(&root, 2).unwrap();
+    assert!(read == heavy_part(2), "wrong bytes");
+    stage.site.gate.down().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let readers = 3..11;
+    for number in readers.clone() {
+        let (sender, path) = (sender.clone(), part_path(&root, number));
+        thread::spawn(move || sender.send((number, read_cold(&path))));
+    }
+    let early = receiver.recv_timeout(OUTAGE);
+    assert!(early.is_err(), "a read ended without a registry");
+    // What is here is read meanwhile.
+    let read = part(&root, 2).unwrap();
+    assert!(read == heavy_part(2), "wrong bytes");
+    stage.site.gate.up().unwrap();
+    for _ in readers {
+        let (number, read) = receiver.recv_timeout(2 * LIMIT).expect("a read hangs");
+        let read = read.unwrap_or_else(|error| panic!("part {number}: {error}"));
+        assert!(read == heavy_part(number), "wrong bytes in {number}");
+    }
+    assert_eq!(stage.number(FAILED_READS, "unavailable"), 0);
+    stage.bench.remove_container(CONTAINER).unwrap();
+    stage.finish();
+}
+
 pub(crate) fn all_rows(setup: Setup) {
     let form = setup.form;
     let mut stage = Stage::start(&Setup {
@@ -185,6 +238,7 @@ fn check(stage: &Stage, image: &Converted, root: &Path, number: usize, row: &Row
         reason,
     } = row;
     let before = stage.number(metric, reason);
+    let failed = failed_reads(stage, *end);
     let injection = inject(stage, image, number, fault.clone());
     injection.times(*times);
     let read = part(root, number);
@@ -193,7 +247,7 @@ fn check(stage: &Stage, image: &Converted, root: &Path, number: usize, row: &Row
         read.as_ref().map(Vec::len),
         injection.hits()
     );
-    check_end(stage, name, read, &heavy_part(number), *end);
+    check_end(stage, name, read, &heavy_part(number), *end, failed);
     assert!(injection.hits() > 0, "{name}: the read was not disturbed");
     assert!(
         stage.number(metric, reason) > before,
@@ -207,15 +261,28 @@ fn check(stage: &Stage, image: &Converted, root: &Path, number: usize, row: &Row
     assert!(is_right(root, number, name), "{name}: read again");
 }
 
-fn check_end(stage: &Stage, name: &str, read: io::Result<Vec<u8>>, content: &[u8], end: End) {
+/// How many reads have failed so far as one is to that ends so.
+fn failed_reads(stage: &Stage, end: End) -> u64 {
+    match end {
+        End::Right => 0,
+        End::Error(reason) => stage.number(FAILED_READS, reason),
+    }
+}
+
+/// Fails unless a read ended so; `failed` is what [`failed_reads`] said before.
+fn check_end(
+    stage: &Stage,
+    name: &str,
+    read: io::Result<Vec<u8>>,
+    content: &[u8],
+    end: End,
+    failed: u64,
+) {
     match (end, read) {
         (End::Right, Ok(read)) => assert!(read == content, "{name}: wrong bytes"),
-        (End::Error(reason), Err(error)) => {
+        (End::Error(_), Err(error)) => {
             assert!(is_io(&error), "{name}: {error}");
-            assert!(
-                stage.number(FAILED_READS, reason) > 0,
-                "{name}: not counted"
-            );
+            assert!(failed_reads(stage, end) > failed, "{name}: not counted");
         }
         (_, read) => panic!("{name}: {:?}", read.map(|read| read.len())),
     }
@@ -235,14 +302,10 @@ fn large_rows(stage: &Stage, image: &Converted, root: &Path) {
         (read, expected)
     };
     let whole = inject(stage, image, 1, Fault::IgnoreRange);
+    let end = End::Error("range-unsupported");
+    let failed = failed_reads(stage, end);
     let (bytes, expected) = read(48);
-    check_end(
-        stage,
-        "no ranges",
-        bytes,
-        &expected,
-        End::Error("range-unsupported"),
-    );
+    check_end(stage, "no ranges", bytes, &expected, end, failed);
     assert!(whole.hits() > 0);
     assert!(stage.number(FAILURES, "range-unsupported") > 0);
     drop(whole);
@@ -278,13 +341,8 @@ fn gone(stage: &mut Stage, root: &Path, read: Range<usize>) {
         .unwrap();
         stage.site.gate.up().unwrap();
         let read = reader.join().unwrap();
-        check_end(
-            stage,
-            "gone for a while",
-            read,
-            &heavy_part(cold),
-            End::Right,
-        );
+        let content = heavy_part(cold);
+        check_end(stage, "gone for a while", read, &content, End::Right, 0);
     });
     stage.site.gate.down().unwrap();
     let never = NEVER;
@@ -294,8 +352,10 @@ fn gone(stage: &mut Stage, root: &Path, read: Range<usize>) {
         }
     };
     all_right("gone for good");
+    let end = End::Error("unavailable");
+    let failed = failed_reads(stage, end);
     let read = part(root, never);
-    check_end(stage, "gone for good", read, &[], End::Error("unavailable"));
+    check_end(stage, "gone for good", read, &[], end, failed);
     stage.bench.cluster.plugin.restart().unwrap();
     stage.bench.cluster.wait_connected().unwrap();
     all_right("another daemon");
@@ -314,12 +374,18 @@ fn inject(stage: &Stage, image: &Converted, layer: usize, fault: Fault) -> Injec
 
 /// Reads a part as the container sees it, past what the kernel keeps.
 fn part(root: &Path, number: usize) -> io::Result<Vec<u8>> {
-    let path = root.join(format!("part/{number}"));
-    bounded(move || {
-        let file = File::open(&path)?;
-        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
-        std::fs::read(path)
-    })
+    let path = part_path(root, number);
+    bounded(move || read_cold(&path))
+}
+
+fn part_path(root: &Path, number: usize) -> PathBuf {
+    root.join(format!("part/{number}"))
+}
+
+fn read_cold(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+    std::fs::read(path)
 }
 
 /// Whether a part can be read; wrong bytes, and errors other than EIO, are failures.

@@ -14,6 +14,7 @@
 
 mod compose;
 mod damage;
+mod disk;
 mod docker;
 mod faults;
 mod holder;

@@ -17,6 +17,9 @@ use crate::stage::{Setup, Stage};
 const MEMORY_MIB: u64 = 24;
 const BUDGET: u64 = (2 * MEMORY_MIB + 40) << 20;
 
+/// The end of each layer comes with its table of contents, and again with what of it is data.
+const TAIL_BYTES: u64 = 256 << 10;
+
 /// How many read at the same time.
 const READERS: usize = 8;
 
@@ -74,6 +77,10 @@ fn stays_within(conversion: Conversion, megabytes: usize) {
             });
         })
     };
+    let (pulled, size) = (stage.blob_bytes(), image.image.size().unwrap());
+    println!("{}: {pulled} bytes came of {size}", conversion.name());
+    let tails = HEAVY_LAYERS as u64 * TAIL_BYTES;
+    assert!(pulled < size + tails + size / 10, "bytes come twice");
     println!("{}: {} MB at most", conversion.name(), most / 1_000_000);
     assert!(most < BUDGET, "{most} bytes of anonymous memory");
     stage.finish();

@@ -1,7 +1,9 @@
 //! A registry behind a gate, a containerd, and the plugin.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -30,6 +32,9 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// Where the plugin listens to the kubelet, in the sandbox.
 const IMAGE_SERVICE: &str = "cri.sock";
 
+/// Where the plugin's cache is, in the sandbox.
+const CACHE: &str = "plugin/lazy/blobs";
+
 /// A large file of `lazy_fixture()` and its size.
 pub(crate) const LARGE: (&str, usize) = ("sizes/5000001", 5_000_001);
 
@@ -44,6 +49,15 @@ pub(crate) enum Known {
     ImageService,
     /// It does not.
     Nobody,
+}
+
+/// A small disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// Memory, with these options of tmpfs.
+    Memory(&'static str),
+    /// A file of 64 MiB with an ext4 in it.
+    Ext4,
 }
 
 /// How a stage is set.
@@ -73,6 +87,8 @@ pub(crate) struct Setup {
     pub(crate) cri: bool,
     /// How much the plugin keeps, as TOML; 0 is no limit.
     pub(crate) cache_max: &'static str,
+    /// What the plugin's cache is on, if that is a disk of its own.
+    pub(crate) cache_disk: Option<Disk>,
     /// More environment variables of the plugin.
     pub(crate) env: Vec<(String, String)>,
 }
@@ -94,6 +110,7 @@ impl Setup {
             patience_seconds: 20,
             cri: false,
             cache_max: "0",
+            cache_disk: None,
             env: Vec::new(),
         }
     }
@@ -132,11 +149,14 @@ pub(crate) struct Stage {
     /// Whether stargz-snapshotter is in the plugin's place.
     pub(crate) rival: bool,
     user: Option<String>,
+    /// Where the cache is, if it is on a disk of its own. The sandbox unmounts it.
+    pub(crate) disk: Option<PathBuf>,
 }
 
 impl Stage {
     pub(crate) fn start(setup: &Setup) -> Self {
         let sandbox = Sandbox::new().unwrap();
+        let disk = setup.cache_disk.map(|disk| mount_disk(&sandbox, disk));
         let site = Site::start(&sandbox, setup.site).unwrap();
         // What a `Bench` publishes and looks up goes around the gate.
         let registry = site.store().front(&sandbox, &Front::default()).unwrap();
@@ -160,6 +180,7 @@ impl Stage {
             bench: Bench { registry, cluster },
             rival,
             user,
+            disk,
         }
     }
 
@@ -318,7 +339,8 @@ impl Stage {
         self.bench.check_empties().unwrap();
         self.bench.cluster.containerd.terminate().unwrap();
         assert!(self.bench.cluster.plugin.terminate().unwrap().success());
-        let mounts = self.bench.cluster.mounts().unwrap();
+        let mut mounts = self.bench.cluster.mounts().unwrap();
+        mounts.retain(|mount| Some(mount) != self.disk.as_ref());
         assert_eq!(mounts, Vec::<PathBuf>::new(), "mounts left behind");
         let gone = || Ok(self.holders().is_empty().then_some(()));
         wait::until("the end of the holder", LIMIT, gone).unwrap();
@@ -384,6 +406,30 @@ impl Drop for View<'_> {
             unmounted.unwrap();
         }
     }
+}
+
+fn mount_disk(sandbox: &Sandbox, disk: Disk) -> PathBuf {
+    let target = sandbox.subdir(CACHE).unwrap();
+    let mut mount = Command::new("mount");
+    match disk {
+        Disk::Memory(options) => mount.args(["-t", "tmpfs", "-o", options, "pontoon-test"]),
+        Disk::Ext4 => {
+            let image = sandbox.path("cache.img");
+            let file = fs::File::create(&image).unwrap();
+            file.set_len(64 << 20).unwrap();
+            run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+            mount.args(["-o", "loop"]).arg(image)
+        }
+    };
+    run(mount.arg(&target));
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o700)).unwrap();
+    target
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn run(command: &mut Command) {
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
 }
 
 /// What the plugin is told.
