@@ -178,6 +178,12 @@ impl Plugin {
         running.ok_or_else(|| Error::unexpected("the plugin", "it is not running"))
     }
 
+    /// The name of its program.
+    pub fn name(&self) -> String {
+        let name = self.binary.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// Its socket.
     pub fn socket(&self) -> &Path {
         &self.socket

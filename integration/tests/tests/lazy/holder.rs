@@ -182,7 +182,11 @@ fn who_waits_for_a_daemon_that_does_not_come_gets_an_error() {
         .filter(|line| line.starts_with("pontoon-holder: nobody has taken over"))
         .collect();
     assert_eq!(said.len(), 1, "{log}");
-    assert!(said[0].contains("start pontoon-stargz again"), "{said:?}");
+    let binary = stage.bench.cluster.plugin.name();
+    assert!(
+        said[0].contains(&format!("start {binary} again")),
+        "{said:?}"
+    );
     stage.bench.cluster.plugin.resume().unwrap();
     drop(file);
     stage.end();
