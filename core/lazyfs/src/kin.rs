@@ -9,6 +9,7 @@
 //! begin at the same place in both files, filesystems that can, and trust in what was not read.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(crate) struct Donors {
     known: Mutex<Known>,
     /// How often it was found out who is kin.
     looks: watch::Sender<u64>,
+    /// Bytes that came from other layers.
+    taken_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -151,6 +154,12 @@ impl LazyLayer {
             let asking = asking;
             asking.0.ask();
         }));
+    }
+
+    /// Whether much of what is here came from other layers.
+    pub(crate) fn is_like_another(&self) -> bool {
+        let taken = self.donors.taken_bytes.load(Ordering::Relaxed);
+        taken > self.cached().ready_bytes() / 4
     }
 
     /// Finds out who may give chunks, and makes their indexes.
@@ -295,6 +304,10 @@ fn take(layer: &LazyLayer, claim: Claim, places: &[Place]) -> Option<Claim> {
         let bytes = verified.clone().into_inner();
         layer.count(|counters| &counters.taken_chunks, 1);
         layer.count(|counters| &counters.taken_bytes, bytes.len() as u64);
+        if !Arc::ptr_eq(donor, layer.cached()) {
+            let taken = &layer.donors.taken_bytes;
+            taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
         if let Put::NotStored(_) = layer.cached().put(*index, verified) {
             layer.keep(*index, bytes.clone());
             pieces.insert(*index, Piece::Memory(bytes));

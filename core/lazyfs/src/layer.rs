@@ -336,11 +336,6 @@ impl LazyLayer {
         self.lock().background = background;
     }
 
-    /// Whether any of it came from other layers.
-    pub(crate) fn has_taken(&self) -> bool {
-        self.counters.taken_chunks.load(Ordering::Relaxed) > 0
-    }
-
     /// Whether anything is on its way.
     pub(crate) fn is_fetching(&self) -> bool {
         !self.flights.is_empty()

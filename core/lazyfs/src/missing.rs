@@ -174,7 +174,7 @@ impl LazyLayer {
     fn bounds(&self, request_max: u64) -> Bounds<'_> {
         let gap_max = self.engine.config.gap_bytes_max;
         Bounds {
-            gap_max: match self.has_taken() {
+            gap_max: match self.is_like_another() {
                 true => gap_max.min(TAKEN_GAP_MAX),
                 false => gap_max,
             },
