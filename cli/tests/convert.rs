@@ -80,6 +80,54 @@ fn an_image_with_every_oddity_is_converted_and_checked() {
 }
 
 #[test]
+fn a_nydus_image_of_every_oddity_is_the_image_that_it_was() {
+    let image = image::lazy_fixture().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    for (number, more) in [
+        &["--to", "nydus"][..],
+        &[
+            "--to",
+            "nydus",
+            "--compression",
+            "lz4_block",
+            "--digest",
+            "blake3",
+        ],
+        &[
+            "--to",
+            "nydus",
+            "--compression",
+            "none",
+            "--chunk-size",
+            "65536",
+        ],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let to = place.path().join(number.to_string());
+        let output = convert(image.dir(), &to, more);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{more:?}: {said}");
+        let (code, answer) = check(image.dir(), &to);
+        assert_eq!(answer["findings"], serde_json::json!([]), "{more:?}");
+        assert_eq!(code, 0);
+        let (lazy, all) = (&answer["lazy_layers"], &answer["layers"]);
+        let bootstraps = all.as_u64().unwrap() - lazy.as_u64().unwrap();
+        assert_eq!(bootstraps, 1, "{answer}");
+        assert!(answer["chunks"].as_u64().unwrap() > 100, "{answer}");
+    }
+    // What the format cannot have, and what it has one of.
+    for wrong in [
+        &["--to", "nydus", "--chunk-size", "100000"][..],
+        &["--to", "nydus", "--compression", "none", "--level", "3"],
+    ] {
+        let output = convert(image.dir(), &place.path().join("none"), wrong);
+        assert_eq!(output.status.code(), Some(64), "{wrong:?}");
+    }
+}
+
+#[test]
 fn containers_storage_makes_the_same_archives_of_it() {
     let image = image::lazy_fixture().unwrap();
     let place = tempfile::tempdir().unwrap();
