@@ -13,7 +13,7 @@ use pontoon_layer::{
 };
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::files::{self, Files};
 use crate::layout::{self, Descriptor, Source};
 use crate::manifest::{Manifest, manifests};
@@ -120,6 +120,30 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Tells how two trees of `what` differ, file by file, of which the first [`LINES_MAX`] are named.
+    fn compare<F: PartialEq>(
+        &mut self,
+        what: &str,
+        old: &BTreeMap<Vec<u8>, F>,
+        new: &BTreeMap<Vec<u8>, F>,
+        difference: fn(&F, &F) -> String,
+    ) {
+        let changed = old.iter().filter_map(|(path, file)| match new.get(path) {
+            None => Some((path, "is missing".to_owned())),
+            Some(other) => (other != file).then(|| (path, difference(file, other))),
+        });
+        let added = new.keys().filter(|path| !old.contains_key(*path));
+        let added = added.map(|path| (path, "was not there".to_owned()));
+        let mut all = changed.chain(added);
+        for (path, text) in all.by_ref().take(LINES_MAX) {
+            self.find(format!("{what}: {:?} {text}", shown(path)));
+        }
+        let more = all.count();
+        if more > 0 {
+            self.find(format!("{what}: {more} more files differ"));
+        }
+    }
+
     fn layer(&mut self, old: &Layer, new: &Layer) -> Result<()> {
         let of_layer = |layer: &Layer| {
             let digest = layer.descriptor.digest.clone();
@@ -130,14 +154,8 @@ impl Check<'_> {
         self.done.layers += 1;
         self.done.files += new_files.len() as u64;
         let digest = new.descriptor.digest.clone();
-        let (lines, count) = files::compare(&old_files, &new_files, LINES_MAX);
-        let more = count - lines.len() as u64;
-        for line in lines {
-            self.find(format!("layer {digest}: {line}"));
-        }
-        if more > 0 {
-            self.find(format!("layer {digest}: {more} more files differ"));
-        }
+        let what = format!("layer {digest}");
+        self.compare(&what, &old_files, &new_files, files::difference);
         self.table(new).map_err(of_layer(new))
     }
 

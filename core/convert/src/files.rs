@@ -80,30 +80,8 @@ fn file(entry: Entry, data: Digest) -> File {
     }
 }
 
-/// How the two differ: at most so many lines, and how many there would be.
-pub(crate) fn compare(old: &Files, new: &Files, lines_max: usize) -> (Vec<String>, u64) {
-    let mut lines = Vec::new();
-    let mut count = 0;
-    let mut tell = |path: &[u8], what: &str| {
-        count += 1;
-        if lines.len() < lines_max {
-            lines.push(format!("{:?} {what}", crate::error::shown(path)));
-        }
-    };
-    for (path, file) in old {
-        match new.get(path) {
-            None => tell(path, "is missing"),
-            Some(other) if other != file => tell(path, &difference(file, other)),
-            Some(_) => {}
-        }
-    }
-    for path in new.keys().filter(|path| !old.contains_key(*path)) {
-        tell(path, "was not there");
-    }
-    (lines, count)
-}
-
-fn difference(old: &File, new: &File) -> String {
+/// In what the two differ.
+pub(crate) fn difference(old: &File, new: &File) -> String {
     let [old_target, old_xattrs, old_data] = &old.rest;
     let [target, xattrs, data] = &new.rest;
     let checks = [

@@ -8,7 +8,7 @@ use pontoon_layer::{
 };
 use pontoon_unpack::{Archive, Source};
 
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Result};
 use crate::nydus::{Merged, What, add, is_kept};
 use crate::tail;
 
@@ -201,30 +201,8 @@ fn rest(target: &[u8], xattrs: Xattrs<'_>, user: bool, data: Option<Digest>) -> 
     [Digest::of(target), hasher.finish(), data]
 }
 
-/// How the two differ: at most so many lines, and how many there would be.
-pub(crate) fn compare(old: &Files, new: &Files, lines_max: usize) -> (Vec<String>, u64) {
-    let mut lines = Vec::new();
-    let mut count = 0;
-    let mut tell = |path: &[u8], what: &str| {
-        count += 1;
-        if lines.len() < lines_max {
-            lines.push(format!("{:?} {what}", shown(path)));
-        }
-    };
-    for (path, file) in old {
-        match new.get(path) {
-            None => tell(path, "is missing"),
-            Some(other) if other != file => tell(path, &difference(file, other)),
-            Some(_) => {}
-        }
-    }
-    for path in new.keys().filter(|path| !old.contains_key(*path)) {
-        tell(path, "was not there");
-    }
-    (lines, count)
-}
-
-fn difference(old: &File, new: &File) -> String {
+/// In what the two differ.
+pub(crate) fn difference(old: &File, new: &File) -> String {
     let [old_target, old_xattrs, old_data] = &old.rest;
     let [target, xattrs, data] = &new.rest;
     let checks = [

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pontoon_layer::Digest;
 use pontoon_unpack::{Archive, Expected};
 
-use super::{Check, LINES_MAX, Layer};
+use super::{Check, Layer};
 use crate::error::{Error, Result};
 use crate::flat::{self, Data, Files};
 use crate::image::Counted;
@@ -32,14 +32,7 @@ impl Check<'_> {
         let new_files = self.tree(Side::New, layers)?;
         self.done.layers += layers.0.len() as u64;
         self.done.files += new_files.len() as u64;
-        let (lines, count) = flat::compare(&old_files, &new_files, LINES_MAX);
-        let more = count - lines.len() as u64;
-        for line in lines {
-            self.find(format!("{}: {line}", new.what));
-        }
-        if more > 0 {
-            self.find(format!("{}: {more} more files differ", new.what));
-        }
+        self.compare(&new.what, &old_files, &new_files, flat::difference);
         Ok(())
     }
 

@@ -54,12 +54,6 @@ pub enum ChunkError {
     /// It cannot be decompressed.
     #[error(transparent)]
     Inflate(#[from] InflateError),
-    /// It is no LZ4 block of the length of the chunk.
-    #[error("damaged LZ4 data: {reason}")]
-    Lz4 {
-        /// What is wrong.
-        reason: String,
-    },
     /// It is something else.
     #[error(transparent)]
     Digest(#[from] DigestMismatch),
@@ -89,22 +83,12 @@ pub(super) fn unpack(
     length: u32,
 ) -> Result<Bytes, ChunkError> {
     let compression = match compressor {
-        Compressor::Lz4Block => return unpack_lz4(bytes, length as usize),
+        Compressor::Lz4Block => Compression::Lz4Block,
         Compressor::None => Compression::None,
         Compressor::Gzip => Compression::Gzip,
         Compressor::Zstd => Compression::Zstd,
     };
     Ok(inflate(compression, bytes, 0, length)?)
-}
-
-fn unpack_lz4(bytes: &[u8], length: usize) -> Result<Bytes, ChunkError> {
-    let mut data = vec![0; length];
-    let reason = match lz4_flex::block::decompress_into(bytes, &mut data) {
-        Ok(written) if written == length => return Ok(data.into()),
-        Ok(written) => format!("it has {written} bytes, {length} were expected"),
-        Err(error) => error.to_string(),
-    };
-    Err(ChunkError::Lz4 { reason })
 }
 
 /// What is known of a chunk in a blob, wherever it is written.
