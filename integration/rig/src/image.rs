@@ -16,7 +16,7 @@ mod tests;
 mod workload;
 
 pub use convert::{
-    ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch, store, verify,
+    ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch, skopeo, store, verify,
 };
 pub use debian::debian;
 pub use heavy::{HEAVY_LAYERS, heavy, heavy_content, heavy_part};

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pontoon_rig::image::Layout;
+use pontoon_rig::image::{Layout, skopeo};
 use pontoon_rig::tools::Tool;
 use serde::Serialize;
 use serde_json::Value;
@@ -89,7 +89,11 @@ impl Contest {
             (Who::Pontoon, _) => vec![vec![self.ours(image, &to)?]],
             (Who::Rival, Contest::Estargz) => stargz("estargz")?,
             (Who::Rival, Contest::ZstdChunkedStargz) => stargz("zstd-chunked")?,
-            (Who::Rival, Contest::ZstdChunked) => vec![vec![skopeo(image, place, &to)?]],
+            (Who::Rival, Contest::ZstdChunked) => {
+                let state = place.join("state");
+                fs::create_dir_all(&state)?;
+                vec![vec![skopeo(image, &state, &to)?]]
+            }
             (Who::Rival, Contest::Nydus) => match &mut rivals.nerdctl {
                 Some(nerdctl) => vec![vec![nerdctl.command(image)?]],
                 None => return Ok(None),
@@ -149,25 +153,6 @@ impl Contest {
 /// What nydus-image makes of all layers, and that compressed.
 const MERGED: &str = "bootstrap";
 const MERGED_GZIP: &str = "bootstrap.gz";
-
-/// As Podman converts; what it remembers of blobs, and what it asks a policy for, is kept off the machine.
-fn skopeo(image: &Layout, place: &Path, to: &Path) -> Result<Command, Box<dyn Error>> {
-    let state = place.join("state");
-    fs::create_dir_all(&state)?;
-    let mut command = Command::new(Tool::Forky.dir()?.join("skopeo"));
-    command
-        .env("_CONTAINERS_ROOTLESS_UID", "1000")
-        .env("XDG_DATA_HOME", &state)
-        .env("HOME", &state)
-        .args(["--insecure-policy", "--tmpdir"])
-        .arg(&state)
-        .args(["copy", "--quiet"])
-        .args(["--dest-compress-format", "zstd:chunked"])
-        .arg("--dest-force-compress-format")
-        .arg(format!("oci:{}", image.dir().display()))
-        .arg(format!("oci:{}", to.display()));
-    Ok(command)
-}
 
 /// A bootstrap and a blob of every layer, then one bootstrap of all, then what is pushed of it.
 fn nydus(program: &Path, image: &Layout, to: &Path) -> Result<Vec<Phase>, Box<dyn Error>> {

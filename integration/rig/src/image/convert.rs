@@ -215,22 +215,28 @@ fn kept(
     })
 }
 
-fn podman(image: &Layout, into: &Path) -> Result<()> {
-    let state: PathBuf = into.join("state");
-    fs::create_dir_all(&state).at("create", &state)?;
+/// The command that converts `image` as Podman does, to zstd:chunked in the layout `to`. What it remembers of blobs, and what
+/// it asks a policy for, is kept off the machine: in the directory `state`.
+pub fn skopeo(image: &Layout, state: &Path, to: &Path) -> Result<Command> {
     let mut command = Command::new(Tool::Forky.dir()?.join("skopeo"));
-    // What it remembers of blobs, and what it asks a policy for, is kept off the machine.
     command
         .env("_CONTAINERS_ROOTLESS_UID", "1000")
-        .env("XDG_DATA_HOME", &state)
-        .env("HOME", &state)
+        .env("XDG_DATA_HOME", state)
+        .env("HOME", state)
         .args(["--insecure-policy", "--tmpdir"])
-        .arg(&state)
+        .arg(state)
         .args(["copy", "--quiet"])
         .args(["--dest-compress-format", "zstd:chunked"])
         .arg("--dest-force-compress-format")
         .arg(format!("oci:{}", image.dir().display()))
-        .arg(format!("oci:{}", into.join("image").display()));
+        .arg(format!("oci:{}", to.display()));
+    Ok(command)
+}
+
+fn podman(image: &Layout, into: &Path) -> Result<()> {
+    let state: PathBuf = into.join("state");
+    fs::create_dir_all(&state).at("create", &state)?;
+    let mut command = skopeo(image, &state, &into.join("image"))?;
     run(&mut command, LIMIT)?;
     fs::remove_dir_all(&state).at("delete", &state)
 }
