@@ -178,7 +178,7 @@ impl Cache {
     }
 
     /// Whether something should be fetched that nobody waits for: the cache is inside its quota, the disk is not full,
-    /// and enough is free.
+    /// enough is free, and no write has failed a moment ago.
     pub fn admits_background(&self) -> bool {
         self.shared.admits_background()
     }

@@ -18,6 +18,9 @@ const FULL_UNTIL: u64 = 64 << 20;
 /// A failing disk is complained of once in this time, in milliseconds.
 const COMPLAINT_STEP: u64 = 60_000;
 
+/// After a write that failed nothing is fetched ahead for so long, in milliseconds: it would be thrown away.
+const FAILURE_PAUSE: u64 = 10_000;
+
 /// How tight the space is.
 #[derive(Debug, Default)]
 pub(crate) struct Pressure {
@@ -27,6 +30,8 @@ pub(crate) struct Pressure {
     /// Something has asked for an eviction.
     wanted: AtomicBool,
     complained: AtomicU64,
+    /// When a write has failed last, in milliseconds since 1970.
+    failed: AtomicU64,
     /// One eviction at a time, so that two do not free the same bytes twice.
     relieving: Mutex<()>,
 }
@@ -84,6 +89,14 @@ impl Shared {
         (max_bytes == 0 || self.bytes() < max_bytes)
             && !pressure.low_space.load(Ordering::Relaxed)
             && !pressure.full.load(Ordering::Relaxed)
+            && !self.is_failing()
+    }
+
+    /// Whether a write has failed a moment ago. A clock that was set back ends it too.
+    fn is_failing(&self) -> bool {
+        let failed = self.pressure.failed.load(Ordering::Relaxed);
+        let now = self.disk.now();
+        failed <= now && now - failed < FAILURE_PAUSE
     }
 
     /// Something has grown.
@@ -122,6 +135,7 @@ impl Shared {
     /// A write has failed for another reason.
     pub(crate) fn note_failure(&self, key: &Key, error: &io::Error) {
         let now = self.disk.now();
+        self.pressure.failed.store(now, Ordering::Relaxed);
         let last = self.pressure.complained.load(Ordering::Relaxed);
         if now >= last.saturating_add(COMPLAINT_STEP) || now < last {
             self.pressure.complained.store(now, Ordering::Relaxed);

@@ -219,7 +219,10 @@ impl LayerProvider for Remote {
         let Some(record) = Record::decode(record)? else {
             return Ok(());
         };
-        self.shared.profiles.end_of(&record.key()?);
+        // Its last moment to be recorded.
+        if self.shared.stock.is_last(id, &record) {
+            self.shared.profiles.end_of(&record.key()?);
+        }
         if self.shared.stock.release(id, &record)? {
             self.shared.front.changed(record.number);
         }

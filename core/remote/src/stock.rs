@@ -356,6 +356,12 @@ impl Stock {
         self.forget_unused(&record.tree, &record.key()?)
     }
 
+    /// Whether no other snapshot than `id` has the layer of `record`.
+    pub(crate) fn is_last(&self, id: SnapshotId, record: &Record) -> bool {
+        let item = lock(&self.items).get(&record.tree).cloned();
+        item.is_none_or(|item| lock(&item.users).snapshots.iter().all(|user| *user == id))
+    }
+
     /// Deletes the tree unless somebody has it, and the data unless another tree has it. Whether it did.
     fn forget_unused(&self, tree: &str, key: &Key) -> Result<bool> {
         let known = lock(&self.items).get(tree).cloned();

@@ -125,6 +125,26 @@ fn what_a_start_has_read_comes_first_at_the_next_one_elsewhere() {
 }
 
 #[test]
+fn another_image_with_the_same_layers_may_go_while_a_start_is_recorded() {
+    let registry = Registry::start();
+    let image = image();
+    let reference = registry.push(&image, "a");
+    let mut site = exact();
+    let names = site.pull("default", &image, &reference);
+    let others = site.pull("other", &image, &reference);
+    site.inside(&names[1], |root| {
+        let read = |name: &str| drop(fs::read(root.join(name)).unwrap());
+        read(READ[0]);
+        site.remove(&others);
+        READ[1..].iter().for_each(|name| read(name));
+    });
+    site.reopen();
+    let profiles = site.remote().profiles().unwrap();
+    let chunks: Vec<u64> = profiles.iter().map(|profile| profile.chunks).collect();
+    assert_eq!(chunks, [READ.len() as u64]);
+}
+
+#[test]
 fn advice_that_is_none_does_no_harm() {
     let registry = Registry::start();
     let image = image();

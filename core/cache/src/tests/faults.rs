@@ -132,8 +132,15 @@ fn data_that_somebody_cut_off_is_fetched_again() {
 fn a_write_that_fails_does_not_fail_the_read() {
     let dir = temporary();
     let (disk, cache, sample, layer) = cached(dir.path());
+    disk.set_now(1_000_000);
+    assert!(cache.admits_background());
     disk.fail(|call, _| (call == Call::Write).then(broken));
     assert_eq!(sample.put(&layer, 0), Put::NotStored(NotStored::Failed));
+    // What is fetched for nobody would be thrown away; some time later it is tried again.
+    assert!(!cache.admits_background());
+    disk.set_now(1_009_999);
+    assert!(!cache.admits_background());
+    disk.set_now(1_010_000);
     assert!(cache.admits_background());
     disk.fail(|call, _| (call == Call::Write).then(full));
     assert_eq!(sample.put(&layer, 0), Put::NotStored(NotStored::Full));
