@@ -9,18 +9,14 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use pontoon_convert::{Checked, Converted, Dialect, Error, Format, Options, Plan, check};
+use pontoon_convert::{Converted, Dialect, Error, Format, NewLayout, Options};
 use pontoon_layer::Digest;
 use serde_json::{Value, json};
-use support::layout::{CONFIG, INDEX, Layout, MANIFEST, index, read};
+use support::layout::{CONFIG, INDEX, Layout, MANIFEST, checked, index, plan, read};
 use support::{Tar, noise};
 
 fn convert(from: &Path, to: &Path, format: Format) -> Result<Converted, Error> {
-    Plan::read(from)?.run(to, &Options::new(format), &|_, _| {})
-}
-
-fn checked(old: &Path, new: &Path) -> Checked {
-    check(old, new, None).unwrap()
+    support::layout::convert(from, to, &Options::new(format))
 }
 
 fn archive(name: &str) -> Vec<u8> {
@@ -158,7 +154,7 @@ fn damage_is_found_before_and_after() {
     let mut bytes = fs::read(&blob).unwrap();
     bytes[1000] ^= 1;
     fs::write(&blob, bytes).unwrap();
-    let said = check(layout.path(), &to, None).unwrap_err().to_string();
+    let said = support::layout::check(layout.path(), &to).unwrap_err().to_string();
     assert!(said.contains(digest), "{said}");
     let again = place.path().join("again");
     let said = convert(&to, &again, Format::Estargz)
@@ -282,12 +278,13 @@ fn it_tells_how_far_it_is_and_can_be_stopped() {
     let layout = sample();
     let place = tempfile::tempdir().unwrap();
     let to = place.path().join("new");
-    let plan = Plan::read(layout.path()).unwrap();
+    let plan = plan(layout.path()).unwrap();
     let sizes: Vec<u64> = plan.sizes().collect();
     let reached = Mutex::new(vec![0; sizes.len()]);
     let options = Options::new(Format::ZstdChunked(Dialect::Podman));
     let watch = |blob: usize, offset: u64| reached.lock().unwrap()[blob] = offset;
-    plan.run(&to, &options, &watch).unwrap();
+    let target = NewLayout::create(&to, None).unwrap();
+    plan.run(&target, &options, &watch).unwrap();
     assert_eq!(*reached.lock().unwrap(), sizes);
     let cancel = AtomicBool::new(true);
     let options = Options {
@@ -295,7 +292,9 @@ fn it_tells_how_far_it_is_and_can_be_stopped() {
         ..options
     };
     let other = place.path().join("other");
-    let stopped = plan.run(&other, &options, &watch);
+    let target = NewLayout::create(&other, None).unwrap();
+    let stopped = plan.run(&target, &options, &watch);
+    drop(target);
     assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
     assert!(!other.exists());
 }
@@ -356,8 +355,10 @@ fn an_empty_directory_is_filled_and_stays_if_that_fails() {
         cancel: Some(&cancel),
         ..Options::new(Format::Estargz)
     };
-    let plan = Plan::read(layout.path()).unwrap();
-    assert!(plan.run(place.path(), &options, &|_, _| {}).is_err());
+    let plan = plan(layout.path()).unwrap();
+    let target = NewLayout::create(place.path(), None).unwrap();
+    assert!(plan.run(&target, &options, &|_, _| {}).is_err());
+    drop(target);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
     convert(layout.path(), place.path(), Format::Estargz).unwrap();
     assert!(place.path().join("index.json").exists());
