@@ -88,6 +88,16 @@ impl Plan {
         self.blobs.list.iter().map(|blob| blob.size)
     }
 
+    /// How many images the index lists that will be converted or copied: one, unless several were asked for.
+    pub fn targets(&self) -> usize {
+        let entries = place::list(&self.index, "manifests", "the index of the image");
+        let is_kept = |entry: &&Value| {
+            let descriptor = Descriptor::parse(entry, "the index of the image");
+            descriptor.is_ok_and(|descriptor| !self.left_out.has(&descriptor.digest))
+        };
+        entries.map_or(0, |entries| entries.iter().filter(is_kept).count())
+    }
+
     /// Converts all images, and gives them to `target`, which shows nothing of them after an error.
     ///
     /// # Errors

@@ -89,7 +89,8 @@ impl Source for Layout {
     }
 
     fn has(&self, blob: &Descriptor) -> Result<bool> {
-        Ok(place(&self.root, &blob.digest).is_file())
+        // What is there and no file is an error for who reads it.
+        Ok(place(&self.root, &blob.digest).exists())
     }
 
     fn file(&self, blob: &Descriptor, _tell: &dyn Fn(u64)) -> Result<File> {

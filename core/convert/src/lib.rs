@@ -47,5 +47,5 @@ pub use layer::{LayerConverted, convert_layer};
 pub use layout::{Layout, NewLayout};
 pub use nydus::{ChunkCompression, ChunkDigest, Nydus};
 pub use options::{CHUNK_BYTES_MIN, Dialect, Format, Options};
-pub use place::{DOCUMENT_BYTES_MAX, Descriptor, Source, Target};
+pub use place::{DOCUMENT_BYTES_MAX, Descriptor, Source, Target, document_bytes};
 pub use platform::{Platform, Selection};

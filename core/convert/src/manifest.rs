@@ -71,8 +71,16 @@ pub(crate) fn manifests(
         selection,
         found: Found::default(),
     };
-    collector.index(index, "the index of the image", 0)?;
+    let what = "the index of the image";
+    let is_any_wanted = collector.index(index, what, 0)?;
     let found = collector.found;
+    if !is_any_wanted && !found.left_out.notes.is_empty() {
+        let reason = format!(
+            "nothing that it lists is there ({})",
+            found.left_out.notes.join("; ")
+        );
+        return Err(Error::malformed(what, reason));
+    }
     let is_image = |manifest: &Manifest| manifest.is_image;
     if !selection.platforms.is_empty() && !found.manifests.iter().any(is_image) {
         let shown = |platforms: &[Platform]| {

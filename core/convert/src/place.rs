@@ -145,11 +145,14 @@ pub trait Target: Send + Sync + Debug {
 /// The document that `descriptor` describes, its digest checked.
 pub(crate) fn document(source: &dyn Source, descriptor: &Descriptor) -> Result<Value> {
     let what = descriptor.digest.to_string();
-    parse(&bytes(source, descriptor)?, &what)
+    parse(&document_bytes(source, descriptor)?, &what)
 }
 
-/// The bytes of a small blob, its digest checked.
-pub(crate) fn bytes(source: &dyn Source, descriptor: &Descriptor) -> Result<Vec<u8>> {
+/// The bytes of a manifest, an index or a configuration of `source`, its digest checked.
+///
+/// # Errors
+/// Those of the source, [`Error::TooLarge`] and [`Error::Damaged`].
+pub fn document_bytes(source: &dyn Source, descriptor: &Descriptor) -> Result<Vec<u8>> {
     let what = "the bytes of an index, a manifest or a configuration";
     Error::check_limit(what, descriptor.size, DOCUMENT_BYTES_MAX)?;
     let mut bytes = Vec::new();

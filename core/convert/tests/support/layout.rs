@@ -81,6 +81,7 @@ impl Layout {
             "layers": [self.put("application/vnd.in-toto+json", statement.to_string().as_bytes())],
         });
         let mut descriptor = self.put(MANIFEST, manifest.to_string().as_bytes());
+        descriptor["platform"] = json!({"os": "unknown", "architecture": "unknown"});
         descriptor["annotations"] = json!({
             "vnd.docker.reference.type": "attestation-manifest",
             "vnd.docker.reference.digest": of["digest"],
