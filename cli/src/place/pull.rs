@@ -254,7 +254,7 @@ impl Origin {
                     }
                     let (digest, name) = (&blob.digest, &image.name);
                     let text = format!(
-                        "containerd does not have {digest} of {name}: it was pulled lazily, or for another platform; `pontoon hydrate {name}` fetches what is missing"
+                        "containerd does not have {digest} of {name}: it was pulled lazily, or for another platform; `pontoon hydrate {name}` fetches what is missing, and --platform leaves out others"
                     );
                     text.into()
                 };

@@ -144,7 +144,6 @@ impl Pusher<'_> {
     /// Sees to it that a blob is there.
     async fn blob(&self, upload: &Upload<'_>) -> Result<Pushed> {
         if self.has_blob(upload.digest).await? {
-            (upload.sent)(upload.size);
             return Ok(Pushed::Present);
         }
         let begin = self.url("blobs/uploads/");
@@ -160,7 +159,6 @@ impl Pusher<'_> {
             }
         };
         if begun.status() == StatusCode::CREATED {
-            (upload.sent)(upload.size);
             return Ok(Pushed::Mounted);
         }
         let mut url = self.location(&begin, &begun)?;
