@@ -173,6 +173,10 @@ impl Source for Pull {
         self.wait(self.origin.has(blob))
     }
 
+    fn is_partial(&self) -> bool {
+        matches!(self.origin, Origin::Containerd { .. })
+    }
+
     fn expect(&self, layers: &[Descriptor]) {
         lock(&self.coming).order = layers.to_vec();
     }

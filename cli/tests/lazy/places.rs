@@ -6,7 +6,9 @@ use std::time::Duration;
 use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::{Fault, Link, Request};
-use pontoon_rig::image::{Layout, architecture, buildkit};
+use pontoon_rig::image::{
+    Conversion, Layout, architecture, buildkit, convert as convert_image, lazy_fixture,
+};
 use pontoon_rig::process::Process;
 use pontoon_rig::{digest, wait};
 use serde_json::Value;
@@ -177,7 +179,7 @@ fn from_and_to_containerd() {
         // The other platform was not pulled.
         assert_eq!(answer["images"], 1);
         let said = answer["notes"].to_string();
-        assert!(said.contains("is not there, and left out"), "{said}");
+        assert!(said.contains("it is left out"), "{said}");
         let again = converted(&stage, &from, &to, more);
         assert_eq!(again["digests"], answer["digests"], "{more:?}");
         assert_eq!(
@@ -209,12 +211,29 @@ fn from_and_to_containerd() {
             Value::Array(Vec::new())
         );
     }
+    // Pulled lazily, it is not there.
+    let lazy = convert_image(&lazy_fixture().unwrap(), Conversion::Estargz);
+    let lazy = stage.pull("secret/fixture", &lazy.unwrap());
+    let of_lazy = format!("containerd://{namespace}/{lazy}");
     let (to, _) = at(&stage, "secret/none:1");
     for wanted in [&["--all-platforms"][..], &["--platform", other_platform()]] {
         let (code, text) = convert(&stage, &from, &to, &[&["--to", "estargz"], wanted].concat());
         assert_eq!(code, 1, "{text}");
         assert!(text.contains("pontoon hydrate"), "{text}");
     }
+    let (code, text) = convert(&stage, &of_lazy, &to, &["--to", "nydus"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("pontoon hydrate"), "{text}");
+    let (code, text) = stage.hydrate(&lazy);
+    assert_eq!(code, 0, "{text}");
+    converted(&stage, &of_lazy, &to, &["--to", "nydus"]);
+    let absent = format!("containerd://{namespace}/localhost/absent:1");
+    let (code, text) = convert(&stage, &absent, &to, &["--to", "nydus"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("right name and namespace"), "{text}");
+    let more = ["--to", "nydus", "--containerd", "/none.sock"];
+    let (code, text) = stage.pontoon_alone(&[&["convert", &absent, &to][..], &more].concat());
+    assert_eq!(code, 69, "{text}");
 }
 
 fn other_platform() -> &'static str {
@@ -271,7 +290,7 @@ fn a_bad_day_of_the_registry_is_survived() {
         gate.inject(of("POST"), Fault::retry_after(503, 0)),
         gate.inject(of("PUT"), Fault::Refuse),
         gate.inject(
-            |request| request.method == "PUT" && !is_upload(request),
+            move |request| request.method == "PUT" && !is_upload(request),
             Fault::status(502),
         ),
         gate.inject(

@@ -69,6 +69,11 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// What was asked for is known by its name alone.
+    #[error(
+        "nothing of the image is there ({0}); pull it again, or complete it with `pontoon hydrate` if it was pulled lazily"
+    )]
+    Absent(String),
     /// Where an image is, or is to be, is not a directory, and something went wrong there.
     #[error("{0}")]
     Place(#[source] Box<dyn std::error::Error + Send + Sync>),

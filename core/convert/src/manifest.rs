@@ -75,11 +75,7 @@ pub(crate) fn manifests(
     let is_any_wanted = collector.index(index, what, 0)?;
     let found = collector.found;
     if !is_any_wanted && !found.left_out.notes.is_empty() {
-        let reason = format!(
-            "nothing that it lists is there ({})",
-            found.left_out.notes.join("; ")
-        );
-        return Err(Error::malformed(what, reason));
+        return Err(Error::Absent(found.left_out.notes.join("; ")));
     }
     let is_image = |manifest: &Manifest| manifest.is_image;
     if !selection.platforms.is_empty() && !found.manifests.iter().any(is_image) {
@@ -140,10 +136,7 @@ impl Collector<'_> {
             return Ok(false);
         }
         if self.selection.is_lenient() && !self.source.has(descriptor)? {
-            let of = platform.map(|platform| format!(" for {platform}"));
-            let (digest, of) = (&descriptor.digest, of.unwrap_or_default());
-            let note = format!("the manifest {digest}{of} is not there, and left out");
-            self.found.left_out.notes.push(note);
+            self.leave_out("is not there", descriptor, platform.as_ref());
             return Ok(false);
         }
         self.count(descriptor)?;
@@ -151,6 +144,18 @@ impl Collector<'_> {
         let what = format!("the manifest {}", descriptor.digest);
         if is_index(descriptor) {
             return self.index(&value, &what, depth + 1);
+        }
+        if self.selection.is_lenient() && self.source.is_partial() {
+            for part in parts(&value) {
+                if !self.source.has(&Descriptor::parse(part, &what)?)? {
+                    self.leave_out(
+                        "is there, and not all of its layers",
+                        descriptor,
+                        platform.as_ref(),
+                    );
+                    return Ok(false);
+                }
+            }
         }
         let is_image = is_image(entry, descriptor, &value);
         if platform.is_none() && is_image && !self.selection.platforms.is_empty() {
@@ -166,6 +171,13 @@ impl Collector<'_> {
             value,
         });
         Ok(true)
+    }
+
+    fn leave_out(&mut self, why: &str, what: &Descriptor, platform: Option<&Platform>) {
+        let of = platform.map(|platform| format!(" for {platform}"));
+        let (digest, of) = (&what.digest, of.unwrap_or_default());
+        let note = format!("the manifest {digest}{of} {why}; it is left out");
+        self.found.left_out.notes.push(note);
     }
 
     fn wants(&mut self, platform: &Platform) -> bool {

@@ -78,6 +78,11 @@ pub trait Source: Send + Sync + Debug {
     /// As [`Source::index`].
     fn has(&self, blob: &Descriptor) -> Result<bool>;
 
+    /// Whether it often has manifests without their layers.
+    fn is_partial(&self) -> bool {
+        false
+    }
+
     /// A blob in a file that may be read at any place: a temporary one, unless it is in one already. `tell` is told how much
     /// of it has come.
     ///

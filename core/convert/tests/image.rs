@@ -500,7 +500,7 @@ fn what_is_not_there_is_left_out_unless_it_is_asked_for() {
         &Selection::default(),
     );
     let said = refused.unwrap_err().to_string();
-    assert!(said.contains("nothing that it lists is there"), "{said}");
+    assert!(said.contains("nothing of the image is there"), "{said}");
 }
 
 #[test]
