@@ -36,7 +36,7 @@ impl FromStr for Platform {
             [os, architecture, variant] => (os, architecture, Some(variant.to_owned())),
             _ => ("", "", None),
         };
-        if !words.iter().all(|word| is_word(word)) || os.is_empty() {
+        if !words.iter().all(is_word) || os.is_empty() {
             return Err(Error::Option(format!(
                 "{text:?} is no platform; write OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64"
             )));

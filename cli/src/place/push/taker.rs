@@ -35,21 +35,24 @@ pub(in crate::place) enum Taker {
         from: Option<String>,
     },
     /// containerd.
-    Containerd {
-        client: Client,
-        /// As containerd keeps it.
-        name: String,
-        /// Keeps what nothing refers to yet.
-        lease: Mutex<Option<Lease>>,
-        store: ContentStore,
-    },
+    Containerd(Box<Containerd>),
+}
+
+/// containerd, for an image that it does not have yet.
+pub(in crate::place) struct Containerd {
+    client: Client,
+    /// As containerd keeps it.
+    name: String,
+    /// Keeps what nothing refers to yet.
+    lease: Mutex<Option<Lease>>,
+    store: ContentStore,
 }
 
 impl fmt::Debug for Taker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Taker::Registry { reference, .. } => write!(f, "Registry({reference})"),
-            Taker::Containerd { name, .. } => write!(f, "Containerd({name})"),
+            Taker::Containerd(containerd) => write!(f, "Containerd({})", containerd.name),
         }
     }
 }
@@ -63,20 +66,20 @@ impl Taker {
         let lease = client.leases().create("convert", LEASE).await;
         let lease = lease.map_err(hydrate::failure)?;
         let whole = Reference::parse(name).map(|reference| reference.to_string());
-        Ok(Taker::Containerd {
+        Ok(Taker::Containerd(Box::new(Containerd {
             client: client.clone(),
             name: whole.unwrap_or_else(|_| name.to_owned()),
             store: lease.client().content(),
             lease: Mutex::new(Some(lease)),
-        })
+        })))
     }
 
     /// Nothing is kept any more that no image refers to.
     pub(super) async fn end(&self) -> pontoon_containerd::Result<()> {
-        let Taker::Containerd { lease, .. } = self else {
+        let Taker::Containerd(containerd) = self else {
             return Ok(());
         };
-        match lease.lock().await.take() {
+        match containerd.lease.lock().await.take() {
             Some(lease) => lease.delete().await,
             None => Ok(()),
         }
@@ -105,10 +108,9 @@ impl Taker {
                 };
                 registry.push_blob(reference, &upload).await?;
             }
-            Taker::Containerd { .. } => {
-                let none = BTreeMap::new();
-                self.ingest(blob, &none, |offset| stream(content, blob, offset))
-                    .await?;
+            Taker::Containerd(containerd) => {
+                let open = |offset| stream(content, blob, offset);
+                containerd.ingest(blob, &BTreeMap::new(), open).await?;
                 sending.reach(blob.size);
             }
         }
@@ -136,23 +138,31 @@ impl Taker {
                     .push_manifest(reference, name, media_type, bytes)
                     .await?;
             }
-            Taker::Containerd { client, name, .. } => {
-                // What lists nothing keeps nothing.
-                let listed = Document::parse(bytes).ok();
-                let labels = listed.map(|listed| listed.missing_labels(&BTreeMap::new()));
-                let piece = Bytes::copy_from_slice(bytes);
-                self.ingest(document, &labels.unwrap_or_default(), |offset| {
-                    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                    let piece = piece.slice(offset.min(piece.len())..);
-                    tokio_stream::once(io::Result::Ok(piece))
-                })
-                .await?;
+            Taker::Containerd(containerd) => {
+                containerd.document(document, bytes).await?;
                 if is_top {
-                    client.images().put(name, &described(document)).await?;
+                    let images = containerd.client.images();
+                    images.put(&containerd.name, &described(document)).await?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Containerd {
+    async fn document(&self, document: &Descriptor, bytes: &[u8]) -> Result<(), Wrong> {
+        // What lists nothing keeps nothing.
+        let listed = Document::parse(bytes).ok();
+        let labels = listed.map(|listed| listed.missing_labels(&BTreeMap::new()));
+        let piece = Bytes::copy_from_slice(bytes);
+        let open = |offset| {
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            let piece = piece.slice(offset.min(piece.len())..);
+            tokio_stream::once(io::Result::Ok(piece))
+        };
+        self.ingest(document, &labels.unwrap_or_default(), open)
+            .await
     }
 
     async fn ingest<S: tokio_stream::Stream<Item = io::Result<Bytes>>>(
@@ -161,12 +171,9 @@ impl Taker {
         labels: &BTreeMap<String, String>,
         open: impl Fn(u64) -> S,
     ) -> Result<(), Wrong> {
-        let Taker::Containerd { store, lease, .. } = self else {
-            return Ok(());
-        };
-        let ingested = store.ingest(&described(blob), labels, open).await?;
+        let ingested = self.store.ingest(&described(blob), labels, open).await?;
         if ingested == Ingested::Present
-            && let Some(lease) = &*lease.lock().await
+            && let Some(lease) = &*self.lease.lock().await
         {
             lease.add_content(&blob.digest).await?;
         }
