@@ -79,3 +79,24 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_what_is_here_and_what_was_sent() {
+        let progress = Progress::new([3_000_000, 1_000_000].into_iter());
+        progress.reach(1, 1_000_000);
+        assert_eq!(progress.line(), "1.0 MB of 4.0 MB (25 %)");
+        // Read again, it is not less.
+        progress.reach(1, 5);
+        progress.reach(0, 1_000_000);
+        progress.reach(7, 9);
+        // An upload that begins anew.
+        for (before, now) in [(0, 900_000), (900_000, 100_000), (100_000, 700_000)] {
+            progress.sent(before, now);
+        }
+        assert_eq!(progress.line(), "2.0 MB of 4.0 MB (50 %), 700.0 kB sent");
+    }
+}

@@ -1,6 +1,6 @@
 //! A new image that goes to a registry or to containerd while it is made.
 //!
-//! Its new blobs go through temporary files: their digests and sizes, with which an upload begins, are known at the end of a
+//! Its new layers go through temporary files: their digests and sizes, with which an upload begins, are known at the end of a
 //! conversion, and an upload that breaks off begins anew. What is taken over as it is goes through no file. Manifests
 //! follow when all blobs are there, the one that the name stands for last.
 
@@ -12,6 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use pontoon_convert::{Descriptor, Error, Result, Source, Target, document_bytes};
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -62,6 +63,8 @@ impl fmt::Debug for Push {
 pub(super) enum Content {
     /// It was made here.
     File(NamedTempFile),
+    /// It is small, and was made here.
+    Bytes(Bytes),
     /// It is taken over.
     Source(Arc<dyn Source>),
 }
@@ -74,6 +77,11 @@ impl Content {
                 let mut file = File::open(file.path())?;
                 file.seek(SeekFrom::Start(offset))?;
                 Ok(Box::new(file))
+            }
+            Content::Bytes(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let rest = bytes.slice(start.min(bytes.len())..);
+                Ok(Box::new(io::Cursor::new(rest)))
             }
             Content::Source(source) => Ok(Box::new(Later {
                 source: Arc::clone(source),
@@ -212,14 +220,7 @@ impl Target for Push {
             lock(&self.documents).push((document.clone(), bytes.to_vec()));
             return self.check();
         }
-        let mut file = self.begin()?;
-        let written = io::Write::write_all(&mut file, bytes);
-        written.map_err(|source| Error::File {
-            operation: "cannot write",
-            path: file.path().to_owned(),
-            source,
-        })?;
-        self.keep(file, document)
+        self.send(document, Content::Bytes(Bytes::copy_from_slice(bytes)))
     }
 
     fn copy(&self, source: &Arc<dyn Source>, blob: &Descriptor) -> Result<()> {
