@@ -8,6 +8,7 @@ use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
 use pontoon_rig::command::attempt;
 use pontoon_rig::containerd::{Pull, Version};
 use pontoon_rig::image::Converted;
+use pontoon_rig::plugin::Kind;
 use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::site::{self, Site, Users};
 use pontoon_rig::token::{PASSWORD, USER};
@@ -22,6 +23,15 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn start(version: Version) -> Self {
+        Stage::open(version, None)
+    }
+
+    /// The same with this daemon.
+    pub(crate) fn with(daemon: &str, version: Version) -> Self {
+        Stage::open(version, Some(daemon))
+    }
+
+    fn open(version: Version, daemon: Option<&str>) -> Self {
         let sandbox = Sandbox::new().unwrap();
         let setup = site::Setup {
             users: Users::Bearer,
@@ -38,7 +48,11 @@ impl Stage {
             site.hosts_dir(),
             site.host(),
         );
-        let cluster = Cluster::start_in(sandbox, Setup::lazy(version, &config)).unwrap();
+        let mut setup = Setup::lazy(version, &config);
+        if let Some(daemon) = daemon {
+            setup.plugin.kind = Kind::Pontoon(daemon.to_owned());
+        }
+        let cluster = Cluster::start_in(sandbox, setup).unwrap();
         Stage { site, cluster }
     }
 
@@ -106,6 +120,18 @@ impl Stage {
 
     pub(crate) fn pontoon_alone(&self, arguments: &[&str]) -> (i32, String) {
         ended(&mut command(arguments))
+    }
+
+    /// With the ways to this registry and this containerd.
+    pub(crate) fn pontoon_there(&self, arguments: &[&str]) -> (i32, String) {
+        ended(&mut self.command_there(arguments))
+    }
+
+    pub(crate) fn command_there(&self, arguments: &[&str]) -> Command {
+        let mut command = command(arguments);
+        command.args(self.containerd()).arg("--config");
+        command.arg(self.cluster.sandbox.path("plugin.toml"));
+        command
     }
 
     pub(crate) fn hydrate(&self, reference: &str) -> (i32, String) {
