@@ -705,3 +705,75 @@ fn a_damaged_index_of_a_gzip_layer_is_refused() {
     error.unwrap_err();
     assert!(site.names("trees").is_empty());
 }
+
+/// A bootstrap without its list of chunks, whose blobs say where these are: nydus reads it (`rafs/src/metadata/direct_v6.rs`,
+/// where the flag `INLINED_CHUNK_DIGEST` stands), and nydusd 2.2 was seen to; `nydus-image` always writes the list too.
+fn untold(name: &str) -> Vec<u8> {
+    let mut boot = boot(name);
+    let table = 1024 + 128 + 24;
+    let long = |boot: &[u8], at: usize| {
+        usize::try_from(u64::from_le_bytes(boot[at..at + 8].try_into().unwrap())).unwrap()
+    };
+    let (offset, length) = (long(&boot, table), long(&boot, table + 8));
+    assert!(length > 0);
+    boot[offset..offset + length].fill(0);
+    boot[table..table + 16].fill(0);
+    boot
+}
+
+/// An image of the blob `name` whose bootstrap lists no chunks.
+fn of_untold(name: &str) -> Image {
+    Image {
+        layers: vec![data(name), bootstrap(&untold(name))],
+    }
+}
+
+#[test]
+fn chunks_that_only_a_blob_lists_are_found_in_it() {
+    for name in ["zstd", "sha"] {
+        let registry = Registry::start();
+        let mut site = site();
+        let image = of_untold(name);
+        let reference = registry.push(&image, "a");
+        let names = site.pull("default", &image, &reference);
+        // Its table of contents, places and digests; no chunk yet.
+        let blob = image.layers[0].digest().to_string();
+        assert_eq!(registry.starts(&blob).len(), 3, "{name}");
+        let found = site.inside(&names[1], described);
+        assert_same(name, &found, &expected("tree"));
+        drop(registry);
+        site.reopen();
+        assert_eq!(site.inside(&names[1], described), found);
+    }
+}
+
+#[test]
+fn blobs_that_do_not_say_what_the_bootstrap_does_not_are_refused() {
+    // This one has no table of contents; what the others say of theirs is compared with the digest in the bootstrap.
+    let end = |blob: &mut Vec<u8>| *blob.last_mut().unwrap() ^= 1;
+    // The part with the places of chunks is behind the chunks.
+    let part = |blob: &mut Vec<u8>| {
+        let middle = blob.len() * 3 / 4;
+        blob[middle..].fill(0xff);
+    };
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(&str, Damage, &str); 3] = [
+        ("lz4", |_| {}, "the layer has data without digests"),
+        ("zstd", end, "cannot be used"),
+        ("zstd", part, "cannot be used"),
+    ];
+    for (name, damage, said) in cases {
+        let registry = Registry::start();
+        let site = site();
+        let image = of_untold(name);
+        let reference = registry.push(&image, "a");
+        registry.damage(&image.layers[0].digest().to_string(), damage);
+        let below = site.try_prepare("default", &image, &reference, 0, None);
+        let below = below.unwrap().exists();
+        let error = site.try_prepare("default", &image, &reference, 1, Some(&below));
+        let error = error.unwrap_err();
+        assert_eq!(error.class(), Class::FailedPrecondition, "{name}: {error}");
+        assert!(error.to_string().contains(said), "{name}: {error}");
+        assert!(site.names("trees").is_empty());
+    }
+}
