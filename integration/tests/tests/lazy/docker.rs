@@ -13,7 +13,7 @@ use pontoon_rig::image::{self, Conversion, Layout, convert, lazy_fixture};
 use pontoon_rig::plugin::find_binary;
 use serde_json::Value;
 
-use crate::compose::parse;
+use crate::json::parse;
 use crate::stage::{LIMIT, Setup, Stage};
 
 /// Docker keeps everything in this containerd namespace.

@@ -12,7 +12,7 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap is an assertion in a test")]
 
-mod compose;
+mod json;
 mod damage;
 mod disk;
 mod docker;

@@ -24,7 +24,7 @@ use pontoon_rig::wait;
 use rustix::process::Pid;
 use serde_json::json;
 
-use crate::compose::parse;
+use crate::json::parse;
 
 /// How long anything here may take before a test fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);

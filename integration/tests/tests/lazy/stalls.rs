@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::compose::parse;
+use crate::json::parse;
 use crate::stage::{Known, LIMIT, Setup, Stage};
 
 /// How long a Prepare may take whatever the registry does. The only limits of this kind in the tests: they are what is
