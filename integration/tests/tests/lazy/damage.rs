@@ -25,6 +25,13 @@ fn damaged_bytes_are_never_read() {
     }
 }
 
+#[test]
+fn damaged_bytes_of_a_nydus_image_are_never_read() {
+    for conversion in [Conversion::Nydus, Conversion::NydusSmallChunks] {
+        damaged(Setup::new(Version::V2_3).nydus(), conversion);
+    }
+}
+
 pub(crate) fn damaged(setup: Setup, conversion: Conversion) {
     let stage = Stage::start(&Setup {
         patience_seconds: 3,

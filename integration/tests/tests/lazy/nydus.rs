@@ -1,4 +1,4 @@
-//! nydus images: small ones that were made once, and where there is a builder the images of the other tests.
+//! nydus images: small ones that were made once, and the images of other tests as our own command converts them.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,11 +7,11 @@ use std::thread;
 use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::Request;
-use pontoon_rig::image::{Conversion, NydusImage, gzip_layers, has_nydus_builder, nydus_image};
+use pontoon_rig::image::{Conversion, NydusImage, gzip_layers, nydus_image};
 use rustix::fs::Advice;
 
 use crate::stage::{LIMIT, Setup, Stage};
-use crate::{damage, faults, holder, life, trees};
+use crate::{holder, life, trees};
 
 /// A stage with one of the small images in its registry.
 fn stage(setup: Setup, image: NydusImage) -> Option<(Stage, String)> {
@@ -266,40 +266,28 @@ fn a_damaged_nydus_blob_is_never_read() {
 
 #[test]
 fn converted_images_are_what_containerd_unpacks() {
-    if has_nydus_builder() {
-        for setup in [
-            Setup::new(Version::V2_3),
-            Setup::on_fuse(Version::V2_3),
-            Setup::new(Version::V1_7),
-        ] {
-            trees::check(&setup.nydus(), &[Conversion::NydusBase]);
-        }
-    }
+    let forms = [
+        Conversion::Nydus,
+        Conversion::NydusBase,
+        Conversion::NydusSmallChunks,
+    ];
+    trees::check(&Setup::new(Version::V2_3).nydus(), &forms);
+    trees::check(&Setup::on_fuse(Version::V2_3).nydus(), &forms[..1]);
+    trees::check(&Setup::new(Version::V1_7).nydus(), &forms[2..]);
 }
 
 #[test]
-fn converted_images_live_and_come_back() {
-    if has_nydus_builder() {
-        life::lives(Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
-        life::comes_back(&Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
-    }
+fn converted_images_live() {
+    life::lives(Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
+    life::lives(Setup::new(Version::V1_7).nydus(), Conversion::Nydus);
+}
+
+#[test]
+fn converted_images_come_back_without_a_registry() {
+    life::comes_back(&Setup::new(Version::V2_3).nydus(), Conversion::Nydus);
 }
 
 #[test]
 fn converted_images_outlive_daemons_and_holders() {
-    if has_nydus_builder() {
-        holder::holders_are_killed(&Setup::new(Version::V2_3).nydus());
-    }
-}
-
-#[test]
-fn faults_of_a_registry_with_converted_images() {
-    if has_nydus_builder() {
-        let form = Conversion::Nydus;
-        faults::all_rows(Setup {
-            form,
-            ..Setup::new(Version::V2_3).nydus()
-        });
-        damage::damaged(Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
-    }
+    holder::holders_are_killed(&Setup::new(Version::V2_3).nydus());
 }

@@ -91,6 +91,8 @@ pub(crate) struct Setup {
     pub(crate) cache_disk: Option<Disk>,
     /// More environment variables of the plugin.
     pub(crate) env: Vec<(String, String)>,
+    /// Under which other names containerd knows the plugin too.
+    pub(crate) other_names: Vec<&'static str>,
 }
 
 impl Setup {
@@ -112,6 +114,7 @@ impl Setup {
             cache_max: "0",
             cache_disk: None,
             env: Vec::new(),
+            other_names: Vec::new(),
         }
     }
 
@@ -172,6 +175,7 @@ impl Stage {
                 format!("{{\"no_background_fetch\": {alone}, \"noprefetch\": {alone}}}");
         }
         parts.plugin.env = setup.env.clone();
+        parts.other_names = setup.other_names.clone();
         parts.cri_hosts = setup.cri.then(|| site.hosts_dir().clone());
         let cluster = Cluster::start_in(sandbox, parts).unwrap();
         let user = (setup.site.users != Users::All).then(|| format!("{USER}:{PASSWORD}"));
