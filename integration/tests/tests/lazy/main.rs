@@ -18,6 +18,7 @@ mod json;
 mod damage;
 mod disk;
 mod docker;
+mod docker_nydus;
 mod faults;
 mod holder;
 mod life;
