@@ -777,3 +777,63 @@ fn blobs_that_do_not_say_what_the_bootstrap_does_not_are_refused() {
         assert!(site.names("trees").is_empty());
     }
 }
+
+#[test]
+fn what_a_crash_left_of_an_image_that_no_record_refers_to_is_deleted() {
+    let registry = Registry::start();
+    let mut site = site();
+    let ordinary = Image::new(&[&crate::pull::base()]);
+    site.pull("default", &ordinary, &registry.push(&ordinary, "a"));
+    // The metadata from before the image was recorded: the daemon died between its offer and its record.
+    site.close();
+    let metadata = site.root().join("metadata.redb");
+    let before = fs::read(&metadata).unwrap();
+    site.reopen();
+    let trees = site.names("trees").len();
+    let image = image(&["lower", "upper"], "merged");
+    let reference = registry.push(&image, "b");
+    let left = site.pull("default", &image, &reference);
+    assert_eq!(site.names("trees").len(), trees + 1);
+    site.close();
+    fs::write(&metadata, before).unwrap();
+    site.reopen();
+    assert_eq!(site.names("trees").len(), trees);
+    site.snapshots().stat(&left[2]).unwrap_err();
+    let names = site.pull("default", &image, &reference);
+    let found = site.inside(&names[2], described);
+    assert_same("merged", &found, &expected("merged"));
+}
+
+#[test]
+fn a_bit_that_a_power_cut_has_flipped_is_fetched_again() {
+    let registry = Registry::start();
+    let mut site = site();
+    let image = image(&["lower", "upper"], "merged");
+    let reference = registry.push(&image, "a");
+    let names = site.pull("default", &image, &reference);
+    let content = site.inside(&names[2], |root| {
+        described(root);
+        fs::read(root.join("keep/file")).unwrap()
+    });
+    site.close();
+    let cache = site.root().join(pontoon_remote::CACHE);
+    // Nobody has noted that the cache was closed.
+    fs::remove_file(cache.join("trust")).unwrap();
+    let layers = fs::read_dir(cache.join("sha256")).unwrap();
+    let layers: Vec<PathBuf> = layers.map(|layer| layer.unwrap().path()).collect();
+    assert_eq!(layers.len(), 1, "{layers:?}");
+    let path = layers[0].join("data");
+    let mut bytes = fs::read(&path).unwrap();
+    let mut parts = bytes.windows(1000);
+    let at = parts.position(|part| *part == content[..1000]).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(&path, bytes).unwrap();
+    registry.forget();
+    site.reopen();
+    let found = site.inside(&names[2], described);
+    assert_same("merged", &found, &expected("merged"));
+    // Of the one blob it is in.
+    let asked = [0, 1].map(|layer| registry.count(&image.layers[layer].digest().to_string()));
+    assert!(asked[0] > 0 && asked[1] == 0, "{asked:?}");
+    assert_eq!(site.remote().totals().cache.damaged_chunks, 1);
+}
