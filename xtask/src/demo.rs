@@ -26,8 +26,7 @@ const PLUGIN: &str = "pontoon-overlayfs";
 const HOLDER: &str = "pontoon-holder";
 const COMMAND: &str = "pontoon";
 
-const USAGE: &str =
-    "usage: cargo xtask demo [--plugin stargz|nydus | --image REF [COMMAND...]]";
+const USAGE: &str = "usage: cargo xtask demo [--plugin stargz|nydus | --image REF [COMMAND...]]";
 
 /// Numbers the steps and times them.
 struct Show {
@@ -104,11 +103,9 @@ fn prepare(root: &Path, show: &mut Show, own: Option<Form>) -> Result<(), Box<dy
         programs.extend([form.plugin(), HOLDER, COMMAND]);
     }
     let installed = show.step(what, || {
-        tools::install(&wanted, || {
-            match own {
-                Some(_) => image::debian().map(drop),
-                None => Ok(()),
-            }
+        tools::install(&wanted, || match own {
+            Some(_) => image::debian().map(drop),
+            None => Ok(()),
         })
     });
     installed.map_err(|error| format!("{error:?}"))?;

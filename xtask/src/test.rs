@@ -171,10 +171,12 @@ fn asked(arguments: &[String], rivals: Option<OsString>) -> Result<Asked, Box<dy
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
     let Asked { full, rivals } = asked(arguments, std::env::var_os(RIVALS))?;
     // Tests are run elsewhere.
-    let rivals = rivals.map(|folder| Path::new(&folder).canonicalize().map_err(|error| {
-        let folder = folder.display();
-        format!("the folder with rivals' programs, {folder}: {error}")
-    }));
+    let rivals = rivals.map(|folder| {
+        Path::new(&folder).canonicalize().map_err(|error| {
+            let folder = folder.display();
+            format!("the folder with rivals' programs, {folder}: {error}")
+        })
+    });
     let rivals = rivals.transpose()?;
     let started = Instant::now();
     let mut tally = Tally::default();

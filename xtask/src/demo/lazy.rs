@@ -125,13 +125,7 @@ fn whole(show: &mut Show, target: &Path, site: &Site, image: &Pushed) -> Result<
 }
 
 /// The lazy way.
-fn lazily(
-    show: &mut Show,
-    target: &Path,
-    site: &Site,
-    image: &Pushed,
-    form: Form,
-) -> Result<Run> {
+fn lazily(show: &mut Show, target: &Path, site: &Site, image: &Pushed, form: Form) -> Result<Run> {
     let (plugin, reference) = (form.plugin(), image.reference.as_str());
     let sandbox = Sandbox::new()?;
     // The credentials of whoever runs the demo are of no concern here.

@@ -79,7 +79,10 @@ impl Layout {
         add(&mut config["rootfs"]["diff_ids"], json!(layer.diff_id))?;
         // It tells of layers without files too.
         if let Some(history) = config["history"].as_array_mut() {
-            history.insert(below.min(history.len()), json!({"created_by": "pontoon-rig"}));
+            history.insert(
+                below.min(history.len()),
+                json!({"created_by": "pontoon-rig"}),
+            );
         }
         let mut manifest = parse(&self.dir, &self.manifest()?)?;
         add(&mut manifest["layers"], layout.put_layer(layer)?)?;

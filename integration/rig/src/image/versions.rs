@@ -33,9 +33,8 @@ impl ImageVersion {
     /// The files of its large layer, in their order: their names below `/data`, and their content, which does not
     /// compress.
     pub fn files(self) -> Vec<(String, Vec<u8>)> {
-        let small = |number: usize, seed: usize| {
-            (format!("{number:02}"), noise(seed as u64, SMALL_BYTES))
-        };
+        let small =
+            |number: usize, seed: usize| (format!("{number:02}"), noise(seed as u64, SMALL_BYTES));
         let mut large = noise(500, LARGE_BYTES);
         let mut files: Vec<_> = (0..SMALL).map(|number| small(number, number + 1)).collect();
         if self == Self::Next {

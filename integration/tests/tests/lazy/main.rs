@@ -14,13 +14,13 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap is an assertion in a test")]
 
-mod json;
 mod damage;
 mod disk;
 mod docker;
 mod docker_nydus;
 mod faults;
 mod holder;
+mod json;
 mod life;
 mod memory;
 mod nydus;

@@ -213,7 +213,12 @@ fn a_pull_outlives_faults_of_its_bootstrap() {
     for (image, fault, times, passes) in [
         (NydusImage::Merged, Fault::status(503), 2, true),
         (NydusImage::Tree, Fault::Cut(300), 2, true),
-        (NydusImage::TreeLz4, Fault::CorruptByte(300), usize::MAX, false),
+        (
+            NydusImage::TreeLz4,
+            Fault::CorruptByte(300),
+            usize::MAX,
+            false,
+        ),
         (NydusImage::TreePlain, Fault::status(404), usize::MAX, false),
     ] {
         let (layout, reference) = published(&stage, image);

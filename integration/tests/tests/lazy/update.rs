@@ -61,7 +61,10 @@ fn updates(setup: &Setup, form: Conversion) {
     let new = ImageVersion::new_bytes(chunk_bytes);
     let files = next.0.files();
     let all: u64 = files.iter().map(|(_, content)| content.len() as u64).sum();
-    println!("{form:?}: fetched {fetched} bytes, {new} of {all} are new; taken {}", taken(&stage));
+    println!(
+        "{form:?}: fetched {fetched} bytes, {new} of {all} are new; taken {}",
+        taken(&stage)
+    );
     let most = new + new / 10 + next.2 + CONFIGURATION_BYTES;
     assert!(
         (new..=most).contains(&fetched),

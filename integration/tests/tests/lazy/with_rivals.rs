@@ -120,8 +120,7 @@ fn nerdctl_pulls_and_runs_on_containerd_2_3_under_every_name() {
     stage.finish();
 }
 
-/// With containerd 1.7 it tells snapshotters itself, those that it knows by their names; and of one that it takes for nydus'
-/// it uses that name.
+/// With containerd 1.7 it tells snapshotters itself, those that it knows by their names.
 #[test]
 #[ignore = "needs nerdctl 2.3 in the folder PONTOON_RIVALS"]
 fn nerdctl_pulls_and_runs_on_containerd_1_7_under_the_name_that_it_knows() {
@@ -130,11 +129,22 @@ fn nerdctl_pulls_and_runs_on_containerd_1_7_under_the_name_that_it_knows() {
         ..Setup::new(Version::V1_7).nydus()
     });
     runs(&stage, NAME);
+    stage.finish();
+}
+
+/// Of a name that holds one which it knows it makes that one.
+#[test]
+#[ignore = "needs nerdctl 2.3 in the folder PONTOON_RIVALS"]
+fn nerdctl_pulls_no_nydus_image_on_containerd_1_7_under_other_names() {
+    let stage = Stage::start(&Setup {
+        other_names: vec![NYDUS],
+        ..Setup::new(Version::V1_7).nydus()
+    });
     let image = convert(&lazy_fixture().unwrap(), Conversion::Nydus).unwrap();
-    let reference = stage.publish(&image, "unknown");
+    let reference = stage.publish(&image, "lazy");
     for (name, said) in [
         (SNAPSHOTTER, "labels do not say where the layer is"),
-        ("pontoon-nydus-2", "not found"),
+        (NYDUS, "snapshotter nydus was not found"),
     ] {
         let pulled = try_pull(&stage, name, &reference);
         assert!(!pulled.status.success(), "{name}: it was pulled");
