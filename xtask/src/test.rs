@@ -208,14 +208,6 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
         });
     });
     run_tests(root, full, &["--workspace"], None, &mut tally)?;
-    if let Some(rivals) = &rivals {
-        let names = tally.take_rivals();
-        let tests = ["--workspace", "--tests", "--", "--ignored", "--exact"];
-        let names = names.iter().map(String::as_str);
-        let which: Vec<&str> = tests.into_iter().chain(names).collect();
-        let folder = (RIVALS, rivals.as_os_str());
-        run_tests(root, full, &which, Some(folder), &mut tally)?;
-    }
     if full {
         let lazy = ["--package", "pontoon-integration", "--test", "lazy"];
         // What the kernel served before, where it can.
@@ -225,8 +217,36 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
         let nydus = ("PONTOON_LAZY_PLUGIN", OsStr::new("pontoon-nydus"));
         run_tests(root, false, &lazy, Some(nydus), &mut tally)?;
     }
+    if let Some(rivals) = &rivals {
+        with_rivals(root, full, rivals, &mut tally)?;
+    }
     tally.check("documents", || check_docs::run(root));
     tally.report(started)
+}
+
+/// Runs what was skipped for want of rivals, in whichever run.
+fn with_rivals(
+    root: &Path,
+    full: bool,
+    folder: &Path,
+    tally: &mut Tally,
+) -> Result<(), Box<dyn Error>> {
+    let names = tally.take_rivals();
+    if names.is_empty() {
+        // Without a name all that is ignored would run.
+        tally.fail(&format!("no test needs {RIVALS}"));
+        return Ok(());
+    }
+    let tests = ["--workspace", "--tests", "--", "--ignored", "--exact"];
+    let names = names.iter().map(String::as_str);
+    let which: Vec<&str> = tests.into_iter().chain(names).collect();
+    run_tests(
+        root,
+        full,
+        &which,
+        Some((RIVALS, folder.as_os_str())),
+        tally,
+    )
 }
 
 /// Runs the Rust tests of `which`, their output passed on line by line.

@@ -83,11 +83,14 @@ fn try_pull(stage: &Stage, snapshotter: &str, reference: &str) -> Output {
     attempt(pull.args(["pull", "--quiet", reference]), LIMIT).unwrap()
 }
 
-/// Pulls and runs a nydus image and an eStargz one, and fails unless that is lazy.
-fn runs(stage: &Stage, snapshotter: &str) {
+/// What the plugin for nydus images runs.
+const FORMS: [Conversion; 2] = [Conversion::Nydus, Conversion::Estargz];
+
+/// Pulls and runs an image in each of these forms, and fails unless that is lazy.
+fn runs(stage: &Stage, snapshotter: &str, forms: &[Conversion]) {
     let fixture = lazy_fixture().unwrap();
-    for form in [Conversion::Nydus, Conversion::Estargz] {
-        let image = convert(&fixture, form).unwrap();
+    for form in forms {
+        let image = convert(&fixture, *form).unwrap();
         let reference = stage.publish(&image, form.name());
         let before = stage.blob_bytes();
         let pulled = try_pull(stage, snapshotter, &reference);
@@ -115,7 +118,7 @@ fn nerdctl_pulls_and_runs_on_containerd_2_3_under_every_name() {
         ..Setup::new(Version::V2_3).nydus()
     });
     for name in [SNAPSHOTTER, NYDUS, NAME] {
-        runs(&stage, name);
+        runs(&stage, name, &FORMS);
     }
     stage.finish();
 }
@@ -128,7 +131,13 @@ fn nerdctl_pulls_and_runs_on_containerd_1_7_under_the_name_that_it_knows() {
         other_names: vec![NAME],
         ..Setup::new(Version::V1_7).nydus()
     });
-    runs(&stage, NAME);
+    runs(&stage, NAME, &FORMS);
+    stage.finish();
+    let stage = Stage::start(&Setup {
+        other_names: vec!["stargz"],
+        ..Setup::new(Version::V1_7)
+    });
+    runs(&stage, "stargz", &[Conversion::Estargz]);
     stage.finish();
 }
 
