@@ -96,12 +96,17 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// An open registry, and a plugin that fetches what is read and no more.
+    /// An open registry, and a plugin that fetches what is read and no more. Where all run with the plugin for nydus images,
+    /// images are such.
     pub(crate) fn new(version: Version) -> Self {
+        let form = match Kind::lazy_from_env() {
+            Kind::Pontoon(name) if name == NYDUS => Conversion::NydusSmallChunks,
+            _ => Conversion::Estargz,
+        };
         Self {
             version,
             plugin: None,
-            form: Conversion::Estargz,
+            form,
             site: site::Setup::default(),
             front_end: front_end(),
             config: String::new(),
