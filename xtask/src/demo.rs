@@ -1,5 +1,5 @@
-//! `cargo xtask demo [--image REF [COMMAND...]]`: a container on Pontoon, shown step by step; then, without `--image`,
-//! a lazily pulled image beside the same image pulled as a whole.
+//! `cargo xtask demo [--plugin NAME | --image REF [COMMAND...]]`: a container on Pontoon, shown step by step; then, without
+//! `--image`, a lazily pulled image beside the same image pulled as a whole, in the form of the plugin that is named.
 //!
 //! Everything private: sandboxes below `target/rig` with their own plugins, containerds and registries. They are gone at
 //! the end, also after a failure and after Ctrl-C.
@@ -19,12 +19,14 @@ use pontoon_rig::tools::{self, Tool};
 use pontoon_rig::{Result as RigResult, image, wait};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-const PLUGIN: &str = "pontoon-overlayfs";
-const LAZY_PLUGIN: &str = "pontoon-stargz";
+use lazy::Form;
 
-/// What the lazy plugin starts.
+const PLUGIN: &str = "pontoon-overlayfs";
+/// What lazy plugins start.
 const HOLDER: &str = "pontoon-holder";
 const COMMAND: &str = "pontoon";
+
+const USAGE: &str = "usage: cargo xtask demo [--plugin stargz|nydus | --image REF [COMMAND...]]";
 
 /// Numbers the steps and times them.
 struct Show {
@@ -51,10 +53,13 @@ impl Show {
 
 /// Shows one container's life; with `--image REF` on an image from a registry.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
-    let (image, command) = match arguments {
-        [] => (None, &[][..]),
-        [flag, reference, command @ ..] if flag == "--image" => (Some(reference.as_str()), command),
-        _ => return Err("usage: cargo xtask demo [--image REF [COMMAND...]]".into()),
+    let (image, command, form) = match arguments {
+        [] => (None, &[][..], Form::Estargz),
+        [flag, name] if flag == "--plugin" => (None, &[][..], Form::of(name)?),
+        [flag, reference, command @ ..] if flag == "--image" => {
+            (Some(reference.as_str()), command, Form::Estargz)
+        }
+        _ => return Err(USAGE.into()),
     };
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, wait::interrupt_flag())?;
@@ -67,11 +72,11 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
         started: Instant::now(),
         steps: 0,
     };
-    prepare(root, &mut show, image.is_none())?;
+    prepare(root, &mut show, image.is_none().then_some(form))?;
     let target = root.join("target/release");
     let ended =
         present(&mut show, &target.join(PLUGIN), image, command).and_then(|()| match image {
-            None => lazy::present(&mut show, &target),
+            None => lazy::present(&mut show, &target, form),
             // Nobody says that it can be pulled lazily.
             Some(_) => Ok(()),
         });
@@ -85,22 +90,22 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
     Ok(())
 }
 
-fn prepare(root: &Path, show: &mut Show, own_image: bool) -> Result<(), Box<dyn Error>> {
+/// Installs and builds what is shown; with an image of its own, what converts it and runs it lazily too.
+fn prepare(root: &Path, show: &mut Show, own: Option<Form>) -> Result<(), Box<dyn Error>> {
     let mut wanted = vec![Tool::Debian12, Tool::Containerd23];
     let mut what = "Install containerd 2.3, runc and a registry";
     let mut programs = vec![PLUGIN];
-    if own_image {
-        wanted.push(Tool::Images);
-        what = "Install containerd 2.3, runc, a registry and a converter of images";
-        programs.extend([LAZY_PLUGIN, HOLDER, COMMAND]);
+    if let Some(form) = own {
+        if form == Form::Estargz {
+            wanted.push(Tool::Images);
+            what = "Install containerd 2.3, runc, a registry and a converter of images";
+        }
+        programs.extend([form.plugin(), HOLDER, COMMAND]);
     }
     let installed = show.step(what, || {
-        tools::install(&wanted, || {
-            if own_image {
-                image::debian().map(drop)
-            } else {
-                Ok(())
-            }
+        tools::install(&wanted, || match own {
+            Some(_) => image::debian().map(drop),
+            None => Ok(()),
         })
     });
     installed.map_err(|error| format!("{error:?}"))?;

@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 const OLD: &str = "odd/old";
 
 #[test]
-#[ignore = "with nydus-image and nydusd 2.2 in the folder PONTOON_RIVALS"]
+#[ignore = "needs nydus-image and nydusd 2.2 in the folder PONTOON_RIVALS"]
 fn it_serves_what_containerd_unpacks() {
     let programs = PathBuf::from(std::env::var_os("PONTOON_RIVALS").unwrap());
     let image = lazy_fixture().unwrap();

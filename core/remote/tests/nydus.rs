@@ -705,3 +705,135 @@ fn a_damaged_index_of_a_gzip_layer_is_refused() {
     error.unwrap_err();
     assert!(site.names("trees").is_empty());
 }
+
+/// A bootstrap without its list of chunks, whose blobs say where these are: nydus reads it (`rafs/src/metadata/direct_v6.rs`,
+/// where the flag `INLINED_CHUNK_DIGEST` stands), and nydusd 2.2 was seen to; `nydus-image` always writes the list too.
+fn untold(name: &str) -> Vec<u8> {
+    let mut boot = boot(name);
+    let table = 1024 + 128 + 24;
+    let long = |boot: &[u8], at: usize| {
+        usize::try_from(u64::from_le_bytes(boot[at..at + 8].try_into().unwrap())).unwrap()
+    };
+    let (offset, length) = (long(&boot, table), long(&boot, table + 8));
+    assert!(length > 0);
+    boot[offset..offset + length].fill(0);
+    boot[table..table + 16].fill(0);
+    boot
+}
+
+/// An image of the blob `name` whose bootstrap lists no chunks.
+fn of_untold(name: &str) -> Image {
+    Image {
+        layers: vec![data(name), bootstrap(&untold(name))],
+    }
+}
+
+#[test]
+fn chunks_that_only_a_blob_lists_are_found_in_it() {
+    for name in ["zstd", "sha"] {
+        let registry = Registry::start();
+        let mut site = site();
+        let image = of_untold(name);
+        let reference = registry.push(&image, "a");
+        let names = site.pull("default", &image, &reference);
+        // Its table of contents, places and digests; no chunk yet.
+        let blob = image.layers[0].digest().to_string();
+        assert_eq!(registry.starts(&blob).len(), 3, "{name}");
+        let found = site.inside(&names[1], described);
+        assert_same(name, &found, &expected("tree"));
+        drop(registry);
+        site.reopen();
+        assert_eq!(site.inside(&names[1], described), found);
+    }
+}
+
+#[test]
+fn blobs_that_do_not_say_what_the_bootstrap_does_not_are_refused() {
+    // This one has no table of contents; what the others say of theirs is compared with the digest in the bootstrap.
+    let end = |blob: &mut Vec<u8>| *blob.last_mut().unwrap() ^= 1;
+    // The part with the places of chunks is behind the chunks.
+    let part = |blob: &mut Vec<u8>| {
+        let middle = blob.len() * 3 / 4;
+        blob[middle..].fill(0xff);
+    };
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(&str, Damage, &str); 3] = [
+        ("lz4", |_| {}, "the layer has data without digests"),
+        ("zstd", end, "cannot be used"),
+        ("zstd", part, "cannot be used"),
+    ];
+    for (name, damage, said) in cases {
+        let registry = Registry::start();
+        let site = site();
+        let image = of_untold(name);
+        let reference = registry.push(&image, "a");
+        registry.damage(&image.layers[0].digest().to_string(), damage);
+        let below = site.try_prepare("default", &image, &reference, 0, None);
+        let below = below.unwrap().exists();
+        let error = site.try_prepare("default", &image, &reference, 1, Some(&below));
+        let error = error.unwrap_err();
+        assert_eq!(error.class(), Class::FailedPrecondition, "{name}: {error}");
+        assert!(error.to_string().contains(said), "{name}: {error}");
+        assert!(site.names("trees").is_empty());
+    }
+}
+
+#[test]
+fn what_a_crash_left_of_an_image_that_no_record_refers_to_is_deleted() {
+    let registry = Registry::start();
+    let mut site = site();
+    let ordinary = Image::new(&[&crate::pull::base()]);
+    site.pull("default", &ordinary, &registry.push(&ordinary, "a"));
+    // The metadata from before the image was recorded: the daemon died between its offer and its record.
+    site.close();
+    let metadata = site.root().join("metadata.redb");
+    let before = fs::read(&metadata).unwrap();
+    site.reopen();
+    let trees = site.names("trees").len();
+    let image = image(&["lower", "upper"], "merged");
+    let reference = registry.push(&image, "b");
+    let left = site.pull("default", &image, &reference);
+    assert_eq!(site.names("trees").len(), trees + 1);
+    site.close();
+    fs::write(&metadata, before).unwrap();
+    site.reopen();
+    assert_eq!(site.names("trees").len(), trees);
+    site.snapshots().stat(&left[2]).unwrap_err();
+    let names = site.pull("default", &image, &reference);
+    let found = site.inside(&names[2], described);
+    assert_same("merged", &found, &expected("merged"));
+}
+
+#[test]
+fn a_bit_that_a_power_cut_has_flipped_is_fetched_again() {
+    let registry = Registry::start();
+    let mut site = site();
+    let image = image(&["lower", "upper"], "merged");
+    let reference = registry.push(&image, "a");
+    let names = site.pull("default", &image, &reference);
+    let content = site.inside(&names[2], |root| {
+        described(root);
+        fs::read(root.join("keep/file")).unwrap()
+    });
+    site.close();
+    let cache = site.root().join(pontoon_remote::CACHE);
+    // Nobody has noted that the cache was closed.
+    fs::remove_file(cache.join("trust")).unwrap();
+    let layers = fs::read_dir(cache.join("sha256")).unwrap();
+    let layers: Vec<PathBuf> = layers.map(|layer| layer.unwrap().path()).collect();
+    assert_eq!(layers.len(), 1, "{layers:?}");
+    let path = layers[0].join("data");
+    let mut bytes = fs::read(&path).unwrap();
+    let mut parts = bytes.windows(1000);
+    let at = parts.position(|part| *part == content[..1000]).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(&path, bytes).unwrap();
+    registry.forget();
+    site.reopen();
+    let found = site.inside(&names[2], described);
+    assert_same("merged", &found, &expected("merged"));
+    // Of the one blob it is in.
+    let asked = [0, 1].map(|layer| registry.count(&image.layers[layer].digest().to_string()));
+    assert!(asked[0] > 0 && asked[1] == 0, "{asked:?}");
+    assert_eq!(site.remote().totals().cache.damaged_chunks, 1);
+}

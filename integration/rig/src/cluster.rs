@@ -25,6 +25,8 @@ pub struct Setup {
     /// does not unpack layers without their parents, which a plugin that has some of them
     /// already cannot take (containerd's issue 13264).
     pub lazy: bool,
+    /// Under which other names than [`SNAPSHOTTER`] containerd knows the plugin too.
+    pub other_names: Vec<&'static str>,
     /// With a directory of `hosts.toml` files, the image service of Kubernetes on the
     /// plugin (1.7 only).
     pub cri_hosts: Option<PathBuf>,
@@ -38,6 +40,7 @@ impl Setup {
             plugin: plugin::Setup::default(),
             concurrent_unpacks: 1,
             lazy: false,
+            other_names: Vec::new(),
             cri_hosts: None,
         }
     }
@@ -95,11 +98,16 @@ impl Cluster {
         } else {
             proxy.capabilities.insert(0, "rebase".into());
         }
+        let names = [SNAPSHOTTER].into_iter().chain(setup.other_names);
+        let proxies = names.map(|name| Proxy {
+            name: name.into(),
+            ..proxy.clone()
+        });
         let containerd = Containerd::start(
             &sandbox,
             &containerd::Setup {
                 version: setup.version,
-                proxies: vec![proxy],
+                proxies: proxies.collect(),
                 concurrent_unpacks: setup.concurrent_unpacks,
                 cri: setup.cri_hosts.map(|hosts| Cri {
                     snapshotter: SNAPSHOTTER.into(),

@@ -10,10 +10,12 @@ mod layer;
 mod layout;
 mod lazy;
 mod nydus;
+mod pontoon;
 mod program;
 mod small;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod workload;
 
 pub use convert::{
@@ -26,9 +28,10 @@ pub(crate) use layer::read_xattrs;
 pub use layer::{Layer, LayerBuilder};
 pub use layout::{Layout, Spec};
 pub use lazy::{SIZES, UNLISTED, lazy_fixture, lazy_fixture_in, noise};
-pub use nydus::{NydusImage, gzip_layers, has_nydus_builder, nydus_image};
+pub use nydus::{NydusImage, gzip_layers, nydus_image};
 pub use program::{Program, program};
 pub use small::{busybox, many_layers, odd, odd_entries};
+pub use versions::ImageVersion;
 pub use workload::{READY, Workload};
 
 /// The architecture of this machine, as images name it.

@@ -184,6 +184,11 @@ impl Plugin {
         name.to_string_lossy().into_owned()
     }
 
+    /// Its program.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Its socket.
     pub fn socket(&self) -> &Path {
         &self.socket

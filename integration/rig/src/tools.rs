@@ -134,6 +134,19 @@ impl Tool {
     }
 }
 
+/// Names the folder with the programs that are compared with ours, and that nobody but their makers can build from packages.
+pub const RIVALS: &str = "PONTOON_RIVALS";
+
+/// The program `name` in the folder that [`RIVALS`] names.
+pub fn rival(name: &str) -> Result<PathBuf> {
+    let folder = std::env::var_os(RIVALS).map(PathBuf::from);
+    let found = folder.map(|folder| folder.join(name));
+    found.filter(|path| path.is_file()).ok_or_else(|| {
+        let why = format!("{RIVALS} names no folder with it; CONTRIBUTING.md says how to make one");
+        Error::unexpected(format!("the program {name}"), why)
+    })
+}
+
 /// Installs what is missing of `wanted`: Debian's packages, and then `after`,
 /// beside the Go builds.
 pub fn install(wanted: &[Tool], after: impl FnOnce() -> Result<()> + Send) -> Result<()> {

@@ -165,3 +165,34 @@ impl Blobs {
         Ok(Ok((hasher.finish(), count)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    /// Where a bootstrap says where its list of chunks is, and how long.
+    const CHUNK_TABLE: std::ops::Range<usize> = 1024 + 128 + 24..1024 + 128 + 40;
+
+    #[test]
+    fn chunks_that_only_a_blob_lists_are_found_in_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layer/tests/rafs");
+        for name in ["zstd", "sha"] {
+            let packed = std::fs::read(folder.join(format!("{name}.boot.gz"))).unwrap();
+            let mut boot = Vec::new();
+            GzDecoder::new(&*packed).read_to_end(&mut boot).unwrap();
+            let path = folder.join(format!("{name}.blob"));
+            let open = |_: &Digest| Ok((File::open(&path).unwrap(), path.clone()));
+            let (listed, _) = image(&boot, open).unwrap();
+            boot[CHUNK_TABLE].fill(0);
+            let (told, blobs) = image(&boot, open).unwrap();
+            assert_eq!(told.chunks, listed.chunks);
+            let file = told.tree.find(b"usr/lib/twice").unwrap();
+            let (_, count) = blobs.data(&told, &told.tree.node(file)).unwrap().unwrap();
+            assert_eq!(count, 5);
+        }
+    }
+}

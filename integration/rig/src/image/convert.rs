@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Layout, nydus};
+use super::{Layout, nydus, pontoon};
 use crate::checkout;
 use crate::command::run;
 use crate::error::{At, Result};
@@ -17,6 +17,16 @@ const LIMIT: Duration = Duration::from_mins(15);
 /// What the reference of an image with external tables of contents ends in
 /// (stargz-snapshotter's docs/estargz.md, "External TOC").
 const TABLES_SUFFIX: &str = "-esgztoc";
+
+/// All that our command writes otherwise if it is told to.
+const SMALL_CHUNKS: [&str; 6] = [
+    "--chunk-size",
+    "65536",
+    "--digest",
+    "blake3",
+    "--compression",
+    "lz4_block",
+];
 
 /// The files that formats add to the root of an image, and that a plain unpack shows.
 pub const ADDED_BY_FORMATS: [&str; 3] = [
@@ -47,11 +57,16 @@ pub enum Conversion {
     ZstdChunkedMinChunk,
     /// zstd:chunked as skopeo, Buildah and Podman write it.
     PodmanZstdChunked,
-    /// nydus, all layers. Needs [`has_nydus_builder`](super::has_nydus_builder).
+    /// nydus as our own command writes it, all layers.
     Nydus,
-    /// nydus but for the topmost layer, as when somebody builds on such an image. Needs
-    /// [`has_nydus_builder`](super::has_nydus_builder).
+    /// nydus as our own command writes it but for the topmost layer, as when somebody builds on such an image.
     NydusBase,
+    /// nydus as our own command writes it, with chunks of 64 KiB, LZ4 and BLAKE3.
+    NydusSmallChunks,
+    /// nydus as `nydus-image` writes it, all layers. Needs that [rival](crate::tools::rival).
+    RivalNydus,
+    /// nydus as `nydus-image` writes it but for the topmost layer. Needs that [rival](crate::tools::rival).
+    RivalNydusBase,
 }
 
 impl Conversion {
@@ -82,6 +97,9 @@ impl Conversion {
             Self::PodmanZstdChunked => "podman-zstd-chunked",
             Self::Nydus => "nydus",
             Self::NydusBase => "nydus-base",
+            Self::NydusSmallChunks => "nydus-small-chunks",
+            Self::RivalNydus => "rival-nydus",
+            Self::RivalNydusBase => "rival-nydus-base",
         }
     }
 
@@ -96,8 +114,25 @@ impl Conversion {
             Self::ExternalTocLossless => &["-format=external-toc-lossless"],
             Self::ZstdChunked => &["-format=zstd-chunked"],
             Self::ZstdChunkedMinChunk => &["-format=zstd-chunked", "-min-chunk-size=50000"],
-            Self::PodmanZstdChunked | Self::Nydus | Self::NydusBase => return None,
+            Self::PodmanZstdChunked
+            | Self::Nydus
+            | Self::NydusBase
+            | Self::NydusSmallChunks
+            | Self::RivalNydus
+            | Self::RivalNydusBase => return None,
         })
+    }
+
+    /// Whether only those can unpack it who know nydus.
+    pub fn is_nydus(self) -> bool {
+        matches!(
+            self,
+            Self::Nydus
+                | Self::NydusBase
+                | Self::NydusSmallChunks
+                | Self::RivalNydus
+                | Self::RivalNydusBase
+        )
     }
 
     fn has_tables(self) -> bool {
@@ -126,13 +161,8 @@ impl Converted {
 
 /// Converts `image`, unless that was done before: the result is kept in `target/rig`.
 pub fn convert(image: &Layout, conversion: Conversion) -> Result<Converted> {
-    if let Conversion::Nydus | Conversion::NydusBase = conversion {
-        let builder = nydus::builder()?;
-        let version = nydus::version(&builder)?;
-        let above = usize::from(conversion == Conversion::NydusBase);
-        return kept(image, conversion.name(), &version, &[], |into| {
-            nydus::convert(image, &builder, above, into).map(drop)
-        });
+    if conversion.is_nydus() {
+        return convert_to_nydus(image, conversion);
     }
     let arguments = conversion.arguments();
     let tool = if arguments.is_some() {
@@ -154,6 +184,29 @@ pub fn convert(image: &Layout, conversion: Conversion) -> Result<Converted> {
         command.arg(image.dir()).arg(into.join("image"));
         run(&mut command, LIMIT).map(drop)
     })
+}
+
+fn convert_to_nydus(image: &Layout, conversion: Conversion) -> Result<Converted> {
+    let version = match conversion {
+        Conversion::RivalNydus | Conversion::RivalNydusBase => nydus::version()?,
+        _ => pontoon::version()?,
+    };
+    let arguments: &[&str] = match conversion {
+        Conversion::NydusSmallChunks => &SMALL_CHUNKS,
+        _ => &[],
+    };
+    kept(
+        image,
+        conversion.name(),
+        &version,
+        arguments,
+        |into| match conversion {
+            Conversion::RivalNydus => nydus::convert(image, 0, into),
+            Conversion::RivalNydusBase => nydus::convert(image, 1, into),
+            Conversion::NydusBase => pontoon::convert_base(image, into),
+            _ => pontoon::convert(image, arguments, into),
+        },
+    )
 }
 
 /// Converts `image` to eStargz in which `paths` come first, before a landmark, in this

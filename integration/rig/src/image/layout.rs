@@ -57,24 +57,67 @@ impl Layout {
             "history": history,
         });
         let config = layout.put(CONFIG, config.to_string().as_bytes())?;
-        let descriptors = layers.iter().map(|layer| {
-            let mut descriptor = layout.put(layer.media_type, &layer.blob)?;
-            for (name, value) in &layer.annotations {
-                descriptor["annotations"][name] = json!(value);
-            }
-            Ok(descriptor)
-        });
+        let descriptors = layers.iter().map(|layer| layout.put_layer(layer));
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": config,
             "layers": descriptors.collect::<Result<Vec<_>>>()?,
         });
-        let manifest = layout.put(MANIFEST, manifest.to_string().as_bytes())?;
-        layout.list(&[manifest])?;
-        let path = dir.join("oci-layout");
+        layout.end(&manifest)
+    }
+
+    /// Writes this image to `dir` with one more layer, above its `below` lowest ones.
+    pub fn insert(&self, dir: &Path, below: usize, layer: &Layer) -> Result<Self> {
+        let blobs = dir.join("blobs/sha256");
+        fs::create_dir_all(&blobs).at("create", &blobs)?;
+        let layout = Self { dir: dir.into() };
+        let (config, layers) = self.parts()?;
+        for digest in &layers {
+            let path = self.blob_path(digest);
+            fs::copy(&path, layout.blob_path(digest)).at("copy", &path)?;
+        }
+        let add = |value: &mut Value, entry: Value| {
+            let list = value.as_array_mut().filter(|list| list.len() >= below);
+            let list = list.ok_or_else(|| {
+                Error::unexpected(self.dir.to_string_lossy(), format!("not {below} layers"))
+            })?;
+            list.insert(below, entry);
+            Ok(())
+        };
+        let mut config = parse(&self.dir, &self.blob(&config)?)?;
+        add(&mut config["rootfs"]["diff_ids"], json!(layer.diff_id))?;
+        // It tells of layers without files too.
+        if let Some(history) = config["history"].as_array_mut() {
+            history.insert(
+                below.min(history.len()),
+                json!({"created_by": "pontoon-rig"}),
+            );
+        }
+        let mut manifest = parse(&self.dir, &self.manifest()?)?;
+        add(&mut manifest["layers"], layout.put_layer(layer)?)?;
+        let described = layout.put(CONFIG, config.to_string().as_bytes())?;
+        for field in ["digest", "size"] {
+            manifest["config"][field] = described[field].clone();
+        }
+        layout.end(&manifest)
+    }
+
+    fn put_layer(&self, layer: &Layer) -> Result<Value> {
+        let mut descriptor = self.put(layer.media_type, &layer.blob)?;
+        for (name, value) in &layer.annotations {
+            descriptor["annotations"][name] = json!(value);
+        }
+        Ok(descriptor)
+    }
+
+    /// Stores the manifest, and what makes the directory a layout.
+    fn end(self, manifest: &Value) -> Result<Self> {
+        let manifest = self.put(MANIFEST, manifest.to_string().as_bytes())?;
+        self.list(&[manifest])?;
+        let path = self.dir.join("oci-layout");
         fs::write(&path, json!({"imageLayoutVersion": "1.0.0"}).to_string()).at("write", &path)?;
-        Ok(layout)
+        Ok(self)
     }
 
     /// Writes which manifests and indexes are in it.

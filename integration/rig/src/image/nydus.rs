@@ -1,4 +1,4 @@
-//! Images in nydus' form: small ones that its builder made once, and others made by it where it is installed.
+//! Images in nydus' form: small ones that its builder made once, and others that it makes where it is installed.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -15,11 +15,12 @@ use crate::checkout;
 use crate::command::run;
 use crate::digest;
 use crate::error::{At, Error, Result};
+use crate::tools::rival;
 
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// Names the builder, `nydus-image` 2.2; without it, that on PATH.
-const BUILDER: &str = "PONTOON_NYDUS_IMAGE";
+/// Version 2.2 of it (`cargo install nydus-rs@2.2.0 --locked`, four minutes).
+const BUILDER: &str = "nydus-image";
 
 const DATA_TYPE: &str = "application/vnd.oci.image.layer.nydus.blob.v1";
 
@@ -151,27 +152,8 @@ fn bootstrap(boot: &[u8], version: &str) -> Result<Layer> {
     Ok(layer)
 }
 
-/// Whether images can be converted into nydus' form here: `PONTOON_NYDUS_IMAGE` or PATH has its builder
-/// (`cargo install nydus-rs@2.2.0 --locked`, four minutes).
-pub fn has_nydus_builder() -> bool {
-    builder().is_ok()
-}
-
-pub(super) fn builder() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os(BUILDER) {
-        return Ok(named.into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = std::env::split_paths(&path).map(|place| place.join("nydus-image"));
-    let found = places.find(|place| place.is_file());
-    found.ok_or_else(|| {
-        let why = "it is on no PATH; `cargo install nydus-rs@2.2.0 --locked` makes it";
-        Error::unexpected("the program nydus-image", why)
-    })
-}
-
-pub(super) fn version(builder: &Path) -> Result<String> {
-    let told = run(Command::new(builder).arg("--version"), LIMIT)?;
+pub(super) fn version() -> Result<String> {
+    let told = run(Command::new(rival(BUILDER)?).arg("--version"), LIMIT)?;
     Ok(told.stdout)
 }
 
@@ -186,7 +168,8 @@ struct Blob {
 
 /// Converts `image` as nydusify does, each layer a blob and one bootstrap of all, but for the `above` topmost layers,
 /// which stay as they are.
-pub(super) fn convert(image: &Layout, builder: &Path, above: usize, into: &Path) -> Result<Layout> {
+pub(super) fn convert(image: &Layout, above: usize, into: &Path) -> Result<()> {
+    let builder = &rival(BUILDER)?;
     let work = into.join("work");
     fs::create_dir_all(&work).at("create", &work)?;
     let (_, digests) = image.parts()?;
@@ -209,7 +192,7 @@ pub(super) fn convert(image: &Layout, builder: &Path, above: usize, into: &Path)
         layers.push(Layer::ordinary(image.blob(digest)?, id));
     }
     fs::remove_dir_all(&work).at("delete", &work)?;
-    Layout::write(&into.join("image"), &image.spec()?, &layers)
+    Layout::write(&into.join("image"), &image.spec()?, &layers).map(drop)
 }
 
 /// Makes a blob of one layer, and its bootstrap.

@@ -64,7 +64,7 @@ fn every_conversion_is_what_its_name_says() {
                 }
                 Conversion::ZstdChunked | Conversion::ZstdChunkedMinChunk => (40, b"GnUlInUx"),
                 Conversion::PodmanZstdChunked => (64, b"GNUlInUx"),
-                Conversion::Nydus | Conversion::NydusBase => unreachable!("others make it"),
+                other => unreachable!("{other:?} is another one's work"),
             };
             assert!(
                 ends_with_magic(image, layer, footer, magic),

@@ -25,6 +25,13 @@ fn damaged_bytes_are_never_read() {
     }
 }
 
+#[test]
+fn damaged_bytes_of_a_nydus_image_are_never_read() {
+    for conversion in [Conversion::Nydus, Conversion::NydusSmallChunks] {
+        damaged(Setup::new(Version::V2_3).nydus(), conversion);
+    }
+}
+
 pub(crate) fn damaged(setup: Setup, conversion: Conversion) {
     let stage = Stage::start(&Setup {
         patience_seconds: 3,
@@ -63,11 +70,24 @@ pub(crate) fn damaged(setup: Setup, conversion: Conversion) {
     stage.finish();
 }
 
-/// Damage on the way that is gone when it is asked again.
 #[test]
 fn reads_succeed_on_bad_days() {
-    let stage = Stage::start(&Setup::new(Version::V2_3));
-    let image = convert(&lazy_fixture().unwrap(), Conversion::EstargzSmallChunks).unwrap();
+    bad_days(&Setup::new(Version::V2_3), Conversion::EstargzSmallChunks);
+}
+
+#[test]
+fn reads_of_a_nydus_image_succeed_on_bad_days() {
+    let setup = Setup::new(Version::V2_3).nydus();
+    bad_days(&setup, Conversion::NydusSmallChunks);
+}
+
+/// Damage on the way that is gone when it is asked again.
+fn bad_days(setup: &Setup, form: Conversion) {
+    let stage = Stage::start(setup);
+    if stage.rival && form.is_nydus() {
+        return;
+    }
+    let image = convert(&lazy_fixture().unwrap(), form).unwrap();
     let reference = stage.publish(&image, "lazy");
     stage.pull_lazily(&image.image, &reference);
     let view = stage.view(&reference);

@@ -16,15 +16,19 @@ const STORED: &str = "pontoon_cache_stored_chunks";
 const UNSTORED: &str = "pontoon_cache_unstored_chunks";
 
 /// A stage whose cache has a disk of its own, with an image that is read lazily.
-fn on_disk(disk: Disk, setup: Setup) -> Option<(Stage, String)> {
+fn on_disk(disk: Disk, setup: &Setup) -> Option<(Stage, String)> {
     let stage = Stage::start(&Setup {
         cache_disk: Some(disk),
-        ..setup
+        ..setup.clone()
     });
     if stage.rival {
         return None;
     }
-    let image = convert(&lazy_fixture().unwrap(), Conversion::EstargzSmallChunks).unwrap();
+    let form = match setup.form {
+        Conversion::Estargz => Conversion::EstargzSmallChunks,
+        other => other,
+    };
+    let image = convert(&lazy_fixture().unwrap(), form).unwrap();
     let reference = stage.publish(&image, "lazy");
     stage.pull_lazily(&image.image, &reference);
     Some((stage, reference))
@@ -63,7 +67,7 @@ fn remount(stage: &Stage, options: &str) {
 
 fn full_disk(setup: Setup) {
     // The large file alone is larger.
-    let Some((mut stage, reference)) = on_disk(Disk::Memory("size=3m"), setup) else {
+    let Some((mut stage, reference)) = on_disk(Disk::Memory("size=3m"), &setup) else {
         return;
     };
     let view = stage.view(&reference);
@@ -98,7 +102,7 @@ fn is_kept(stage: &Stage, view: &View<'_>) {
 
 /// As after an error of the disk: nothing can be written any more, by nobody.
 fn broken_disk(setup: Setup) {
-    let Some((mut stage, reference)) = on_disk(Disk::Ext4, setup) else {
+    let Some((mut stage, reference)) = on_disk(Disk::Ext4, &setup) else {
         return;
     };
     let view = stage.view(&reference);
@@ -123,6 +127,23 @@ fn a_full_disk_is_read_past() {
 #[test]
 fn a_full_disk_is_read_past_on_fuse() {
     full_disk(Setup::on_fuse(Version::V2_3));
+}
+
+#[test]
+fn a_full_disk_is_read_past_with_a_nydus_image() {
+    full_disk(nydus());
+}
+
+#[test]
+fn a_disk_that_broke_is_read_past_with_a_nydus_image() {
+    broken_disk(nydus());
+}
+
+fn nydus() -> Setup {
+    Setup {
+        form: Conversion::NydusSmallChunks,
+        ..Setup::new(Version::V2_3).nydus()
+    }
 }
 
 #[test]

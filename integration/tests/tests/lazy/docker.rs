@@ -13,19 +13,19 @@ use pontoon_rig::image::{self, Conversion, Layout, convert, lazy_fixture};
 use pontoon_rig::plugin::find_binary;
 use serde_json::Value;
 
-use crate::compose::parse;
+use crate::json::parse;
 use crate::stage::{LIMIT, Setup, Stage};
 
 /// Docker keeps everything in this containerd namespace.
-const NAMESPACE: &str = "moby";
+pub(crate) const NAMESPACE: &str = "moby";
 
-struct Engine {
-    docker: Docker,
-    stage: Stage,
+pub(crate) struct Engine {
+    pub(crate) docker: Docker,
+    pub(crate) stage: Stage,
 }
 
 impl Engine {
-    fn start(setup: &Setup) -> Self {
+    pub(crate) fn start(setup: &Setup) -> Self {
         let stage = Stage::start(setup);
         let cluster = &stage.bench.cluster;
         let docker = Docker::start(&cluster.sandbox, &cluster.containerd, stage.site.host());
@@ -36,17 +36,17 @@ impl Engine {
     }
 
     /// Runs `docker` with the words of `line`.
-    fn docker(&self, line: &str) -> String {
+    pub(crate) fn docker(&self, line: &str) -> String {
         self.docker.docker(line.split_whitespace()).unwrap().stdout
     }
 
     /// Runs `docker` with the words of `line` and then a shell with `script`.
-    fn shell(&self, line: &str, script: &str) -> String {
+    pub(crate) fn shell(&self, line: &str, script: &str) -> String {
         let words = line.split_whitespace().chain(["sh", "-c", script]);
         self.docker.docker(words).unwrap().stdout
     }
 
-    fn ctr(&self, args: &[&str]) -> String {
+    pub(crate) fn ctr(&self, args: &[&str]) -> String {
         let all = ["--namespace", NAMESPACE].into_iter();
         let containerd = &self.stage.bench.cluster.containerd;
         containerd
@@ -56,12 +56,12 @@ impl Engine {
     }
 
     /// What Docker's API answers.
-    fn api(&self, path: &str) -> Value {
+    pub(crate) fn api(&self, path: &str) -> Value {
         let answer = get_unix(&self.docker.socket(), path).unwrap();
         parse(&answer.expect(path, 200).unwrap().body)
     }
 
-    fn check_empties(&self) {
+    pub(crate) fn check_empties(&self) {
         self.docker("buildx history rm --all");
         self.docker("system prune --all --force --volumes");
         self.docker("builder prune --all --force");
@@ -304,7 +304,16 @@ fn usage(engine: &Engine, options: &[&str], snapshotter: &str, image: &Layout) -
 /// An image that cannot be lazy is loaded as ever.
 #[test]
 fn docker_loads_and_saves_ordinary_images() {
-    let mut engine = Engine::start(&Setup::new(Version::V2_3));
+    loads_and_saves(&Setup::new(Version::V2_3));
+}
+
+#[test]
+fn docker_loads_and_saves_ordinary_images_on_the_plugin_for_nydus() {
+    loads_and_saves(&Setup::new(Version::V2_3).nydus());
+}
+
+fn loads_and_saves(setup: &Setup) {
+    let mut engine = Engine::start(setup);
     let sandbox = &engine.stage.bench.cluster.sandbox;
     let odd = image::odd(&sandbox.subdir("odd").unwrap()).unwrap();
     let archive = sandbox.path("odd.tar");

@@ -140,6 +140,14 @@ fn every_fault_ends_in_right_bytes_or_an_error_on_fuse() {
     all_rows(Setup::on_fuse(Version::V2_3));
 }
 
+#[test]
+fn every_fault_ends_in_right_bytes_or_an_error_with_a_nydus_image() {
+    all_rows(Setup {
+        form: Conversion::Nydus,
+        ..Setup::new(Version::V2_3).nydus()
+    });
+}
+
 /// The long form of an outage: nobody gets an error who waits no longer than the daemon's patience.
 #[test]
 fn a_minute_without_a_registry_is_waited_for() {
@@ -210,7 +218,7 @@ pub(crate) fn all_rows(setup: Setup) {
     stage.bench.start_container(CONTAINER, &reference).unwrap();
     let root = PathBuf::from(format!("/proc/{}/root", stage.pid(CONTAINER)));
     let mut rows = rows(&stage);
-    if form == Conversion::Nydus {
+    if form.is_nydus() {
         // Its blobs begin with data, so no range before it can come instead.
         let is_before =
             |fault: &Fault| matches!(fault, Fault::OtherRange | Fault::OtherRangeUnsaid);

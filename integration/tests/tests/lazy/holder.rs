@@ -101,7 +101,7 @@ pub(crate) fn holders_are_killed(setup: &Setup) {
         let has_it = || {
             let socket = stage.bench.cluster.sandbox.path("plugin-admin.sock");
             let answer = pontoon_rig::http::get_unix(&socket, "/layers")?;
-            let report = crate::compose::parse(&answer.body);
+            let report = crate::json::parse(&answer.body);
             Ok(
                 (report["holder"]["kept"] == 1 && report["holder"]["pid"].is_number())
                     .then_some(()),

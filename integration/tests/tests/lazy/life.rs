@@ -12,12 +12,15 @@ use pontoon_rig::digest::sha256;
 use pontoon_rig::gate::{Mark, Request};
 use pontoon_rig::http::get_unix;
 use pontoon_rig::image::{
-    Conversion, Layout, busybox, convert, convert_with_prefetch, lazy_fixture,
+    Conversion, Layer, Layout, busybox, convert, convert_with_prefetch, lazy_fixture,
 };
 use pontoon_rig::wait;
 
-use crate::compose::{Part, TAR, insert, parse};
+use crate::json::parse;
 use crate::stage::{LARGE, LIMIT, Setup, Stage, large_digest};
+
+/// The media type of a layer that is not compressed.
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
 #[test]
 fn runs_is_committed_pushed_and_removed_on_containerd_2_3() {
@@ -87,13 +90,15 @@ fn commit(stage: &Stage, image: &Layout, container: &str) -> Layout {
     let blob = std::fs::read(&path).unwrap();
     // What was not changed is not in it.
     assert!(blob.len() < 400_000, "{} bytes", blob.len());
-    let part = Part {
+    let layer = Layer {
         diff_id: sha256(&blob),
         blob,
         media_type: TAR,
+        annotations: Vec::new(),
     };
     let below = image.chain_ids().unwrap().len();
-    insert(image, &sandbox.subdir("committed").unwrap(), below, &part)
+    let dir = sandbox.subdir("committed").unwrap();
+    image.insert(&dir, below, &layer).unwrap()
 }
 
 /// Pushes an image whose layers are not in containerd's store, but in the registry already.

@@ -31,11 +31,25 @@ fn stays_within_its_budget() {
         Conversion::EstargzSmallChunks,
     ];
     for conversion in conversions.into_iter().take(if full() { 3 } else { 1 }) {
-        stays_within(conversion, if full() { 500 } else { 60 });
+        stays_within(Setup::new(Version::V2_3), conversion, megabytes());
     }
 }
 
-fn stays_within(conversion: Conversion, megabytes: usize) {
+#[test]
+fn stays_within_its_budget_with_nydus_images() {
+    let conversions = [Conversion::Nydus, Conversion::NydusSmallChunks];
+    for conversion in conversions.into_iter().take(if full() { 2 } else { 1 }) {
+        let setup = Setup::new(Version::V2_3).nydus();
+        stays_within(setup, conversion, megabytes());
+    }
+}
+
+/// Of the large file, in MiB.
+fn megabytes() -> usize {
+    if full() { 500 } else { 60 }
+}
+
+fn stays_within(setup: Setup, conversion: Conversion, megabytes: usize) {
     let mut stage = Stage::start(&Setup {
         site: site::Setup {
             tls: true,
@@ -43,7 +57,7 @@ fn stays_within(conversion: Conversion, megabytes: usize) {
         },
         lazy: format!("memory_bytes_max = \"{MEMORY_MIB}MiB\"\n"),
         background: true,
-        ..Setup::new(Version::V2_3)
+        ..setup
     });
     if stage.rival {
         // It makes no promise.
@@ -51,13 +65,17 @@ fn stays_within(conversion: Conversion, megabytes: usize) {
     }
     let image = convert(&heavy(megabytes).unwrap(), conversion).unwrap();
     let reference = stage.publish(&image, "heavy");
+    let layers = match conversion.is_nydus() {
+        true => 1,
+        false => HEAVY_LAYERS as u64,
+    };
     let pid = stage.bench.cluster.plugin.process().unwrap().pid();
     let most = {
         // Everything begins to come while it is pulled.
         most_during(pid, || {
             stage.pull(&reference);
             let lazy = stage.number("pontoon_lazy_layers", "");
-            assert_eq!(lazy, HEAVY_LAYERS as u64, "lazy layers");
+            assert_eq!(lazy, layers, "lazy layers");
             let view = stage.view(&reference);
             thread::scope(|scope| {
                 for reader in 0..READERS {
@@ -79,7 +97,7 @@ fn stays_within(conversion: Conversion, megabytes: usize) {
     };
     let (pulled, size) = (stage.blob_bytes(), image.image.size().unwrap());
     println!("{}: {pulled} bytes came of {size}", conversion.name());
-    let tails = HEAVY_LAYERS as u64 * TAIL_BYTES;
+    let tails = layers * TAIL_BYTES;
     assert!(pulled < size + tails + size / 10, "bytes come twice");
     println!("{}: {} MB at most", conversion.name(), most / 1_000_000);
     assert!(most < BUDGET, "{most} bytes of anonymous memory");

@@ -1,4 +1,4 @@
-//! nydus images: small ones that were made once, and where there is a builder the images of the other tests.
+//! nydus images: small ones that were made once, and the images of other tests as our own command converts them.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,12 +6,12 @@ use std::thread;
 
 use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::containerd::Version;
-use pontoon_rig::gate::Request;
-use pontoon_rig::image::{Conversion, NydusImage, gzip_layers, has_nydus_builder, nydus_image};
+use pontoon_rig::gate::{Fault, Request};
+use pontoon_rig::image::{Conversion, Layout, NydusImage, gzip_layers, nydus_image};
 use rustix::fs::Advice;
 
 use crate::stage::{LIMIT, Setup, Stage};
-use crate::{damage, faults, holder, life, trees};
+use crate::{holder, life, trees};
 
 /// A stage with one of the small images in its registry.
 fn stage(setup: Setup, image: NydusImage) -> Option<(Stage, String)> {
@@ -25,10 +25,15 @@ fn stage(setup: Setup, image: NydusImage) -> Option<(Stage, String)> {
 }
 
 fn publish(stage: &Stage, image: NydusImage) -> String {
+    published(stage, image).1
+}
+
+fn published(stage: &Stage, image: NydusImage) -> (Layout, String) {
     let name = format!("{image:?}").to_lowercase();
     let dir = stage.bench.cluster.sandbox.subdir(&name).unwrap();
     let layout = nydus_image(image, &dir).unwrap();
-    stage.site.push(&layout, &name, "1").unwrap()
+    let reference = stage.site.push(&layout, &name, "1").unwrap();
+    (layout, reference)
 }
 
 /// Has a container read every file, and fails unless each is what it was made of.
@@ -58,13 +63,7 @@ fn runs(setup: Setup) {
     stage.pull(&reference);
     // The manifests, the configuration, the bootstrap and the ordinary layer on top: no data.
     let asked = mark.exchanges();
-    let (_, layers) = nydus_image(
-        NydusImage::Merged,
-        &stage.bench.cluster.sandbox.subdir("again").unwrap(),
-    )
-    .unwrap()
-    .parts()
-    .unwrap();
+    let (_, layers) = published(&stage, NydusImage::Merged).0.parts().unwrap();
     for data in &layers[..2] {
         assert!(!asked.iter().any(|exchange| exchange.request.names(data)));
     }
@@ -204,6 +203,46 @@ fn images_that_are_not_read_fail_with_the_reason() {
     }
 }
 
+/// What fails on the bootstrap's way is asked for again; where that does not help the pull fails, and the next one works.
+#[test]
+fn a_pull_outlives_faults_of_its_bootstrap() {
+    let stage = Stage::start(&Setup::new(Version::V2_3).nydus());
+    if stage.rival {
+        return;
+    }
+    for (image, fault, times, passes) in [
+        (NydusImage::Merged, Fault::status(503), 2, true),
+        (NydusImage::Tree, Fault::Cut(300), 2, true),
+        (
+            NydusImage::TreeLz4,
+            Fault::CorruptByte(300),
+            usize::MAX,
+            false,
+        ),
+        (NydusImage::TreePlain, Fault::status(404), usize::MAX, false),
+    ] {
+        let (layout, reference) = published(&stage, image);
+        // On top of it is an ordinary layer.
+        let (_, layers) = layout.parts().unwrap();
+        let bootstrap = layers[layers.len() - 2].clone();
+        let injection = stage
+            .site
+            .gate
+            .inject(move |request| request.names(&bootstrap), fault);
+        injection.times(times);
+        let pull = stage.request(SNAPSHOTTER, &reference);
+        let containerd = &stage.bench.cluster.containerd;
+        let pulled = containerd.pull(&pull);
+        assert!(injection.hits() > 0, "{image:?}: not disturbed");
+        assert_eq!(pulled.is_ok(), passes, "{image:?}: {pulled:?}");
+        drop(injection);
+        let again = || Ok(containerd.pull(&pull).is_ok().then_some(()));
+        pontoon_rig::wait::until("a pull that works", LIMIT, again).unwrap();
+        check(&stage, &format!("{image:?}"), &reference, image);
+    }
+    stage.finish();
+}
+
 #[test]
 fn the_other_plugin_says_which_one_it_takes() {
     let stage = Stage::start(&Setup::new(Version::V2_3));
@@ -241,7 +280,7 @@ fn a_damaged_nydus_blob_is_never_read() {
     let injection = stage
         .site
         .gate
-        .inject(Request::is_blob, pontoon_rig::gate::Fault::CorruptFirst);
+        .inject(Request::is_blob, Fault::CorruptFirst);
     let error = view
         .read("usr/lib/noise")
         .expect_err("damaged bytes were read");
@@ -266,40 +305,28 @@ fn a_damaged_nydus_blob_is_never_read() {
 
 #[test]
 fn converted_images_are_what_containerd_unpacks() {
-    if has_nydus_builder() {
-        for setup in [
-            Setup::new(Version::V2_3),
-            Setup::on_fuse(Version::V2_3),
-            Setup::new(Version::V1_7),
-        ] {
-            trees::check(&setup.nydus(), &[Conversion::NydusBase]);
-        }
-    }
+    let forms = [
+        Conversion::Nydus,
+        Conversion::NydusBase,
+        Conversion::NydusSmallChunks,
+    ];
+    trees::check(&Setup::new(Version::V2_3).nydus(), &forms);
+    trees::check(&Setup::on_fuse(Version::V2_3).nydus(), &forms[..1]);
+    trees::check(&Setup::new(Version::V1_7).nydus(), &forms[2..]);
 }
 
 #[test]
-fn converted_images_live_and_come_back() {
-    if has_nydus_builder() {
-        life::lives(Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
-        life::comes_back(&Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
-    }
+fn converted_images_live() {
+    life::lives(Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
+    life::lives(Setup::new(Version::V1_7).nydus(), Conversion::Nydus);
+}
+
+#[test]
+fn converted_images_come_back_without_a_registry() {
+    life::comes_back(&Setup::new(Version::V2_3).nydus(), Conversion::Nydus);
 }
 
 #[test]
 fn converted_images_outlive_daemons_and_holders() {
-    if has_nydus_builder() {
-        holder::holders_are_killed(&Setup::new(Version::V2_3).nydus());
-    }
-}
-
-#[test]
-fn faults_of_a_registry_with_converted_images() {
-    if has_nydus_builder() {
-        let form = Conversion::Nydus;
-        faults::all_rows(Setup {
-            form,
-            ..Setup::new(Version::V2_3).nydus()
-        });
-        damage::damaged(Setup::new(Version::V2_3).nydus(), Conversion::NydusBase);
-    }
+    holder::holders_are_killed(&Setup::new(Version::V2_3).nydus());
 }

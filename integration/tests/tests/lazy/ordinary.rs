@@ -3,10 +3,9 @@
 use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::command::run;
 use pontoon_rig::containerd::Version;
-use pontoon_rig::image::{self, Conversion, LayerBuilder, Layout, convert, lazy_fixture};
+use pontoon_rig::image::{self, Conversion, Layer, LayerBuilder, Layout, convert, lazy_fixture};
 use pontoon_rig::site::{self, Users};
 
-use crate::compose::{GZIP, Part, insert};
 use crate::stage::{Known, LIMIT, Setup, Stage};
 
 /// Whether containerd's store has all layers of an image.
@@ -104,7 +103,7 @@ fn an_ordinary_layer_of_a_lazy_image_is_unpacked_here() {
     }
     let lazy = convert(&lazy_fixture().unwrap(), Conversion::EstargzMinChunk).unwrap();
     let dir = stage.bench.cluster.sandbox.subdir("mixed").unwrap();
-    let mixed = insert(&lazy.image, &dir, 4, &ordinary_layer());
+    let mixed = lazy.image.insert(&dir, 4, &ordinary_layer()).unwrap();
     let reference = stage.site.push(&mixed, "mixed", "1").unwrap();
     stage.pull_lazily(&mixed, &reference);
     assert_eq!(has_layers(&stage, &mixed), [false; 6]);
@@ -117,7 +116,7 @@ fn an_ordinary_layer_of_a_lazy_image_is_unpacked_here() {
     stage.finish();
 }
 
-fn ordinary_layer() -> Part {
+fn ordinary_layer() -> Layer {
     let mut layer = LayerBuilder::new();
     layer.dir("tmp", 0o1733, 9, 10).unwrap();
     layer.dir("odd", 0o755, 0, 0).unwrap();
@@ -129,12 +128,7 @@ fn ordinary_layer() -> Part {
     layer.opaque("odd/opaque").unwrap();
     layer.xattrs(&[("user.ordinary", b"yes")]).unwrap();
     layer.dir("odd/sticky", 0o1700, 3, 3).unwrap();
-    let layer = layer.finish().unwrap();
-    Part {
-        blob: layer.blob,
-        diff_id: layer.diff_id,
-        media_type: GZIP,
-    }
+    layer.finish().unwrap()
 }
 
 /// Where the operator wants it, wholly ordinary images are unpacked here.

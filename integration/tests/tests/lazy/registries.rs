@@ -47,21 +47,27 @@ fn basic_authentication_over_tls() {
     stage.finish();
 }
 
-/// Tokens end, and are taken back before they end; redirects end too. Whoever reads does not notice.
 #[test]
 fn tokens_and_redirects_run_out_between_reads() {
-    let stage = Stage::start(&setup(
-        Version::V2_3,
-        Users::Bearer,
-        true,
-        Known::DockerConfig,
-    ));
+    let setup = setup(Version::V2_3, Users::Bearer, true, Known::DockerConfig);
+    run_out(&setup, Conversion::EstargzSmallChunks);
+}
+
+#[test]
+fn tokens_and_redirects_run_out_between_reads_of_a_nydus_image() {
+    let setup = setup(Version::V2_3, Users::Bearer, true, Known::DockerConfig);
+    run_out(&setup.nydus(), Conversion::NydusSmallChunks);
+}
+
+/// Tokens end, and are taken back before they end; redirects end too. Whoever reads does not notice.
+fn run_out(setup: &Setup, form: Conversion) {
+    let stage = Stage::start(setup);
     if stage.rival {
         return;
     }
     let tokens = stage.site.tokens.as_ref().unwrap();
     tokens.set_lifetime(Duration::from_secs(2));
-    let image = convert(&lazy_fixture().unwrap(), Conversion::EstargzSmallChunks).unwrap();
+    let image = convert(&lazy_fixture().unwrap(), form).unwrap();
     let reference = stage.publish(&image, "secret/lazy");
     stage.pull_lazily(&image.image, &reference);
 
@@ -144,17 +150,25 @@ fn last_token(stage: &Stage) -> String {
     shown.expect("no token was shown")
 }
 
-/// What a kubelet told the runtime is known for as long as the image is there, over the daemon's end.
 #[test]
 fn credentials_of_the_kubelet_survive_a_kill() {
-    let mut stage = Stage::start(&Setup {
-        cri: true,
-        ..setup(Version::V1_7, Users::Bearer, false, Known::ImageService)
-    });
+    let setup = setup(Version::V1_7, Users::Bearer, false, Known::ImageService);
+    credentials_survive(setup, Conversion::EstargzSmallChunks);
+}
+
+#[test]
+fn credentials_of_the_kubelet_for_a_nydus_image_survive_a_kill() {
+    let setup = setup(Version::V1_7, Users::Bearer, false, Known::ImageService);
+    credentials_survive(setup.nydus(), Conversion::Nydus);
+}
+
+/// What a kubelet told the runtime is known for as long as the image is there, over the daemon's end.
+fn credentials_survive(setup: Setup, form: Conversion) {
+    let mut stage = Stage::start(&Setup { cri: true, ..setup });
     if stage.rival {
         return;
     }
-    let image = convert(&lazy_fixture().unwrap(), Conversion::EstargzSmallChunks).unwrap();
+    let image = convert(&lazy_fixture().unwrap(), form).unwrap();
     let reference = stage.publish(&image, "secret/lazy");
     let user = format!("{USER}:{PASSWORD}");
     let containerd = &stage.bench.cluster.containerd;

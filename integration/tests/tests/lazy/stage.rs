@@ -24,7 +24,7 @@ use pontoon_rig::wait;
 use rustix::process::Pid;
 use serde_json::json;
 
-use crate::compose::parse;
+use crate::json::parse;
 
 /// How long anything here may take before a test fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -91,15 +91,22 @@ pub(crate) struct Setup {
     pub(crate) cache_disk: Option<Disk>,
     /// More environment variables of the plugin.
     pub(crate) env: Vec<(String, String)>,
+    /// Under which other names containerd knows the plugin too.
+    pub(crate) other_names: Vec<&'static str>,
 }
 
 impl Setup {
-    /// An open registry, and a plugin that fetches what is read and no more.
+    /// An open registry, and a plugin that fetches what is read and no more. Where all run with the plugin for nydus images,
+    /// images are such.
     pub(crate) fn new(version: Version) -> Self {
+        let form = match Kind::lazy_from_env() {
+            Kind::Pontoon(name) if name == NYDUS => Conversion::NydusSmallChunks,
+            _ => Conversion::Estargz,
+        };
         Self {
             version,
             plugin: None,
-            form: Conversion::Estargz,
+            form,
             site: site::Setup::default(),
             front_end: front_end(),
             config: String::new(),
@@ -112,6 +119,7 @@ impl Setup {
             cache_max: "0",
             cache_disk: None,
             env: Vec::new(),
+            other_names: Vec::new(),
         }
     }
 
@@ -172,6 +180,7 @@ impl Stage {
                 format!("{{\"no_background_fetch\": {alone}, \"noprefetch\": {alone}}}");
         }
         parts.plugin.env = setup.env.clone();
+        parts.other_names = setup.other_names.clone();
         parts.cri_hosts = setup.cri.then(|| site.hosts_dir().clone());
         let cluster = Cluster::start_in(sandbox, parts).unwrap();
         let user = (setup.site.users != Users::All).then(|| format!("{USER}:{PASSWORD}"));

@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::compose::parse;
+use crate::json::parse;
 use crate::stage::{Known, LIMIT, Setup, Stage};
 
 /// How long a Prepare may take whatever the registry does. The only limits of this kind in the tests: they are what is
@@ -32,17 +32,51 @@ const OTHERS: Duration = Duration::from_secs(3);
 /// What a busy machine adds to either.
 const SLACK: Duration = Duration::from_millis(500);
 
+/// Which requests are not answered.
+type Wanted = fn(&Request) -> bool;
+
+/// What is not answered, of an image in which form.
+type Stall = (&'static str, Conversion, Wanted);
+
+const STALLS: [Stall; 3] = [
+    ("tail", Conversion::ZstdChunked, Request::is_blob),
+    (
+        "manifest",
+        Conversion::EstargzMinChunk,
+        Request::is_manifest,
+    ),
+    ("token", Conversion::EstargzSmallChunks, Request::is_token),
+];
+
 #[test]
 fn a_registry_that_stalls_holds_up_nobody() {
-    holds_up_nobody(Setup::new(Version::V2_3));
+    holds_up_nobody(Setup::new(Version::V2_3), &STALLS, Code::Ok);
 }
 
 #[test]
 fn a_registry_that_stalls_holds_up_nobody_on_fuse() {
-    holds_up_nobody(Setup::on_fuse(Version::V2_3));
+    holds_up_nobody(Setup::on_fuse(Version::V2_3), &STALLS, Code::Ok);
 }
 
-fn holds_up_nobody(setup: Setup) {
+/// containerd cannot go on without what is not answered, so it is told to come again; it is waited for five times as long.
+#[test]
+fn a_registry_that_stalls_holds_up_nobody_where_an_image_is_nydus() {
+    let stalls: [Stall; 2] = [
+        (
+            "manifest",
+            Conversion::NydusSmallChunks,
+            Request::is_manifest,
+        ),
+        ("token", Conversion::Nydus, Request::is_token),
+    ];
+    let setup = Setup {
+        lazy: format!("deadline_ms = {}\n", PREPARE.as_millis() / 5),
+        ..Setup::new(Version::V2_3).nydus()
+    };
+    holds_up_nobody(setup, &stalls, Code::Unavailable);
+}
+
+fn holds_up_nobody(setup: Setup, stalls: &[Stall], answer: Code) {
     let stage = Stage::start(&Setup {
         site: site::Setup {
             users: Users::Bearer,
@@ -61,33 +95,19 @@ fn holds_up_nobody(setup: Setup) {
     let calm = Calls::meanwhile(&stage, &running, "calm");
     let containerd = Containerd::of(&stage);
 
-    type Wanted = fn(&Request) -> bool;
-    let stalls: [(&str, Conversion, Wanted); 3] = [
-        ("tail", Conversion::ZstdChunked, Request::is_blob),
-        (
-            "manifest",
-            Conversion::EstargzMinChunk,
-            Request::is_manifest,
-        ),
-        ("token", Conversion::EstargzSmallChunks, Request::is_token),
-    ];
     for (what, conversion, wanted) in stalls {
-        let image = convert(&fixture, conversion).unwrap().image;
+        let image = convert(&fixture, *conversion).unwrap().image;
         // Each has a token of its own.
         let name = format!("secret/{what}");
         let reference = stage.site.push(&image, &name, "1").unwrap();
-        let hold = stage.site.gate.hold(wanted);
+        let hold = stage.site.gate.hold(*wanted);
         let (prepared, calls) = thread::scope(|scope| {
             let prepare = scope.spawn(|| containerd.prepare(&reference, &image, what));
             hold.wait(1).unwrap();
             let calls = Calls::meanwhile(&stage, &running, what);
             (prepare.join().unwrap(), calls)
         });
-        assert_eq!(
-            prepared.answer,
-            Code::Ok,
-            "{what}: mounts were not answered"
-        );
+        assert_eq!(prepared.answer, answer, "{what}");
         assert!(
             prepared.elapsed <= PREPARE + calm.info + SLACK,
             "{what}: Prepare took {:?}",

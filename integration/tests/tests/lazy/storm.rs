@@ -11,7 +11,6 @@ use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::command::attempt;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::image::{Conversion, convert, lazy_fixture};
-use pontoon_rig::plugin::find_binary;
 
 use crate::readers::{Dice, Readers};
 use crate::stage::{LIMIT, Setup, Stage};
@@ -57,29 +56,51 @@ const LAYERS_MAX: usize = 3 * 5;
 
 #[test]
 fn containers_read_on_while_the_daemon_is_killed_again_and_again() {
+    let forms = [
+        Conversion::EstargzMinChunk,
+        Conversion::Estargz,
+        Conversion::ZstdChunked,
+    ];
+    kills_again_and_again(Setup::new(Version::V2_3), forms, duration());
+}
+
+#[test]
+fn containers_of_nydus_images_read_on_while_the_daemon_is_killed_again_and_again() {
+    let forms = [
+        Conversion::NydusSmallChunks,
+        Conversion::Nydus,
+        Conversion::NydusBase,
+    ];
+    let setup = Setup::new(Version::V2_3).nydus();
+    kills_again_and_again(setup, forms, duration() / 2);
+}
+
+/// The first image runs, the others come and go.
+fn kills_again_and_again(setup: Setup, forms: [Conversion; 3], duration: Duration) {
     let mut stage = Stage::start(&Setup {
         lazy: "image_seconds = 10\n".into(),
         background: true,
         // Beside what is running there is room for one other image, so it evicts.
         cache_max: "\"64MiB\"",
-        ..Setup::new(Version::V2_3)
+        ..setup
     });
     if stage.rival {
         return;
     }
     let fixture = lazy_fixture().unwrap();
-    let image = convert(&fixture, Conversion::EstargzMinChunk).unwrap();
+    let [running, others @ ..] = forms;
+    let image = convert(&fixture, running).unwrap();
     let running = stage.publish(&image, "running");
     stage.pull(&running);
     stage.bench.start_container("reader", &running).unwrap();
-    let others: Vec<String> = [Conversion::Estargz, Conversion::ZstdChunked]
+    let others: Vec<String> = others
         .into_iter()
         .map(|conversion| {
             let image = convert(&fixture, conversion).unwrap();
             stage.publish(&image, &format!("other/{}", conversion.name()))
         })
         .collect();
-    let builds = builds();
+    let builds = builds(&stage);
     let readers = Readers::start(&stage, "reader", 3);
     let mut storm = Storm {
         dice: Dice::new(1),
@@ -87,7 +108,7 @@ fn containers_read_on_while_the_daemon_is_killed_again_and_again() {
         round: 0,
     };
     let begun = Instant::now();
-    while begun.elapsed() < duration() {
+    while begun.elapsed() < duration {
         let build = &builds[storm.round % builds.len()];
         stage.bench.cluster.plugin.set_binary(build.clone());
         storm.strike(&mut stage, &running, &others);
@@ -145,8 +166,8 @@ fn check_nothing_leaks(stage: &mut Stage) {
 }
 
 /// The builds that take turns: this one, and those that are named or there. Another profile is another build.
-fn builds() -> Vec<PathBuf> {
-    let this = find_binary("pontoon-stargz").unwrap();
+fn builds(stage: &Stage) -> Vec<PathBuf> {
+    let this = stage.bench.cluster.plugin.binary().to_owned();
     let named = std::env::var_os("PONTOON_OTHER_BUILD").map(PathBuf::from);
     let mut builds = vec![this];
     builds.extend(named);

@@ -118,12 +118,10 @@ pub(crate) fn check(setup: &Setup, conversions: &[Conversion]) {
             read > size / 2 && read < size + size / 4,
             "{conversion:?}: {read} of {size} bytes"
         );
-        let plain = match conversion {
+        let plain = match conversion.is_nydus() {
             // containerd cannot unpack it.
-            Conversion::Nydus | Conversion::NydusBase => {
-                stage.site.push(&fixture, "plain", "1").unwrap()
-            }
-            _ => reference.clone(),
+            true => stage.site.push(&fixture, "plain", "1").unwrap(),
+            false => reference.clone(),
         };
         stage.pull_plainly(&plain);
         let mut builtin = stage.tree(pontoon_integration::BUILTIN, &plain);

@@ -1,0 +1,102 @@
+//! Docker Engine with `pontoon-nydus` as its storage driver, and nydus images.
+
+use std::fs;
+use std::time::Duration;
+
+use pontoon_rig::command::attempt;
+use pontoon_rig::containerd::Version;
+use pontoon_rig::image::{Conversion, convert, lazy_fixture};
+
+use crate::docker::Engine;
+use crate::stage::{Setup, Stage};
+
+/// How long a build may take.
+const BUILD: Duration = Duration::from_mins(1);
+
+/// dockerd pulls through containerd's client, which tells the plugin where each layer is (moby 28.5,
+/// `daemon/containerd/image_pull.go`): nydus images are lazy there as eStargz ones are.
+#[test]
+fn docker_pulls_runs_commits_and_pushes_nydus_images() {
+    let mut engine = Engine::start(&Setup::new(Version::V2_3).nydus());
+    if engine.stage.rival {
+        return;
+    }
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Nydus).unwrap();
+    let reference = engine.stage.publish(&image, "lazy");
+    let size = image.image.size().unwrap();
+    engine.docker(&format!("pull --quiet {reference}"));
+    let run = format!("run --rm --network none {reference}");
+    let printed = engine.docker(&format!("{run} cat /odd/here/first"));
+    assert_eq!(printed, "linked");
+    let came = engine.stage.blob_bytes();
+    assert!(came < size / 4, "{came} of {size} bytes came");
+    // What it takes is that of its whole tree.
+    let layers = engine.api("/system/df")["LayersSize"].as_u64().unwrap();
+    assert!(layers > 20_000_000, "{layers} bytes");
+
+    let script = "echo mine > /odd/mine; rm -r /twice";
+    let options = format!("run --name one --network none {reference}");
+    engine.shell(&options, script);
+    assert_eq!(engine.docker("diff one").lines().count(), 3);
+    let name = format!("{}/lazy:committed", engine.stage.site.host());
+    engine.docker(&format!("commit one {name}"));
+    engine.docker(&format!("push --quiet {name}"));
+    engine.docker("rm --force one");
+
+    survives(&mut engine, &reference);
+
+    // What was pushed is a nydus image with an ordinary layer on top.
+    engine.docker(&format!("image rm --force {name} {reference}"));
+    engine.docker(&format!("pull --quiet {name}"));
+    let script = "cat /odd/mine; [ ! -e /twice ] && stat -c %s /sizes/5000001";
+    let printed = engine.shell(&format!("run --rm --network none {name}"), script);
+    assert_eq!(printed, "mine\n5000001");
+
+    engine.docker(&format!("image rm --force {name}"));
+    engine.check_empties();
+    engine.docker.terminate().unwrap();
+}
+
+/// A stopped container and its image survive everybody.
+fn survives(engine: &mut Engine, reference: &str) {
+    let options = format!("run --detach --name two --network none {reference}");
+    engine.shell(&options, "sleep 3600");
+    engine.docker("kill two");
+    engine.docker.terminate().unwrap();
+    let cluster = &mut engine.stage.bench.cluster;
+    cluster.plugin.kill().unwrap();
+    cluster.plugin.resume().unwrap();
+    cluster.wait_connected().unwrap();
+    engine.docker.resume().unwrap();
+    engine.docker("start two");
+    let printed = engine.docker("exec two cat /odd/here/first");
+    assert_eq!(printed, "linked");
+    engine.docker("rm --force two");
+}
+
+/// BuildKit needs the archives of a base image's layers, which a nydus image does not have.
+#[test]
+fn docker_cannot_build_on_a_nydus_image() {
+    let mut engine = Engine::start(&Setup::new(Version::V2_3).nydus());
+    if engine.stage.rival {
+        return;
+    }
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Nydus).unwrap();
+    let reference = engine.stage.publish(&image, "lazy");
+    engine.docker(&format!("pull --quiet {reference}"));
+    let said = try_build(&engine.stage, &engine, &reference);
+    println!("{said}");
+    engine.docker(&format!("image rm --force {reference}"));
+    engine.check_empties();
+    engine.docker.terminate().unwrap();
+}
+
+fn try_build(stage: &Stage, engine: &Engine, base: &str) -> String {
+    let dir = stage.bench.cluster.sandbox.subdir("context").unwrap();
+    let dockerfile = format!("FROM {base}\nRUN --network=none echo built > /built\n");
+    fs::write(dir.join("Dockerfile"), dockerfile).unwrap();
+    let mut build = engine.docker.command();
+    build.args(["build", "--quiet", "--tag", "built"]).arg(&dir);
+    let built = attempt(&mut build, BUILD).unwrap();
+    format!("{} {} {}", built.status, built.stdout, built.stderr)
+}
