@@ -236,13 +236,17 @@ fn parse(
     })
 }
 
-/// The chunks that the image's prefetch table asks for.
+/// The chunks that the image's prefetch table asks for; none if these are more than half of all. Converters put the root into
+/// the table unless they are told otherwise (nydus-snapshotter, `pkg/converter/tool/builder.go`), which names everything
+/// and so says nothing: what a start needs would have to wait for the rest.
 fn first(image: &rafs::Image, chunks: &pontoon_layer::ChunkTable) -> First {
     let mut first = First::default();
     let chunks = chunks.chunks();
     // A table may name the same directory without end.
     let mut seen = vec![false; image.tree.len()];
     let mut open: Vec<NodeId> = image.prefetch.iter().rev().copied().collect();
+    let all_bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
+    let mut bytes = 0_u64;
     while let Some(id) = open.pop() {
         match seen.get_mut(id.index()) {
             Some(seen) if !*seen => *seen = true,
@@ -261,6 +265,10 @@ fn first(image: &rafs::Image, chunks: &pontoon_layer::ChunkTable) -> First {
                 let end = data_offset.saturating_add(node.size);
                 let start = chunks.partition_point(|chunk| chunk.data_end() <= data_offset);
                 let end = chunks.partition_point(|chunk| chunk.data_offset < end);
+                bytes = bytes.saturating_add(node.size);
+                if bytes > all_bytes / 2 {
+                    return First::default();
+                }
                 if !first.add(start..end) {
                     break;
                 }

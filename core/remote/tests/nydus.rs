@@ -706,6 +706,40 @@ fn a_damaged_index_of_a_gzip_layer_is_refused() {
     assert!(site.names("trees").is_empty());
 }
 
+/// The bootstrap `name` with a prefetch table of `nids`.
+fn naming(name: &str, nids: &[u32]) -> Vec<u8> {
+    let mut boot = boot(name);
+    boot.resize(boot.len().next_multiple_of(4096), 0);
+    let offset = boot.len() as u64;
+    for nid in nids {
+        boot.extend_from_slice(&nid.to_le_bytes());
+    }
+    boot.resize(boot.len().next_multiple_of(4096), 0);
+    let extended = 1024 + 128;
+    boot[extended + 40..extended + 48].copy_from_slice(&offset.to_le_bytes());
+    boot[extended + 48..extended + 52].copy_from_slice(&(4 * nids.len() as u32).to_le_bytes());
+    boot
+}
+
+#[test]
+fn an_image_that_names_all_of_itself_as_needed_first_names_nothing() {
+    let registry = Registry::start();
+    let site = site();
+    let root = boot("zstd");
+    let root = u16::from_le_bytes([root[1024 + 14], root[1024 + 15]]);
+    let image = Image {
+        layers: vec![data("zstd"), bootstrap(&naming("zstd", &[root.into()]))],
+    };
+    let reference = registry.push(&image, "a");
+    let names = site.pull("default", &image, &reference);
+    let blob = image.layers[0].digest().to_string();
+    // It would come at once.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(registry.starts(&blob), [0; 0]);
+    let found = site.inside(&names[1], described);
+    assert_same("zstd", &found, &expected("tree"));
+}
+
 /// A bootstrap without its list of chunks, whose blobs say where these are: nydus reads it (`rafs/src/metadata/direct_v6.rs`,
 /// where the flag `INLINED_CHUNK_DIGEST` stands), and nydusd 2.2 was seen to; `nydus-image` always writes the list too.
 fn untold(name: &str) -> Vec<u8> {
