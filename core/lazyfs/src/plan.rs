@@ -160,7 +160,8 @@ fn fill(
     }
 }
 
-/// The next free member behind `last`, both in the layer and, not far off, in the blob.
+/// The next free member behind `last`, both in the layer and, not far off, in the blob. What comes between them in the layer
+/// may be far off: nydus-image puts the files of a directory next to each other and what is in its directories elsewhere.
 fn behind(
     table: &ChunkTableRef<'_>,
     last: &Member,
@@ -179,10 +180,8 @@ fn behind(
         if !follows(&last.blob, &member.blob) {
             continue;
         }
-        if bounds.gap(last, &member)? > bounds.gap_max {
-            return None;
-        }
-        if free(&member) {
+        let gap = bounds.gap(last, &member);
+        if gap.is_some_and(|gap| gap <= bounds.gap_max) && free(&member) {
             return Some(member);
         }
     }

@@ -166,6 +166,25 @@ fn what_another_file_has_too_does_not_end_what_follows() {
     assert_eq!(firsts(&members), [1, 3, 4]);
 }
 
+/// A directory between two files of its parent: its own files are far off in the blob.
+#[test]
+fn what_is_elsewhere_does_not_end_what_follows() {
+    let mut chunks: Vec<Chunk> = ChunkTableRef::open(&table(&[(0, 10, 1); 5]))
+        .unwrap()
+        .iter()
+        .collect();
+    chunks[2].blob_offset = 1000;
+    chunks[3].blob_offset = 20;
+    chunks[4].blob_offset = 30;
+    let bytes = ChunkTable::new(Compression::Gzip, 5, chunks)
+        .unwrap()
+        .encode();
+    let table = ChunkTableRef::open(&bytes).unwrap();
+    let mut members = wanted(&table, &[1]);
+    widen(&table, &mut members, 500, BOUNDS, |_| true);
+    assert_eq!(firsts(&members), [1, 3, 4]);
+}
+
 /// What comes out of the middle of a gzip stream begins up to a block before the end of what comes before it.
 #[test]
 fn what_overlaps_is_asked_for_at_once() {
