@@ -72,7 +72,11 @@ async fn push_from(
     let pushed = registry.push_blob(to, &upload).await;
     if let Ok(pushed) = &pushed {
         let told = last.load(Ordering::Relaxed);
-        let expected = if *pushed == Pushed::Sent { upload.size } else { 0 };
+        let expected = if *pushed == Pushed::Sent {
+            upload.size
+        } else {
+            0
+        };
         assert_eq!(told, expected, "{pushed:?}");
     }
     pushed
