@@ -245,11 +245,12 @@ async fn an_upload_does_not_leave_tls() {
         open: &|| Ok(Box::new(&b"blob"[..])),
         sent: &|_| (),
     };
-    let pushed = registry.push_blob(&reference(&server, "own"), &upload);
-    assert_eq!(pushed.await.unwrap(), Pushed::Sent);
+    let (own, other) = (reference(&server, "own"), reference(&server, "other"));
+    let pushed = registry.push_blob(&own, &upload).await;
+    assert_eq!(pushed.unwrap(), Pushed::Sent);
     assert_eq!(server.seen_of("/v2/upload")[0].body, "blob");
-    let pushed = registry.push_blob(&reference(&server, "other"), &upload);
-    let error = pushed.await.unwrap_err();
+    let pushed = registry.push_blob(&other, &upload).await;
+    let error = pushed.unwrap_err();
     assert!(error.to_string().contains("without TLS"), "{error}");
     assert!(plain.seen().is_empty());
 }
