@@ -69,8 +69,8 @@ pub(crate) async fn watched<T: Send + 'static>(
         () = tell => work.await,
         () = interrupted() => {
             stop.stop();
-            let _ = work.await;
-            Ok(Err(Error::Cancelled))
+            // It may have come to its end all the same.
+            work.await.map(|done| done.map_err(|_| Error::Cancelled))
         }
     };
     if let Some(progress) = progress {

@@ -44,7 +44,7 @@ impl Stage {
         let config = format!(
             "[registry]\nconfig_path = {:?}\npatience_seconds = 3\n\
              [credentials]\ndocker_config = {docker:?}\nfixed = [\"{} {USER} {PASSWORD}\"]\n\
-             [background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n",
+             [lazy]\ndeadline_ms = 20000\n[background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n",
             site.hosts_dir(),
             site.host(),
         );

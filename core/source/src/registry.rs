@@ -12,6 +12,7 @@ pub(crate) mod failure;
 pub mod fuzzing;
 mod meter;
 mod push;
+mod pusher;
 mod token;
 mod tour;
 mod transfer;

@@ -16,7 +16,7 @@ use reqwest::{Response, Url};
 use tokio::sync::mpsc;
 
 use super::auth::Rights;
-use super::push::Pusher;
+use super::pusher::Pusher;
 use crate::error::{Cause, Error, Result};
 
 /// Bytes of a blob that are read at a time, and how many such pieces wait to be sent.
