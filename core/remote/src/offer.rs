@@ -83,6 +83,9 @@ impl Remote {
         part.learn(shared, &wanted.annotations);
         if !matches!(part.role, Role::Layer) {
             let brought = self.nydus(&image, part, request, begun);
+            if brought.as_ref().is_err_and(|refusal| !refusal.transient) {
+                shared.sessions.refused(&wanted.image);
+            }
             return brought.map_err(Refusal::and_final);
         }
         let parents = Parents::of(&request.chain, shared.stock.trees());

@@ -206,7 +206,11 @@ fn images_that_are_not_read_fail_with_the_reason() {
 /// What fails on the bootstrap's way is asked for again; where that does not help the pull fails, and the next one works.
 #[test]
 fn a_pull_outlives_faults_of_its_bootstrap() {
-    let stage = Stage::start(&Setup::new(Version::V2_3).nydus());
+    let stage = Stage::start(&Setup {
+        // No failure is remembered for longer.
+        lazy: "image_seconds = 2\n".into(),
+        ..Setup::new(Version::V2_3).nydus()
+    });
     if stage.rival {
         return;
     }
