@@ -8,18 +8,25 @@ use pontoon_rig::image::{Conversion, convert, lazy_fixture};
 use crate::docker::Engine;
 use crate::stage::Setup;
 
+/// An engine that has pulled a nydus image, the image's name and its size in bytes.
+fn pulled() -> Option<(Engine, String, u64)> {
+    let engine = Engine::start(&Setup::new(Version::V2_3).nydus());
+    if engine.stage.rival {
+        return None;
+    }
+    let image = convert(&lazy_fixture().unwrap(), Conversion::Nydus).unwrap();
+    let reference = engine.stage.publish(&image, "lazy");
+    engine.docker(&format!("pull --quiet {reference}"));
+    Some((engine, reference, image.image.size().unwrap()))
+}
+
 /// dockerd pulls through containerd's client, which tells the plugin where each layer is (moby 28.5,
 /// `daemon/containerd/image_pull.go`): nydus images are lazy there as eStargz ones are.
 #[test]
 fn docker_pulls_runs_commits_and_pushes_nydus_images() {
-    let mut engine = Engine::start(&Setup::new(Version::V2_3).nydus());
-    if engine.stage.rival {
+    let Some((mut engine, reference, size)) = pulled() else {
         return;
-    }
-    let image = convert(&lazy_fixture().unwrap(), Conversion::Nydus).unwrap();
-    let reference = engine.stage.publish(&image, "lazy");
-    let size = image.image.size().unwrap();
-    engine.docker(&format!("pull --quiet {reference}"));
+    };
     let run = format!("run --rm --network none {reference}");
     let printed = engine.docker(&format!("{run} cat /odd/here/first"));
     assert_eq!(printed, "linked");
@@ -73,14 +80,9 @@ fn survives(engine: &mut Engine, reference: &str) {
 /// ordinary layer on top.
 #[test]
 fn docker_builds_on_a_nydus_image() {
-    let mut engine = Engine::start(&Setup::new(Version::V2_3).nydus());
-    if engine.stage.rival {
+    let Some((mut engine, reference, size)) = pulled() else {
         return;
-    }
-    let image = convert(&lazy_fixture().unwrap(), Conversion::Nydus).unwrap();
-    let reference = engine.stage.publish(&image, "lazy");
-    let size = image.image.size().unwrap();
-    engine.docker(&format!("pull --quiet {reference}"));
+    };
     let name = format!("{}/lazy:built", engine.stage.site.host());
     let before = engine.stage.blob_bytes();
     build(&engine, &reference, &name);
