@@ -870,3 +870,38 @@ fn what_was_refused_is_tried_anew_however_often_it_is_asked_for() {
         })
     });
 }
+
+#[test]
+fn an_image_that_has_lost_its_annotations_is_read_all_the_same() {
+    let registry = Registry::start();
+    let mut image = image(&["lower", "upper"], "merged");
+    image
+        .layers
+        .push(Layer::ordinary(&[("more", 0o644, b"more")]));
+    for layer in &mut image.layers {
+        layer.annotations.clear();
+    }
+    let reference = registry.push(&image, "a");
+    let site = site();
+    let names = site.pull("default", &image, &reference);
+    let found = site.inside(&names[2], described);
+    assert_same("merged", &found, &expected("merged"));
+    site.inside(&names[3], |root| {
+        assert_eq!(fs::read(root.join("more")).unwrap(), b"more");
+        assert_eq!(fs::read(root.join("opaque/seen")).unwrap(), b"seen");
+    });
+
+    // Nobody is told to unpack the bootstrap, however late the manifest is.
+    let mut late = crate::nydus::site();
+    let mut below = None;
+    for index in 0..2 {
+        let prepared = late.prepare("default", &image, &reference, index, below.as_ref());
+        below = Some(prepared.exists());
+    }
+    late.change(|config| config.lazy.deadline = Duration::from_millis(50));
+    registry.hold("/manifests/");
+    let error = late.try_prepare("default", &image, &reference, 2, below.as_ref());
+    let error = error.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    registry.release();
+}
