@@ -63,9 +63,24 @@ fn is_data(descriptor: &Descriptor) -> bool {
     descriptor.media_type.starts_with(MEDIA_TYPE) || says(&descriptor.annotations, BLOB)
 }
 
+/// Whether `descriptor` is the tree of an image in nydus' form: the layer that says so, or, where none does, the one right
+/// behind the data. BuildKit drops annotations of a base image's layers and keeps their media types.
+fn is_bootstrap(manifest: &Manifest, descriptor: &Descriptor) -> bool {
+    let layers = &manifest.layers;
+    if layers
+        .iter()
+        .any(|layer| says(&layer.annotations, BOOTSTRAP))
+    {
+        return says(&descriptor.annotations, BOOTSTRAP);
+    }
+    let last = layers.iter().rposition(is_data);
+    let behind = last.and_then(|last| layers.get(last.saturating_add(1)));
+    behind.is_some_and(|layer| layer.digest == descriptor.digest)
+}
+
 /// What `descriptor` is in `manifest`.
 pub(crate) fn role(manifest: &Manifest, descriptor: &Descriptor) -> Role {
-    if says(&descriptor.annotations, BOOTSTRAP) {
+    if is_bootstrap(manifest, descriptor) {
         let data: Vec<Descriptor> = manifest
             .layers
             .iter()
@@ -258,6 +273,20 @@ mod tests {
         assert_eq!(bootstrap.data, std::slice::from_ref(&data));
         assert!(is_named(&data.annotations) && is_named(&boot.annotations));
         assert!(!is_named(&ordinary.annotations));
+    }
+
+    #[test]
+    fn where_no_layer_says_so_the_bootstrap_is_the_one_behind_the_data() {
+        let data = descriptor(MEDIA_TYPE, &[], 7);
+        let boot = descriptor("application/tar+gzip", &[], 8);
+        let ordinary = descriptor("application/tar+gzip", &[], 9);
+        let layers = [&data, &data, &boot, &ordinary].map(Clone::clone);
+        let manifest = manifest(layers.into());
+        assert!(matches!(role(&manifest, &data), Role::Data));
+        assert!(matches!(role(&manifest, &boot), Role::Bootstrap(_)));
+        assert!(matches!(role(&manifest, &ordinary), Role::Layer));
+        let manifest = self::manifest(vec![boot.clone(), ordinary]);
+        assert!(matches!(role(&manifest, &boot), Role::Layer));
     }
 
     #[test]

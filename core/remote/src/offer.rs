@@ -29,7 +29,10 @@ enum Brought {
 impl Remote {
     pub(crate) fn answer(&self, request: &LayerRequest<'_>) -> Offer {
         let decisions = &self.shared.decisions;
-        let is_final = labels::is_nydus(request.labels);
+        // What is right on data is data or its bootstrap, also where its annotations were lost.
+        let below = request.chain.links.first();
+        let below = below.and_then(|link| link.layer.as_deref());
+        let is_final = labels::is_nydus(request.labels) || below.is_some_and(Record::is_data);
         let and_final = |refusal: Refusal| match is_final {
             true => refusal.and_final(),
             false => refusal,
@@ -83,6 +86,9 @@ impl Remote {
         part.learn(shared, &wanted.annotations);
         if !matches!(part.role, Role::Layer) {
             let brought = self.nydus(&image, part, request, begun);
+            if brought.as_ref().is_err_and(|refusal| !refusal.transient) {
+                shared.sessions.refused(&wanted.image);
+            }
             return brought.map_err(Refusal::and_final);
         }
         let parents = Parents::of(&request.chain, shared.stock.trees());

@@ -99,6 +99,11 @@ impl Record {
         record.encode()
     }
 
+    /// Whether that is what these bytes are.
+    pub(crate) fn is_data(bytes: &[u8]) -> bool {
+        serde_json::from_slice(bytes).is_ok_and(|record: Record| record.data)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         // A struct of numbers and texts can always be written.
         serde_json::to_vec(self).unwrap_or_default()

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::image::Image;
@@ -28,6 +28,8 @@ pub(crate) struct Session {
     used: Mutex<Instant>,
     /// Somebody has waited for it in vain.
     late: AtomicBool,
+    /// When a layer was refused that nobody else can bring.
+    refused: OnceLock<Instant>,
 }
 
 impl Session {
@@ -57,6 +59,7 @@ impl Session {
             begun: now,
             used: Mutex::new(now),
             late: AtomicBool::new(false),
+            refused: OnceLock::new(),
         })
     }
 
@@ -87,8 +90,14 @@ impl Session {
         now >= used + lifetime || now >= self.begun + LIFETIME_MAX
     }
 
-    fn is_failure_since(&self, now: Instant) -> bool {
-        matches!(self.image.get(), Some(Err(_))) && now >= self.begun + FAILURE_LIFETIME
+    /// Whether it has failed so long ago that the registry may have been mended: whoever tries again and again would keep it
+    /// alive.
+    fn is_old_failure(&self, now: Instant, lifetime: Duration) -> bool {
+        let failed = match self.image.get() {
+            Some(Err(_)) => Some(self.begun),
+            _ => self.refused.get().copied(),
+        };
+        failed.is_some_and(|failed| now >= failed + FAILURE_LIFETIME.min(lifetime))
     }
 }
 
@@ -101,10 +110,11 @@ impl Sessions {
     pub(crate) fn of(&self, shared: &Arc<Shared>, wanted: &Wanted) -> Arc<Session> {
         let image = &wanted.image;
         let now = Instant::now();
+        let lifetime = shared.config.lazy.image_lifetime;
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = sessions.get(image)
-            && !session.is_over(now, shared.config.lazy.image_lifetime)
-            && !session.is_failure_since(now)
+            && !session.is_over(now, lifetime)
+            && !session.is_old_failure(now, lifetime)
         {
             *session.used.lock().unwrap_or_else(PoisonError::into_inner) = now;
             return Arc::clone(session);
@@ -114,6 +124,16 @@ impl Sessions {
         drop(sessions);
         drop(replaced);
         session
+    }
+
+    /// A layer of an image was refused for good, and nobody else can bring it: the pull has failed. Another one is tried anew
+    /// before long.
+    pub(crate) fn refused(&self, image: &labels::Image) {
+        self.lock_and(|sessions| {
+            if let Some(session) = sessions.get(image) {
+                session.refused.get_or_init(Instant::now);
+            }
+        });
     }
 
     /// Another session is begun when the image is asked for again: its tag has moved.

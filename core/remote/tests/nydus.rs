@@ -871,3 +871,71 @@ fn a_bit_that_a_power_cut_has_flipped_is_fetched_again() {
     assert!(asked[0] > 0 && asked[1] == 0, "{asked:?}");
     assert_eq!(site.remote().totals().cache.damaged_chunks, 1);
 }
+
+#[test]
+fn what_was_refused_is_tried_anew_however_often_it_is_asked_for() {
+    let registry = Registry::start();
+    let site = Site::with(|config| {
+        config.nydus = true;
+        config.lazy.image_lifetime = Duration::from_secs(1);
+    });
+    let image = image(&["lower", "upper"], "merged");
+    let reference = registry.push(&image, "a");
+    let bootstrap = image.layers[2].digest().to_string();
+    let flip = |bytes: &mut Vec<u8>| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    };
+    registry.damage(&bootstrap, flip);
+    let mut below = None;
+    for index in 0..2 {
+        let prepared = site.prepare("default", &image, &reference, index, below.as_ref());
+        below = Some(prepared.exists());
+    }
+    let again = || site.try_prepare("default", &image, &reference, 2, below.as_ref());
+    let error = again().unwrap_err();
+    assert_eq!(error.class(), Class::FailedPrecondition, "{error}");
+    // Somebody has mended it. Whoever asks more often than the image is remembered gets it all the same.
+    registry.damage(&bootstrap, flip);
+    eventually("the image is there", || {
+        again().is_ok_and(|prepared| {
+            prepared.exists();
+            true
+        })
+    });
+}
+
+#[test]
+fn an_image_that_has_lost_its_annotations_is_read_all_the_same() {
+    let registry = Registry::start();
+    let mut image = image(&["lower", "upper"], "merged");
+    image
+        .layers
+        .push(Layer::ordinary(&[("more", 0o644, b"more")]));
+    for layer in &mut image.layers {
+        layer.annotations.clear();
+    }
+    let reference = registry.push(&image, "a");
+    let site = site();
+    let names = site.pull("default", &image, &reference);
+    let found = site.inside(&names[2], described);
+    assert_same("merged", &found, &expected("merged"));
+    site.inside(&names[3], |root| {
+        assert_eq!(fs::read(root.join("more")).unwrap(), b"more");
+        assert_eq!(fs::read(root.join("opaque/seen")).unwrap(), b"seen");
+    });
+
+    // Nobody is told to unpack the bootstrap, however late the manifest is.
+    let mut late = crate::nydus::site();
+    let mut below = None;
+    for index in 0..2 {
+        let prepared = late.prepare("default", &image, &reference, index, below.as_ref());
+        below = Some(prepared.exists());
+    }
+    late.change(|config| config.lazy.deadline = Duration::from_millis(50));
+    registry.hold("/manifests/");
+    let error = late.try_prepare("default", &image, &reference, 2, below.as_ref());
+    let error = error.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    registry.release();
+}

@@ -159,18 +159,28 @@ fn build(engine: &Engine, base: &str) -> String {
     engine.docker("run --rm --network none built")
 }
 
+#[test]
+fn docker_shows_what_images_take() {
+    shows_what_images_take(&Setup::new(Version::V2_3), Conversion::Estargz);
+}
+
+#[test]
+fn docker_shows_what_nydus_images_take() {
+    let setup = Setup::new(Version::V2_3).nydus();
+    shows_what_images_take(&setup, Conversion::Nydus);
+}
+
 /// `docker images` tells what a lazy image takes as soon as dockerd asks for it; a container's size is always true.
 ///
 /// `multiPlatformSummary` of dockerd's `daemon/containerd/image_list.go` came back before it asked any snapshotter if
 /// `CheckContentAvailable` missed a layer's blob in containerd's content store; it asks since 29.1.2.
-#[test]
-fn docker_shows_what_images_take() {
-    let mut engine = Engine::start(&Setup::new(Version::V2_3));
+fn shows_what_images_take(setup: &Setup, form: Conversion) {
+    let mut engine = Engine::start(setup);
     if engine.stage.rival {
         // It says that layers take nothing.
         return;
     }
-    let image = convert(&lazy_fixture().unwrap(), Conversion::Estargz).unwrap();
+    let image = convert(&lazy_fixture().unwrap(), form).unwrap();
     let reference = engine.stage.publish(&image, "shown");
     engine.docker(&format!("pull --quiet {reference}"));
     let image = &image.image;

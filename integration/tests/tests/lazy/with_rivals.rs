@@ -153,7 +153,7 @@ fn nerdctl_pulls_no_nydus_image_on_containerd_1_7_under_other_names() {
     let reference = stage.publish(&image, "lazy");
     for (name, said) in [
         (SNAPSHOTTER, "labels do not say where the layer is"),
-        (NYDUS, "snapshotter nydus was not found"),
+        (NYDUS, "could not find snapshotter nydus"),
     ] {
         let pulled = try_pull(&stage, name, &reference);
         assert!(!pulled.status.success(), "{name}: it was pulled");
