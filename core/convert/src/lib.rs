@@ -19,6 +19,7 @@
 
 mod blob;
 mod check;
+mod contents;
 mod cut;
 mod encode;
 mod error;

@@ -1,0 +1,96 @@
+//! What a lazy layer says of itself: its table of contents, found and verified.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+
+use pontoon_layer::{
+    Layer, Limits, OpaqueXattr, TAIL_BYTES, TocDigest, TocKind, parse_annotations, parse_tail,
+    parse_toc,
+};
+
+use crate::error::{Error, Result};
+
+/// What came of looking for a table of contents.
+pub(crate) enum Contents {
+    /// There is none.
+    None,
+    /// There is one.
+    Lazy(Box<Lazy>),
+    /// There should be one, and this is wrong with it.
+    Wrong(String),
+}
+
+/// A table of contents that is what the descriptor of its layer says.
+pub(crate) struct Lazy {
+    pub(crate) kind: TocKind,
+    /// The digest, of the kind that the layer's annotations have.
+    pub(crate) digest: TocDigest,
+    /// What is in it.
+    pub(crate) layer: Layer,
+}
+
+/// The blob of a layer.
+pub(crate) struct Opened {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    /// Its bytes, as its descriptor has them.
+    pub(crate) size: u64,
+}
+
+impl Opened {
+    pub(crate) fn read(&self, offset: u64, length: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        let read = self.file.read_exact_at(&mut bytes, offset);
+        read.map_err(Error::file("cannot read", &self.path))?;
+        Ok(bytes)
+    }
+
+    /// The table of contents of the layer, whose descriptor has these annotations.
+    pub(crate) fn contents(
+        &self,
+        annotations: &BTreeMap<String, String>,
+        limits: &Limits,
+    ) -> Result<Contents> {
+        let wrong = |reason: String| Ok(Contents::Wrong(reason));
+        let size = self.size;
+        let tail_bytes = size.min(TAIL_BYTES as u64);
+        let tail = self.read(size - tail_bytes, tail_bytes)?;
+        let annotated = match parse_annotations(annotations, size, limits) {
+            Ok(annotated) => annotated,
+            Err(error) => return wrong(error.to_string()),
+        };
+        let footer = match parse_tail(&tail, size, limits) {
+            Ok(footer) => footer,
+            Err(error) => return wrong(error.to_string()),
+        };
+        let Some(digest) = annotated.digest else {
+            return Ok(Contents::None);
+        };
+        let kind = match (&footer, &annotated.place) {
+            (Some(footer), _) => footer.toc_kind(),
+            (None, Some(_)) => TocKind::Zstd,
+            (None, None) => return wrong("it has an annotation and no footer".to_owned()),
+        };
+        let from_footer = footer.as_ref().and_then(|footer| footer.place());
+        if let (Some(one), Some(other)) = (from_footer, &annotated.place)
+            && one != other
+        {
+            return wrong("annotations and footer name two places".to_owned());
+        }
+        let Some(place) = annotated.place.as_ref().or(from_footer) else {
+            return wrong("the table of contents is in another blob".to_owned());
+        };
+        let toc = self.read(place.range.start, place.range.end - place.range.start)?;
+        let opaque = OpaqueXattr::Trusted;
+        match parse_toc(kind, &toc, place.payload_end, &digest, opaque, limits) {
+            Ok(layer) => Ok(Contents::Lazy(Box::new(Lazy {
+                kind,
+                digest,
+                layer,
+            }))),
+            Err(error) => wrong(error.to_string()),
+        }
+    }
+}
