@@ -230,14 +230,10 @@ fn layers(source: &Source, manifest: &Manifest) -> Result<(Value, Vec<Layer>)> {
     let mut layers = Vec::new();
     for (value, diff_id) in values.iter().zip(diff_ids) {
         let diff_id = diff_id.as_str().and_then(|text| text.parse().ok());
-        let annotations = value.get("annotations").and_then(Value::as_object);
-        let annotations = annotations.into_iter().flatten();
         layers.push(Layer {
             descriptor: Descriptor::parse(value, what)?,
             diff_id: diff_id.ok_or_else(|| Error::malformed(what, "a diff ID is none"))?,
-            annotations: annotations
-                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-                .collect(),
+            annotations: layout::annotations(value),
         });
     }
     Ok((config, layers))

@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use pontoon_layer::{
-    Layer, Limits, OpaqueXattr, TAIL_BYTES, TocDigest, TocKind, parse_annotations, parse_tail,
-    parse_toc,
+    ANNOTATION_TOC_DIGEST, Layer, Limits, OpaqueXattr, TAIL_BYTES, TocDigest, TocKind,
+    parse_annotations, parse_tail, parse_toc,
 };
 
 use crate::error::{Error, Result};
+use crate::options::{Dialect, Format};
 
 /// What came of looking for a table of contents.
 pub(crate) enum Contents {
@@ -24,7 +25,8 @@ pub(crate) enum Contents {
 
 /// A table of contents that is what the descriptor of its layer says.
 pub(crate) struct Lazy {
-    pub(crate) kind: TocKind,
+    /// What the layer is.
+    pub(crate) format: Format,
     /// The digest, of the kind that the layer's annotations have.
     pub(crate) digest: TocDigest,
     /// What is in it.
@@ -86,11 +88,21 @@ impl Opened {
         let opaque = OpaqueXattr::Trusted;
         match parse_toc(kind, &toc, place.payload_end, &digest, opaque, limits) {
             Ok(layer) => Ok(Contents::Lazy(Box::new(Lazy {
-                kind,
+                format: format(kind, annotations),
                 digest,
                 layer,
             }))),
             Err(error) => wrong(error.to_string()),
         }
+    }
+}
+
+/// What a layer is with a table of contents of this kind, and with these annotations: stargz-snapshotter serves none without
+/// its own.
+fn format(kind: TocKind, annotations: &BTreeMap<String, String>) -> Format {
+    match (kind, annotations.contains_key(ANNOTATION_TOC_DIGEST)) {
+        (TocKind::TarGzip, _) => Format::Estargz,
+        (TocKind::Zstd, true) => Format::ZstdChunked(Dialect::Stargz),
+        (TocKind::Zstd, false) => Format::ZstdChunked(Dialect::Podman),
     }
 }

@@ -17,6 +17,7 @@ use crate::manifest::{
     is_manifest, manifests, parts,
 };
 use crate::nydus::{Chains, is_nydus};
+use crate::optimize::{Ordered, Wanted};
 use crate::options::{Format, Options};
 use crate::tail;
 
@@ -88,6 +89,18 @@ impl Plan {
     /// Any of [`Error`].
     pub fn run(&self, to: &Path, options: &Options<'_>, watch: &Watch<'_>) -> Result<Converted> {
         options.validate()?;
+        let (done, _) = self.carry_out(to, options, None, watch)?;
+        Ok(done)
+    }
+
+    /// The same, or, if an order is `wanted`, all images are what they were but for it.
+    pub(crate) fn carry_out(
+        &self,
+        to: &Path,
+        options: &Options<'_>,
+        order: Option<Wanted<'_>>,
+        watch: &Watch<'_>,
+    ) -> Result<(Converted, Ordered)> {
         let target = Target::create(to)?;
         let mut conversion = Conversion {
             plan: self,
@@ -96,15 +109,18 @@ impl Plan {
             watch,
             layers: HashMap::new(),
             chains: Chains::default(),
+            order,
+            ordered: Ordered::default(),
             documents: HashMap::new(),
             copied: HashSet::new(),
             done: Converted::default(),
         };
         let mut index = self.index.clone();
         conversion.index(&mut index, "the index of the layout", 0)?;
-        let done = conversion.done;
+        conversion.check_order()?;
+        let (done, ordered) = (conversion.done, conversion.ordered);
         target.finish(&index)?;
-        Ok(done)
+        Ok((done, ordered))
     }
 }
 
@@ -133,6 +149,9 @@ pub(crate) struct Conversion<'a> {
     layers: HashMap<Digest, LayerConverted>,
     /// The same, where a layer becomes what those below it leave of it.
     pub(crate) chains: Chains,
+    /// What order is to be put into images, which are not converted then.
+    pub(crate) order: Option<Wanted<'a>>,
+    pub(crate) ordered: Ordered,
     /// What became of an index or a manifest.
     documents: HashMap<Digest, (String, Digest, u64)>,
     copied: HashSet<Digest>,
@@ -188,6 +207,12 @@ impl Conversion<'_> {
             OCI_INDEX
         } else if !is_image(entry, &descriptor, &value) {
             return self.untouched(&descriptor, &value, &what);
+        } else if let Some(wanted) = self.order {
+            if !self.optimize(wanted, &mut value, &what)? {
+                return self.untouched(&descriptor, &value, &what);
+            }
+            self.end_of_image(&value, &what);
+            OCI_MANIFEST
         } else if layout::list(&value, "layers", &what).is_ok_and(is_nydus) {
             let note = format!("{what} is of a nydus image, and copied as it is");
             self.done.notes.push(note);
@@ -217,7 +242,7 @@ impl Conversion<'_> {
         Ok(())
     }
 
-    fn copy(&mut self, descriptor: &Descriptor) -> Result<()> {
+    pub(crate) fn copy(&mut self, descriptor: &Descriptor) -> Result<()> {
         self.options.check_cancelled()?;
         if self.copied.insert(descriptor.digest.clone()) {
             self.target.copy(&self.plan.source, descriptor)?;
@@ -258,15 +283,19 @@ impl Conversion<'_> {
             Format::Nydus(nydus) => self.nydus(nydus, opened, manifest, what)?,
             Format::Estargz | Format::ZstdChunked(_) => self.each_layer(opened, manifest, what)?,
         }
+        self.end_of_image(manifest, what);
+        Ok(())
+    }
+
+    fn end_of_image(&mut self, manifest: &Value, what: &str) {
         if manifest.get("subject").is_some() {
             let note = format!("{what} refers to a subject, which stays the one of before");
             self.done.notes.push(note);
         }
         self.done.images += 1;
-        Ok(())
     }
 
-    fn open(&self, manifest: &Value, what: &str) -> Result<Opened> {
+    pub(crate) fn open(&self, manifest: &Value, what: &str) -> Result<Opened> {
         let config = manifest.get("config").unwrap_or(&Value::Null);
         let config_descriptor = Descriptor::parse(config, what)?;
         let config = self.plan.source.document(&config_descriptor)?;
@@ -420,7 +449,7 @@ pub(crate) fn describe(descriptor: &mut Value, (media_type, digest, size): &(Str
 }
 
 /// Puts where the table of contents is into the descriptor of a layer, in place of where another one was.
-fn annotate(descriptor: &mut Value, converted: &LayerConverted) {
+pub(crate) fn annotate(descriptor: &mut Value, converted: &LayerConverted) {
     let annotations = descriptor.get("annotations").and_then(Value::as_object);
     let mut annotations: Map<String, Value> = annotations.cloned().unwrap_or_default();
     for key in tail::ANNOTATIONS {

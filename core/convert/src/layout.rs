@@ -1,5 +1,6 @@
 //! OCI layout directories (image specification, `image-layout.md`).
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,15 @@ impl Descriptor {
 /// An annotation of the descriptor `value`.
 pub(crate) fn annotation<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get("annotations")?.get(key)?.as_str()
+}
+
+/// All annotations of the descriptor `value`.
+pub(crate) fn annotations(value: &Value) -> BTreeMap<String, String> {
+    let annotations = value.get("annotations").and_then(Value::as_object);
+    let pairs = annotations.into_iter().flatten();
+    pairs
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
 }
 
 /// A layout that is read.

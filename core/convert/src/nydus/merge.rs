@@ -157,7 +157,7 @@ impl Merged {
     }
 }
 
-fn is_opaque(tree: &Tree, id: NodeId) -> bool {
+pub(crate) fn is_opaque(tree: &Tree, id: NodeId) -> bool {
     let opaque = tree.opaque_xattr().name().as_bytes();
     (tree.node(id).xattrs().iter()).any(|(name, _)| name == opaque)
 }
