@@ -9,6 +9,7 @@ mod hydrate;
 mod inspect;
 mod interrupt;
 mod layers;
+mod optimize;
 mod profile;
 mod progress;
 mod status;
@@ -40,6 +41,7 @@ enum Verb {
     Hydrate(hydrate::Hydrate),
     Profile(profile::Profile),
     Convert(convert::Convert),
+    Optimize(optimize::Optimize),
     Check(check::Check),
     Fsck(fsck::Fsck),
 }
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Hydrate(hydrate) => run("hydrate", hydrate.run()),
         Verb::Profile(profile) => run("profile", profile.run()),
         Verb::Convert(convert) => run("convert", convert.run()),
+        Verb::Optimize(optimize) => run("optimize", optimize.run()),
         Verb::Check(check) => run("check", check.run()),
         Verb::Fsck(fsck) => fsck.run(),
     }

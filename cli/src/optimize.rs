@@ -1,0 +1,246 @@
+//! `pontoon optimize FROM TO`: puts the order in which a start reads into an image.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pontoon_convert::{Optimize as How, Optimized, Order, Plan, Recorded};
+use pontoon_remote::Profile;
+use serde::Serialize;
+
+use crate::admin::Admin;
+use crate::convert::failure;
+use crate::failure::Failure;
+use crate::interrupt::interrupted;
+use crate::progress::Progress;
+use crate::{profile, text};
+
+/// The exit codes.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   the image has the order
+  1   it has not, and nothing is left of it
+  64  the command line is wrong
+  69  no daemon answers
+  75  interrupted, and nothing is left of it";
+
+/// The longest list of paths that is read from a file, in bytes.
+const PATHS_BYTES_MAX: u64 = 64 << 20;
+
+/// Put the order in which a start reads into a lazy image
+///
+/// Every node then fetches what a start needs first, also one that has learned nothing. Layers of eStargz and zstd:chunked are
+/// written again, the files of the order first and a landmark behind them; a nydus image gets a table of files to fetch early.
+/// The order is that of a profile, as Pontoon records one at every start, or a list of paths. A profile is good for every
+/// form of the image, for what counts are the files that it leads to.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Optimize {
+    /// The OCI layout directory with the image, which can be read lazily: see `pontoon convert`
+    from: PathBuf,
+    /// The directory for the new one, empty or not there yet
+    to: PathBuf,
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    admin: Admin,
+    /// The OCI layout directory with the image that was started, if that is another form of it than FROM
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "paths")]
+    recorded_on: Option<PathBuf>,
+    /// How hard to compress: 1 to 12 for eStargz, 1 to 19 for zstd:chunked
+    #[arg(long)]
+    level: Option<i32>,
+    /// Decompressed bytes of a chunk, 65536 to 33554432; those of each layer unless said otherwise
+    #[arg(long, value_name = "BYTES")]
+    chunk_size: Option<u32>,
+    /// How many threads compress; one for each processor unless said otherwise
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<NonZeroUsize>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which order.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// A profile, as `pontoon profile export` prints it; `-` is the standard input
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// The profile that this node's daemon has of this image, as it was pulled
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// A list of paths in the image, one a line; `-` is the standard input
+    #[arg(long, value_name = "FILE")]
+    paths: Option<PathBuf>,
+}
+
+/// What `--json` prints. `docs/convert.md` documents it: names stay, more may come.
+#[derive(Debug, Serialize)]
+struct Answer {
+    images: u64,
+    layers: u64,
+    files: u64,
+    first_bytes: u64,
+    bytes_before: u64,
+    bytes_after: u64,
+    /// Old digests and new ones.
+    manifests: Vec<[String; 2]>,
+    notes: Vec<String>,
+}
+
+impl Optimize {
+    pub(crate) async fn run(&self) -> Result<ExitCode, Failure> {
+        let wanted = self.wanted().await?;
+        let plan = Plan::read(&self.from).map_err(failure)?;
+        let progress = Arc::new(Progress::new(plan.sizes()));
+        let cancel = Arc::new(AtomicBool::new(false));
+        let work = {
+            let (progress, cancel) = (Arc::clone(&progress), Arc::clone(&cancel));
+            let (level, chunk_bytes, threads) = (self.level, self.chunk_size, self.threads);
+            let to = self.to.clone();
+            tokio::task::spawn_blocking(move || {
+                let order = wanted.order()?;
+                let how = How {
+                    level,
+                    chunk_bytes,
+                    threads,
+                    cancel: Some(&cancel),
+                };
+                let watch = |blob: usize, offset: u64| progress.reach(blob, offset);
+                plan.optimize(&to, &order, &how, &watch)
+            })
+        };
+        tokio::pin!(work);
+        let done = tokio::select! {
+            done = &mut work => done,
+            () = progress.tell() => work.await,
+            () = interrupted() => {
+                cancel.store(true, Ordering::Relaxed);
+                work.await
+            }
+        };
+        progress.end();
+        let done = done.map_err(|error| Failure::new(1, format!("it broke off: {error}")))?;
+        let answer = Answer::of(done.map_err(failure)?);
+        crate::show(&match self.json {
+            true => crate::json(&answer)?,
+            false => answer.text(),
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// What was asked for, read.
+    async fn wanted(&self) -> Result<Wanted, Failure> {
+        let Which {
+            profile,
+            image,
+            paths,
+        } = &self.which;
+        if let Some(file) = paths {
+            let bytes = read(file, PATHS_BYTES_MAX)?;
+            let lines = bytes.split(|byte| *byte == b'\n');
+            let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+            return Ok(Wanted::Paths(lines.map(<[u8]>::to_vec).collect()));
+        }
+        let (bytes, from) = match (profile, image) {
+            (Some(file), _) => (profile::read(file)?, file.display().to_string()),
+            (None, Some(image)) => {
+                let bytes = profile::newest(&self.admin, image).await?;
+                (bytes.to_vec(), format!("what the daemon has of {image}"))
+            }
+            (None, None) => return Err(Failure::new(crate::EXIT_USAGE, "name an order")),
+        };
+        let profile = Profile::decode(&bytes)
+            .map_err(|reason| Failure::new(1, format!("{from} is no profile: {reason}")))?;
+        let keys = profile.layer_keys().into_iter();
+        let recorded = Recorded {
+            image: profile.image().to_owned(),
+            layers: keys.map(|key| (key.blob, key.toc)).collect(),
+            chunks: profile.order().collect(),
+        };
+        let started = self.recorded_on.as_ref().unwrap_or(&self.from);
+        Ok(Wanted::Recorded(recorded, started.clone()))
+    }
+}
+
+/// An order that is not looked up yet.
+enum Wanted {
+    Paths(Vec<Vec<u8>>),
+    /// A profile, and the layout with the image that was started.
+    Recorded(Recorded, PathBuf),
+}
+
+impl Wanted {
+    fn order(self) -> pontoon_convert::Result<Order> {
+        match self {
+            Wanted::Paths(paths) => Order::of_paths(paths),
+            Wanted::Recorded(recorded, started) => Order::of_recorded(&recorded, &started),
+        }
+    }
+}
+
+/// All of a file, or of the standard input, of at most `bytes_max` bytes.
+fn read(file: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    let name = file.display();
+    let mut bytes = Vec::new();
+    let read = match file.as_os_str() == "-" {
+        true => io::stdin().take(bytes_max + 1).read_to_end(&mut bytes),
+        false => {
+            File::open(file).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes))
+        }
+    };
+    read.map_err(|error| Failure::new(1, format!("reading {name}: {error}")))?;
+    match bytes.len() as u64 > bytes_max {
+        true => {
+            let reason = format!("reading {name}: it has more than {bytes_max} bytes");
+            Err(Failure::new(1, reason))
+        }
+        false => Ok(bytes),
+    }
+}
+
+impl Answer {
+    fn of(optimized: Optimized) -> Answer {
+        let written = optimized.written;
+        let manifests = written.manifests.iter();
+        Answer {
+            images: written.images,
+            layers: written.layers,
+            files: optimized.files,
+            first_bytes: optimized.first_bytes,
+            bytes_before: written.bytes_before,
+            bytes_after: written.bytes_after,
+            manifests: manifests
+                .map(|(old, new)| [old.to_string(), new.to_string()])
+                .collect(),
+            notes: written.notes,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for [old, new] in &self.manifests {
+            text.push_str(&format!("{old} is now {new}\n"));
+        }
+        for note in &self.notes {
+            text.push_str(&format!("{note}\n"));
+        }
+        let first = match self.first_bytes {
+            0 => String::new(),
+            bytes => format!(", {} of their layers", text::bytes(bytes)),
+        };
+        text.push_str(&format!(
+            "{} and {} written, {} come first{first}\n",
+            text::count(self.images, "image"),
+            text::count(self.layers, "layer"),
+            text::count(self.files, "file"),
+        ));
+        text
+    }
+}
