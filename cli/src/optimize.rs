@@ -191,9 +191,7 @@ fn read(file: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = match file.as_os_str() == "-" {
         true => io::stdin().take(bytes_max + 1).read_to_end(&mut bytes),
-        false => {
-            File::open(file).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes))
-        }
+        false => File::open(file).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes)),
     };
     read.map_err(|error| Failure::new(1, format!("reading {name}: {error}")))?;
     match bytes.len() as u64 > bytes_max {

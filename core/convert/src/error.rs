@@ -135,10 +135,10 @@ impl Error {
         }
     }
 
-    /// The same, as what is wrong with one layer.
+    /// The same, as what is wrong with one layer, unless it is none's.
     pub(crate) fn of_layer(self, digest: &Digest) -> Error {
         match self {
-            Error::Cancelled => Error::Cancelled,
+            Error::Cancelled | Error::Option(_) => self,
             other => Error::OfLayer {
                 digest: digest.clone(),
                 source: Box::new(other),

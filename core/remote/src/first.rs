@@ -114,7 +114,10 @@ mod tests {
             first.add(at + 1..at + 2);
         }
         let bytes = first.text().len();
-        assert!((TEXT_BYTES_MAX - 20..=TEXT_BYTES_MAX).contains(&bytes), "{bytes}");
+        assert!(
+            (TEXT_BYTES_MAX - 20..=TEXT_BYTES_MAX).contains(&bytes),
+            "{bytes}"
+        );
     }
 
     #[test]
