@@ -67,20 +67,9 @@ fn an_image_with_every_oddity_gets_an_order() {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(answer["files"], 5, "{answer}");
         assert_eq!(answer["images"], 1);
-        let one = ["--paths", list, "--threads", "1"];
-        let output = optimize(&lazy, &twin, &one);
-        assert!(
-            said(&output).contains("5 files come first"),
-            "{}",
-            said(&output)
-        );
-        let index = |dir: &Path| fs::read(dir.join("index.json")).unwrap();
-        assert!(index(&to) == index(&twin), "the same bytes each time");
-        for old in [image.dir(), &lazy] {
-            let (code, answer) = check(old, &to);
-            assert_eq!(answer["findings"], json!([]), "{form:?}");
-            assert_eq!(code, 0);
-        }
+        let (code, checked) = check(image.dir(), &to);
+        assert_eq!(checked["findings"], json!([]), "{form:?}");
+        assert_eq!(code, 0);
         if form.contains(&"estargz") || form.contains(&"stargz") {
             // As stargz-snapshotter's library reads it.
             let read = image::verify(&to).unwrap();
@@ -89,6 +78,14 @@ fn an_image_with_every_oddity_gets_an_order() {
                 .collect();
             assert_eq!(first, FIRST, "{form:?}");
             assert!(answer["first_bytes"].as_u64().unwrap() > 5_000_000);
+        }
+        if number == 0 {
+            let one = ["--paths", list, "--threads", "1"];
+            let output = optimize(&lazy, &twin, &one);
+            let said = said(&output);
+            assert!(said.contains("5 files come first, 5."), "{said}");
+            let index = |dir: &Path| fs::read(dir.join("index.json")).unwrap();
+            assert!(index(&to) == index(&twin), "the same bytes each time");
         }
     }
 }

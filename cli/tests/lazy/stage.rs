@@ -8,6 +8,7 @@ use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
 use pontoon_rig::command::attempt;
 use pontoon_rig::containerd::{Pull, Version};
 use pontoon_rig::image::Converted;
+use pontoon_rig::plugin::Kind;
 use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::site::{self, Site, Users};
 use pontoon_rig::token::{PASSWORD, USER};
@@ -22,6 +23,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn start(version: Version) -> Self {
+        Self::start_with(version, None, "")
+    }
+
+    /// The same with another plugin, and with more of its configuration.
+    pub(crate) fn start_with(version: Version, plugin: Option<&str>, more: &str) -> Self {
         let sandbox = Sandbox::new().unwrap();
         let setup = site::Setup {
             users: Users::Bearer,
@@ -34,11 +40,15 @@ impl Stage {
         let config = format!(
             "[registry]\nconfig_path = {:?}\npatience_seconds = 3\n\
              [credentials]\ndocker_config = {docker:?}\nfixed = [\"{} {USER} {PASSWORD}\"]\n\
-             [background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n",
+             [background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n{more}",
             site.hosts_dir(),
             site.host(),
         );
-        let cluster = Cluster::start_in(sandbox, Setup::lazy(version, &config)).unwrap();
+        let mut setup = Setup::lazy(version, &config);
+        if let Some(plugin) = plugin {
+            setup.plugin.kind = Kind::Pontoon(plugin.to_owned());
+        }
+        let cluster = Cluster::start_in(sandbox, setup).unwrap();
         Stage { site, cluster }
     }
 
