@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pontoon_layer::{Limits, TAIL_BYTES, parse_tail};
-use pontoon_rig::cluster::SNAPSHOTTER;
 use pontoon_rig::containerd::Version;
 use pontoon_rig::gate::Request;
 use pontoon_rig::image::{Converted, Layout, busybox, lazy_fixture};

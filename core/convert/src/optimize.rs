@@ -132,7 +132,7 @@ impl Conversion<'_> {
     ) -> Result<bool> {
         let opened = self.open(manifest, what)?;
         let files = match nydus::is_nydus(&opened.layers) {
-            true => self.optimize_nydus(wanted.order, opened, manifest, what)?,
+            true => self.optimize_nydus(wanted, opened, manifest, what)?,
             false => self.optimize_layers(wanted, opened, manifest, what)?,
         };
         let Some(files) = files else {

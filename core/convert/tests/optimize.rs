@@ -448,6 +448,15 @@ fn a_nydus_image_gets_a_table_and_keeps_its_blobs() {
             new.last().unwrap()["annotations"]
         );
     }
+    // They cannot get chunks of another size.
+    let how = Optimize {
+        chunk_bytes: Some(1 << 20),
+        ..Optimize::default()
+    };
+    let plan = Plan::read(&place.path().join("from-0")).unwrap();
+    let to = place.path().join("none");
+    let refused = plan.optimize(&to, &order(&WANTED), &how, &|_, _| {});
+    assert!(matches!(refused, Err(Error::Option(_))), "{refused:?}");
 }
 
 /// Chunks of the layer `number` of an image with tables, those of each file together.

@@ -3,8 +3,8 @@
 use pontoon_unpack::{Archive, Expected};
 use serde_json::{Value, json};
 
-use super::Order;
-use crate::error::Result;
+use super::Wanted;
+use crate::error::{Error, Result};
 use crate::image::{Conversion, Opened, describe, set};
 use crate::layout::Descriptor;
 use crate::manifest::LAYER_GZIP;
@@ -14,11 +14,17 @@ impl Conversion<'_> {
     /// Puts the order into a nydus image. Answers how many files of it are there.
     pub(super) fn optimize_nydus(
         &mut self,
-        order: &Order,
+        wanted: Wanted<'_>,
         mut opened: Opened,
         manifest: &mut Value,
         what: &str,
     ) -> Result<Option<u64>> {
+        let Wanted { order, how } = wanted;
+        if how.level.is_some() || how.chunk_bytes.is_some() {
+            return Err(Error::Option(format!(
+                "{what} is of a nydus image, whose blobs stay as they are: leave out the level and the size of chunks, or convert the image again with them"
+            )));
+        }
         let (Some(value), Some(diff_id)) = (opened.layers.last(), opened.diff_ids.last()) else {
             return Ok(None);
         };
