@@ -43,6 +43,8 @@ pub use check::{Checked, check};
 pub use error::{Error, Result};
 pub use image::{Converted, Plan, Watch};
 pub use layer::{LayerConverted, convert_layer};
+#[cfg(feature = "fuzzing")]
+pub use nydus::fuzzing;
 pub use nydus::{ChunkCompression, ChunkDigest, Nydus};
 pub use optimize::{Optimize, Optimized, Order, Recorded};
 pub use options::{CHUNK_BYTES_MIN, Dialect, Format, Options};

@@ -16,6 +16,8 @@
 mod blob;
 mod boot;
 mod boot_layer;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod image;
 mod layer;
 mod merge;

@@ -44,6 +44,12 @@ pub(crate) enum What {
 
 pub(crate) const ROOT: usize = 0;
 
+impl Default for Merged {
+    fn default() -> Merged {
+        Merged::new()
+    }
+}
+
 impl Merged {
     /// Nothing but a root directory, as a snapshotter makes it: what layers say of theirs, containerd ignores.
     pub(crate) fn new() -> Merged {
