@@ -10,10 +10,14 @@ mod inspect;
 mod interrupt;
 mod layers;
 mod optimize;
+mod place;
+mod produce;
 mod profile;
 mod progress;
+mod settings;
 mod status;
 mod text;
+mod watched;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -41,7 +45,7 @@ enum Verb {
     Hydrate(hydrate::Hydrate),
     Profile(profile::Profile),
     Convert(convert::Convert),
-    Optimize(optimize::Optimize),
+    Optimize(Box<optimize::Optimize>),
     Check(check::Check),
     Fsck(fsck::Fsck),
 }

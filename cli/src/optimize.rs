@@ -6,27 +6,28 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use pontoon_convert::{Optimize as How, Optimized, Order, Plan, Recorded};
+use pontoon_convert::{Optimize as How, Optimized, Order, Plan, Recorded, Source};
 use pontoon_remote::Profile;
 use serde::Serialize;
 
 use crate::admin::Admin;
-use crate::convert::failure;
 use crate::failure::Failure;
-use crate::interrupt::interrupted;
-use crate::progress::Progress;
+use crate::place::{Choice, Place, Ways};
+use crate::produce::{Aim, produce};
+use crate::watched::Stop;
 use crate::{profile, text};
 
 /// The exit codes.
 const EXIT_CODES: &str = "\
+Places are those of `pontoon convert`.
+
 Exit codes:
   0   the image has the order
-  1   it has not, and nothing is left of it
-  64  the command line is wrong
-  69  no daemon answers
-  75  interrupted, and nothing is left of it";
+  1   it has not, and nobody sees anything of it
+  64  the command line or the daemon's configuration is wrong
+  69  the daemon, or containerd, does not answer
+  75  interrupted, or a registry is not available: the same command may do better later";
 
 /// The longest list of paths that is read from a file, in bytes.
 const PATHS_BYTES_MAX: u64 = 64 << 20;
@@ -40,17 +41,17 @@ const PATHS_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Optimize {
-    /// The OCI layout directory with the image, which can be read lazily: see `pontoon convert`
-    from: PathBuf,
-    /// The directory for the new one, empty or not there yet
-    to: PathBuf,
+    /// Where the image is, which can be read lazily already: docker://, containerd://, oci: or an OCI layout directory
+    from: Place,
+    /// Where the new one goes: likewise, a directory that is empty or not there yet
+    to: Place,
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
     admin: Admin,
-    /// The OCI layout directory with the image that was started, if that is another form of it than FROM
-    #[arg(long, value_name = "DIRECTORY", conflicts_with = "paths")]
-    recorded_on: Option<PathBuf>,
+    /// Where the image is that was started, if that is another form of it than FROM
+    #[arg(long, value_name = "PLACE", conflicts_with = "paths")]
+    recorded_on: Option<Place>,
     /// How hard to compress: 1 to 12 for eStargz, 1 to 19 for zstd:chunked
     #[arg(long)]
     level: Option<i32>,
@@ -60,6 +61,10 @@ pub(crate) struct Optimize {
     /// How many threads compress; one for each processor unless said otherwise
     #[arg(long, value_name = "NUMBER")]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    ways: Ways,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -83,6 +88,10 @@ struct Which {
 /// What `--json` prints. `docs/convert.md` documents it: names stay, more may come.
 #[derive(Debug, Serialize)]
 struct Answer {
+    /// Where the new image is.
+    place: String,
+    /// What is there now: one digest, unless a layout had several images.
+    digests: Vec<String>,
     images: u64,
     layers: u64,
     files: u64,
@@ -96,38 +105,21 @@ struct Answer {
 
 impl Optimize {
     pub(crate) async fn run(&self) -> Result<ExitCode, Failure> {
-        let wanted = self.wanted().await?;
-        let plan = Plan::read(&self.from).map_err(failure)?;
-        let progress = Arc::new(Progress::new(plan.sizes()));
-        let cancel = Arc::new(AtomicBool::new(false));
-        let work = {
-            let (progress, cancel) = (Arc::clone(&progress), Arc::clone(&cancel));
-            let (level, chunk_bytes, threads) = (self.level, self.chunk_size, self.threads);
-            let to = self.to.clone();
-            tokio::task::spawn_blocking(move || {
-                let order = wanted.order()?;
-                let how = How {
-                    level,
-                    chunk_bytes,
-                    threads,
-                    cancel: Some(&cancel),
-                };
-                let watch = |blob: usize, offset: u64| progress.reach(blob, offset);
-                plan.optimize(&to, &order, &how, &watch)
-            })
+        let stop = Stop::new();
+        let wanted = self.wanted(&stop).await?;
+        let (level, chunk_bytes, threads) = (self.level, self.chunk_size, self.threads);
+        let make = move |plan: &Plan, aim: &Aim<'_>| {
+            let how = How {
+                level,
+                chunk_bytes,
+                threads,
+                cancel: Some(aim.cancel),
+            };
+            plan.optimize(aim.target, &wanted.order()?, &how, aim.watch)
         };
-        tokio::pin!(work);
-        let done = tokio::select! {
-            done = &mut work => done,
-            () = progress.tell() => work.await,
-            () = interrupted() => {
-                cancel.store(true, Ordering::Relaxed);
-                work.await
-            }
-        };
-        progress.end();
-        let done = done.map_err(|error| Failure::new(1, format!("it broke off: {error}")))?;
-        let answer = Answer::of(done.map_err(failure)?);
+        let places = (&self.from, &self.to);
+        let done = produce(places, (&self.choice, &self.ways), &stop, make).await?;
+        let answer = Answer::of(&self.to, done);
         crate::show(&match self.json {
             true => crate::json(&answer)?,
             false => answer.text(),
@@ -136,7 +128,7 @@ impl Optimize {
     }
 
     /// What was asked for, read.
-    async fn wanted(&self) -> Result<Wanted, Failure> {
+    async fn wanted(&self, stop: &Arc<Stop>) -> Result<Wanted, Failure> {
         let Which {
             profile,
             image,
@@ -164,23 +156,26 @@ impl Optimize {
             layers: keys.map(|key| (key.blob, key.toc)).collect(),
             chunks: profile.order().collect(),
         };
-        let started = self.recorded_on.as_ref().unwrap_or(&self.from);
-        Ok(Wanted::Recorded(recorded, started.clone()))
+        let place = self.recorded_on.as_ref().unwrap_or(&self.from);
+        let started = self.ways.source(place, stop).await?;
+        Ok(Wanted::Recorded(recorded, started, place.to_string()))
     }
 }
 
 /// An order that is not looked up yet.
 enum Wanted {
     Paths(Vec<Vec<u8>>),
-    /// A profile, and the layout with the image that was started.
-    Recorded(Recorded, PathBuf),
+    /// A profile, and the image that was started, and where that is.
+    Recorded(Recorded, Arc<dyn Source>, String),
 }
 
 impl Wanted {
     fn order(self) -> pontoon_convert::Result<Order> {
         match self {
             Wanted::Paths(paths) => Order::of_paths(paths),
-            Wanted::Recorded(recorded, started) => Order::of_recorded(&recorded, &started),
+            Wanted::Recorded(recorded, started, place) => {
+                Order::of_recorded(&recorded, &*started, &place)
+            }
         }
     }
 }
@@ -204,10 +199,12 @@ fn read(file: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
 }
 
 impl Answer {
-    fn of(optimized: Optimized) -> Answer {
+    fn of(to: &Place, optimized: Optimized) -> Answer {
         let written = optimized.written;
         let manifests = written.manifests.iter();
         Answer {
+            place: to.to_string(),
+            digests: written.targets.iter().map(ToString::to_string).collect(),
             images: written.images,
             layers: written.layers,
             files: optimized.files,
@@ -228,6 +225,9 @@ impl Answer {
         }
         for note in &self.notes {
             text.push_str(&format!("{note}\n"));
+        }
+        for digest in &self.digests {
+            text.push_str(&format!("{} has {digest}\n", self.place));
         }
         let first = match self.first_bytes {
             0 => String::new(),

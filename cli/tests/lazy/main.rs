@@ -4,6 +4,7 @@
 
 mod nydusd;
 mod optimize;
+mod places;
 mod stage;
 
 use std::collections::BTreeSet;

@@ -158,7 +158,7 @@ const ON_FUSE: &str = "[lazy]\nfront_end = \"fuse\"\n";
 /// What one node has seen of a start is in the image, in whatever form, and another node needs no more.
 #[test]
 fn what_a_start_has_read_comes_first_on_every_node() {
-    let node = |plugin: Option<&str>| Stage::start_with(Version::V2_3, plugin, ON_FUSE);
+    let node = |plugin: Option<&str>| Stage::open(Version::V2_3, plugin, ON_FUSE);
     let stage = node(None);
     let fixture = lazy_fixture().unwrap();
     let lazy = stage.make("convert", fixture.dir(), "lazy", ESTARGZ);

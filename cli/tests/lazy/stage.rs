@@ -23,11 +23,16 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn start(version: Version) -> Self {
-        Self::start_with(version, None, "")
+        Stage::open(version, None, "")
     }
 
-    /// The same with another plugin, and with more of its configuration.
-    pub(crate) fn start_with(version: Version, plugin: Option<&str>, more: &str) -> Self {
+    /// The same with this daemon.
+    pub(crate) fn with(daemon: &str, version: Version) -> Self {
+        Stage::open(version, Some(daemon), "")
+    }
+
+    /// The same with another daemon, and with more of its configuration.
+    pub(crate) fn open(version: Version, daemon: Option<&str>, more: &str) -> Self {
         let sandbox = Sandbox::new().unwrap();
         let setup = site::Setup {
             users: Users::Bearer,
@@ -45,8 +50,8 @@ impl Stage {
             site.host(),
         );
         let mut setup = Setup::lazy(version, &config);
-        if let Some(plugin) = plugin {
-            setup.plugin.kind = Kind::Pontoon(plugin.to_owned());
+        if let Some(daemon) = daemon {
+            setup.plugin.kind = Kind::Pontoon(daemon.to_owned());
         }
         let cluster = Cluster::start_in(sandbox, setup).unwrap();
         Stage { site, cluster }
@@ -116,6 +121,18 @@ impl Stage {
 
     pub(crate) fn pontoon_alone(&self, arguments: &[&str]) -> (i32, String) {
         ended(&mut command(arguments))
+    }
+
+    /// With the ways to this registry and this containerd.
+    pub(crate) fn pontoon_there(&self, arguments: &[&str]) -> (i32, String) {
+        ended(&mut self.command_there(arguments))
+    }
+
+    pub(crate) fn command_there(&self, arguments: &[&str]) -> Command {
+        let mut command = command(arguments);
+        command.args(self.containerd()).arg("--config");
+        command.arg(self.cluster.sandbox.path("plugin.toml"));
+        command
     }
 
     pub(crate) fn hydrate(&self, reference: &str) -> (i32, String) {

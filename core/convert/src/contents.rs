@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Seek as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 
 use pontoon_layer::{
     ANNOTATION_TOC_DIGEST, Layer, Limits, OpaqueXattr, TAIL_BYTES, TocDigest, TocKind,
@@ -12,6 +12,7 @@ use pontoon_layer::{
 
 use crate::error::{Error, Result};
 use crate::options::{Dialect, Format};
+use crate::place::Descriptor;
 
 /// What came of looking for a table of contents.
 pub(crate) enum Contents {
@@ -33,20 +34,33 @@ pub(crate) struct Lazy {
     pub(crate) layer: Layer,
 }
 
-/// The blob of a layer.
-pub(crate) struct Opened {
-    pub(crate) file: File,
-    pub(crate) path: PathBuf,
-    /// Its bytes, as its descriptor has them.
-    pub(crate) size: u64,
+/// The blob of a layer, in a file.
+pub(crate) struct Blob<'a> {
+    file: &'a File,
+    descriptor: &'a Descriptor,
 }
 
-impl Opened {
+impl<'a> Blob<'a> {
+    pub(crate) fn of(file: &'a File, descriptor: &'a Descriptor) -> Blob<'a> {
+        Blob { file, descriptor }
+    }
+
     pub(crate) fn read(&self, offset: u64, length: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         let read = self.file.read_exact_at(&mut bytes, offset);
-        read.map_err(Error::file("cannot read", &self.path))?;
+        let path = self.descriptor.digest.to_string();
+        read.map_err(Error::file("cannot read", path))?;
         Ok(bytes)
+    }
+
+    /// All of it, from the first byte on.
+    pub(crate) fn reader(&self) -> Result<File> {
+        let again = self.file.try_clone().and_then(|mut file| {
+            file.rewind()?;
+            Ok(file)
+        });
+        let path = self.descriptor.digest.to_string();
+        again.map_err(Error::file("cannot read", path))
     }
 
     /// The table of contents of the layer, whose descriptor has these annotations.
@@ -56,7 +70,7 @@ impl Opened {
         limits: &Limits,
     ) -> Result<Contents> {
         let wrong = |reason: String| Ok(Contents::Wrong(reason));
-        let size = self.size;
+        let size = self.descriptor.size;
         let tail_bytes = size.min(TAIL_BYTES as u64);
         let tail = self.read(size - tail_bytes, tail_bytes)?;
         let annotated = match parse_annotations(annotations, size, limits) {

@@ -14,24 +14,24 @@ mod order;
 mod part;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::BufWriter;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use pontoon_layer::{Digest, Limits};
 use pontoon_unpack::{Archive, Expected};
 use serde_json::{Value, json};
 
-use crate::contents::{self, Contents, Lazy};
+use crate::contents::{Blob, Contents, Lazy};
 use crate::cut::{Cutter, First};
 use crate::error::{Error, Result};
-use crate::image::{Conversion, Converted, Counted, Opened, Plan, Watch, annotate, describe, set};
+use crate::image::{Conversion, Converted, Opened, Plan, Watch, annotate};
 use crate::layer::{self, LayerConverted};
-use crate::layout::{self, Descriptor};
-use crate::manifest::LAYERS;
+use crate::manifest::{LAYERS, describe, set};
 use crate::nydus;
 use crate::options::{Format, Options};
+use crate::place::{self, Counted, Descriptor, Target};
 use gather::gather;
 pub use order::{Order, Recorded};
 use part::Part;
@@ -61,6 +61,9 @@ pub struct Optimized {
     pub first_bytes: u64,
 }
 
+/// How often a layer is read: for its table of contents, for what comes first, and for all of it.
+const PASSES: u64 = 3;
+
 /// What is wanted of a conversion that puts an order into images.
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted<'a> {
@@ -78,14 +81,14 @@ pub(crate) struct Ordered {
 }
 
 impl Plan {
-    /// Puts `order` into all images that it names files of, and writes them to a new layout at `to`. Nothing is there after
-    /// an error.
+    /// Puts `order` into all images that it names files of, and gives them to `target`, which shows nothing of them after an
+    /// error.
     ///
     /// # Errors
     /// [`Error::Order`] if there is no such image; any other of [`Error`].
     pub fn optimize(
         &self,
-        to: &Path,
+        target: &dyn Target,
         order: &Order,
         how: &Optimize<'_>,
         watch: &Watch<'_>,
@@ -97,7 +100,7 @@ impl Plan {
             ..usual
         };
         let wanted = Wanted { order, how };
-        let (mut written, ordered) = self.carry_out(to, &options, Some(wanted), watch)?;
+        let (mut written, ordered) = self.carry_out(target, &options, Some(wanted), watch)?;
         written.notes.splice(0..0, order.notes.iter().cloned());
         Ok(Optimized {
             written,
@@ -206,18 +209,22 @@ impl Conversion<'_> {
         for value in &opened.layers {
             self.options.check_cancelled()?;
             let descriptor = Descriptor::parse(value, what)?;
-            let contents = match LAYERS.contains(&descriptor.media_type.as_str()) {
-                true => {
-                    let (file, path) = self.source().blob(&descriptor)?;
-                    let size = descriptor.size;
-                    let blob = contents::Opened { file, path, size };
-                    blob.contents(&layout::annotations(value), &limits)?
+            let file = match LAYERS.contains(&descriptor.media_type.as_str()) {
+                true => Some(self.source().file(&descriptor, &|offset| {
+                    self.reached(&descriptor.digest, offset / PASSES);
+                })?),
+                false => None,
+            };
+            let contents = match &file {
+                Some(file) => {
+                    let blob = Blob::of(file, &descriptor);
+                    blob.contents(&place::annotations(value), &limits)?
                 }
-                false => Contents::None,
+                None => Contents::None,
             };
             let digest = &descriptor.digest;
             let lazy = match contents {
-                Contents::Lazy(lazy) => Some(lazy),
+                Contents::Lazy(lazy) => file.map(|file| (lazy, file)),
                 Contents::None => {
                     let note =
                         format!("the layer {digest} stays as it is: it cannot be read lazily");
@@ -232,7 +239,7 @@ impl Conversion<'_> {
             };
             entries += lazy
                 .as_ref()
-                .map_or(0, |lazy| u64::from(lazy.layer.entries));
+                .map_or(0, |(lazy, _)| u64::from(lazy.layer.entries));
             // All are in memory.
             let what = "the entries of the tables of contents of an image";
             Error::check_limit(what, entries, u64::from(limits.entries_max))?;
@@ -255,9 +262,13 @@ impl Conversion<'_> {
         value: &mut Value,
     ) -> Result<(Digest, u64)> {
         let descriptor = &layer.descriptor;
-        let Some(lazy) = layer.lazy.as_ref().filter(|lazy| !layer.is_as_wanted(lazy)) else {
+        let lazy = layer
+            .lazy
+            .as_ref()
+            .filter(|(lazy, _)| !layer.is_as_wanted(lazy));
+        let Some((lazy, file)) = lazy else {
             // Some are by design nowhere but at a URL.
-            if self.source().blob(descriptor).is_ok() {
+            if self.source().has(descriptor)? {
                 self.copy(descriptor)?;
             }
             return Ok((diff_id.clone(), 0));
@@ -267,7 +278,7 @@ impl Conversion<'_> {
         let (converted, moved) = match self.ordered.layers.get(&key) {
             Some(known) => known.clone(),
             None => {
-                let done = self.rewrite(wanted.how, layer, lazy, diff_id)?;
+                let done = self.rewrite(wanted.how, layer, (lazy, file), diff_id)?;
                 self.done.layers += 1;
                 self.done.bytes_before += done.0.from.blob_bytes;
                 self.done.bytes_after += done.0.bytes;
@@ -277,8 +288,8 @@ impl Conversion<'_> {
             }
         };
         annotate(value, &converted);
-        let media_type = lazy.format.media_type().to_owned();
-        describe(value, &(media_type, converted.digest, converted.bytes));
+        let new = described(lazy.format, &converted);
+        describe(value, &new);
         Ok((converted.diff_id, moved))
     }
 
@@ -286,7 +297,7 @@ impl Conversion<'_> {
         &mut self,
         how: &Optimize<'_>,
         layer: &Part,
-        lazy: &Lazy,
+        (lazy, file): (&Lazy, &File),
         diff_id: &Digest,
     ) -> Result<(LayerConverted, u64)> {
         let descriptor = &layer.descriptor;
@@ -304,23 +315,24 @@ impl Conversion<'_> {
             size: Some(descriptor.size),
             diff_id: Some(diff_id.clone()),
         };
-        // It is read twice.
-        let half = descriptor.size / 2;
         let this: &Self = self;
-        let reader = |before: u64| -> Result<_> {
+        let reader = |pass: u64| -> Result<_> {
+            let size = descriptor.size;
             Ok(Counted {
-                file: this.source().blob(descriptor)?.0,
+                reader: Box::new(Blob::of(file, descriptor).reader()?),
                 offset: 0,
-                tell: move |offset| this.reached(&descriptor.digest, before + offset / 2),
+                tell: move |offset| {
+                    let offset = (size * pass + offset) / PASSES;
+                    this.reached(&descriptor.digest, offset);
+                },
             })
         };
-        let aside = self.target.begin()?.into_file();
+        let aside = self.begin()?.into_file();
         let names = (&layer.first[..], &lazy.links(&layer.first)[..]);
-        let gathered = gather(reader(0)?, &expected, &options, names, aside)?;
-        let file = self.target.begin()?;
+        let gathered = gather(reader(1)?, &expected, &options, names, aside)?;
+        let file = self.begin()?;
         let writer = BufWriter::with_capacity(1 << 20, file.as_file());
-        let reader = reader(descriptor.size - half)?;
-        let converted = layer::write(reader, writer, &expected, &options, |blocks, put| {
+        let converted = layer::write(reader(2)?, writer, &expected, &options, |blocks, put| {
             let mut aside = gathered.archive(&options.limits);
             let first = First {
                 entries: aside.as_mut(),
@@ -329,7 +341,7 @@ impl Conversion<'_> {
             let mut archive = Archive::recording(blocks, &options.limits);
             Cutter::new(&options, true, put)?.cut_in_order(first, &mut archive)
         })?;
-        self.target.keep(file, &converted.digest)?;
+        self.keep(file, &described(format, &converted))?;
         if gathered.left > 0 {
             self.done.notes.push(format!(
                 "{} files of the order stay where they are in the layer {}, for to move them would change it",
@@ -337,5 +349,13 @@ impl Conversion<'_> {
             ));
         }
         Ok((converted, gathered.files))
+    }
+}
+
+fn described(format: Format, converted: &LayerConverted) -> Descriptor {
+    Descriptor {
+        media_type: format.media_type().to_owned(),
+        digest: converted.digest.clone(),
+        size: converted.bytes,
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use pontoon_convert::{
-    ChunkCompression, Converted, Dialect, Error, Format, Nydus, Optimize, Optimized, Options,
-    Order, Plan, Recorded, check,
+    ChunkCompression, Converted, Dialect, Error, Format, NewLayout, Nydus, Optimize, Optimized,
+    Options, Order, Recorded,
 };
 use pontoon_layer::rafs::{Bootstrap, Image};
 use pontoon_layer::{
@@ -20,7 +20,7 @@ use pontoon_layer::{
     parse_tail, parse_toc,
 };
 use serde_json::Value;
-use support::layout::{Layout, index, read};
+use support::layout::{Layout, checked, index, plan, read};
 use support::{Tar, gunzip, noise, unzstd};
 
 const TABLES: [Format; 3] = [
@@ -87,10 +87,7 @@ fn convert(from: &Path, to: &Path, format: Format) -> Converted {
         chunk_bytes: CHUNK_BYTES,
         ..Options::new(format)
     };
-    Plan::read(from)
-        .unwrap()
-        .run(to, &options, &|_, _| {})
-        .unwrap()
+    support::layout::convert(from, to, &options).unwrap()
 }
 
 fn order(paths: &[&str]) -> Order {
@@ -98,7 +95,22 @@ fn order(paths: &[&str]) -> Order {
 }
 
 fn optimize(from: &Path, to: &Path, order: &Order) -> Result<Optimized, Error> {
-    Plan::read(from)?.optimize(to, order, &Optimize::default(), &|_, _| {})
+    optimize_as(from, to, order, &Optimize::default())
+}
+
+fn optimize_as(
+    from: &Path,
+    to: &Path,
+    order: &Order,
+    how: &Optimize<'_>,
+) -> Result<Optimized, Error> {
+    let target = NewLayout::create(to, None)?;
+    plan(from)?.optimize(&target, order, how, &|_, _| {})
+}
+
+fn of_recorded(recorded: &Recorded, started: &Path) -> Result<Order, Error> {
+    let source = pontoon_convert::Layout::open(started, None)?;
+    Order::of_recorded(recorded, &source, "the place")
 }
 
 fn manifest(layout: &Path) -> Value {
@@ -221,7 +233,7 @@ fn the_files_of_an_order_come_first_and_all_else_stays() {
         assert_eq!((done.written.images, done.written.layers), (1, 2));
         assert_eq!(done.files, 3, "{:?}", done.written.notes);
         for old in [layout.path(), &from] {
-            let found = check(old, &to, None).unwrap();
+            let found = checked(old, &to);
             assert_eq!(found.findings, [""; 0], "{format:?}");
             assert_eq!((found.layers, found.lazy_layers), (2, 2));
         }
@@ -325,10 +337,7 @@ fn a_layer_without_a_file_of_the_order_says_so() {
         assert_eq!(lower.landmark, Landmark::NoPrefetch);
         let upper = by_place(&table(&dir("next"), &next["layers"][1]));
         assert_eq!(upper[0], ("opt/own".to_owned(), true));
-        assert_eq!(
-            check(layout.path(), &dir("next"), None).unwrap().findings,
-            [""; 0]
-        );
+        assert_eq!(checked(layout.path(), &dir("next")).findings, [""; 0]);
     }
 }
 
@@ -345,7 +354,7 @@ fn what_cannot_be_moved_stays() {
     assert_eq!(done.files, 1);
     let notes = done.written.notes.join("\n");
     assert!(notes.contains("3 files of the order stay"), "{notes}");
-    assert_eq!(check(&from, &to, None).unwrap().findings, [""; 0]);
+    assert_eq!(checked(&from, &to).findings, [""; 0]);
     let new = manifest(&to);
     let archive = gunzip(&blob(&to, &new["layers"][1]));
     assert_eq!(
@@ -385,7 +394,7 @@ fn global_headers_keep_the_order() {
     assert_eq!((done.files, done.written.images), (0, 1));
     let new = manifest(&to);
     assert_eq!(table(&to, &new["layers"][0]).landmark, Landmark::NoPrefetch);
-    assert_eq!(check(&from, &to, None).unwrap().findings, [""; 0]);
+    assert_eq!(checked(&from, &to).findings, [""; 0]);
 }
 
 #[test]
@@ -413,7 +422,7 @@ fn a_nydus_image_gets_a_table_and_keeps_its_blobs() {
         // One of them has two names in the order.
         assert_eq!(done.files, 5);
         for old in [layout.path(), &from] {
-            assert_eq!(check(old, &to, None).unwrap().findings, [""; 0]);
+            assert_eq!(checked(old, &to).findings, [""; 0]);
         }
         let (before, image) = (nydus_image(&from), nydus_image(&to));
         assert!(before.prefetch.is_empty());
@@ -453,9 +462,8 @@ fn a_nydus_image_gets_a_table_and_keeps_its_blobs() {
         chunk_bytes: Some(1 << 20),
         ..Optimize::default()
     };
-    let plan = Plan::read(&place.path().join("from-0")).unwrap();
-    let to = place.path().join("none");
-    let refused = plan.optimize(&to, &order(&WANTED), &how, &|_, _| {});
+    let (from, to) = (place.path().join("from-0"), place.path().join("none"));
+    let refused = optimize_as(&from, &to, &order(&WANTED), &how);
     assert!(matches!(refused, Err(Error::Option(_))), "{refused:?}");
 }
 
@@ -509,7 +517,7 @@ fn a_recording_of_one_form_is_good_for_every_other() {
         vec![(0, 10_000), (7, 0)],
     ];
     let recorded = recorded(&started, chunks.concat());
-    let order = Order::of_recorded(&recorded, &started).unwrap();
+    let order = of_recorded(&recorded, &started).unwrap();
     let expected = self::order(&["usr/lib/b.so", "opt/own", "usr/bin/alias"]);
     assert_eq!(order, expected);
     for (number, format) in (TABLES.into_iter())
@@ -543,7 +551,7 @@ fn a_recording_of_one_form_is_good_for_every_other() {
         )],
         chunks: vec![(0, chunk.unwrap() as u32)],
     };
-    let order = Order::of_recorded(&recorded, &nydus).unwrap();
+    let order = of_recorded(&recorded, &nydus).unwrap();
     assert_eq!(order, self::order(&["usr/lib/b.so"]));
 }
 
@@ -554,21 +562,19 @@ fn a_recording_of_another_image_is_refused() {
     let started = place.path().join("started");
     convert(layout.path(), &started, Format::Estargz);
     let good = recorded(&started, vec![(0, 0)]);
-    let refused = Order::of_recorded(&good, layout.path()).unwrap_err();
+    let refused = of_recorded(&good, layout.path()).unwrap_err();
     assert!(matches!(refused, Error::Order(_)), "{refused:?}");
     let said = refused.to_string();
     assert!(said.contains("--recorded-on"), "{said}");
     // The same blob with another table of contents.
     let mut other = good.clone();
     other.layers[0].1 = Digest::of(b"another");
-    let said = Order::of_recorded(&other, &started)
-        .unwrap_err()
-        .to_string();
+    let said = of_recorded(&other, &started).unwrap_err().to_string();
     assert!(said.contains("table of contents"), "{said}");
     // Layers that are gone are named.
     let mut partly = good;
     partly.layers[1].0 = Digest::of(b"gone");
-    let order = Order::of_recorded(&partly, &started).unwrap();
+    let order = of_recorded(&partly, &started).unwrap();
     let to = place.path().join("to");
     let done = optimize(&started, &to, &order).unwrap();
     let notes = done.written.notes.join("\n");
@@ -592,7 +598,7 @@ fn large_files_of_which_little_was_read_do_not_come_first() {
     let read = |large: &[(u32, u32)]| {
         let chunks = [large, &small[..1]].concat();
         let recorded = recorded(&started, chunks);
-        Order::of_recorded(&recorded, &started).unwrap()
+        of_recorded(&recorded, &started).unwrap()
     };
     let order = read(&large[..1]);
     assert_eq!(order.len(), 1);
@@ -648,7 +654,7 @@ fn what_has_nothing_of_the_order_stays_as_it_is() {
     let done = optimize(&from, &to, &order(&["usr/bin/first"])).unwrap();
     assert_eq!((done.written.images, done.written.notes.len()), (1, 1));
     assert_eq!(index(&to)["manifests"][1], index(&from)["manifests"][1]);
-    assert_eq!(check(&from, &to, None).unwrap().findings, [""; 0]);
+    assert_eq!(checked(&from, &to).findings, [""; 0]);
 }
 
 #[test]
@@ -673,15 +679,14 @@ fn chunks_have_the_size_that_they_had_unless_another_is_asked_for() {
         chunk_bytes: Some(1 << 20),
         ..Optimize::default()
     };
-    let plan = Plan::read(&from).unwrap();
-    plan.optimize(&large, &order, &how, &|_, _| {}).unwrap();
+    optimize_as(&from, &large, &order, &how).unwrap();
     assert!(chunks(&large).len() < chunks(&from).len());
     let how = Optimize {
         level: Some(99),
         ..Optimize::default()
     };
     let none = place.path().join("none");
-    let refused = plan.optimize(&none, &order, &how, &|_, _| {}).unwrap_err();
+    let refused = optimize_as(&from, &none, &order, &how).unwrap_err();
     assert!(refused.to_string().contains("level 99"), "{refused}");
     assert!(!none.exists());
 }
@@ -692,7 +697,7 @@ fn it_tells_how_far_it_is_and_can_be_stopped() {
     let place = tempfile::tempdir().unwrap();
     let (from, to) = (place.path().join("from"), place.path().join("to"));
     convert(layout.path(), &from, Format::Estargz);
-    let plan = Plan::read(&from).unwrap();
+    let plan = plan(&from).unwrap();
     let sizes: Vec<u64> = plan.sizes().collect();
     let reached = Mutex::new(vec![0; sizes.len()]);
     let watch = |blob: usize, offset: u64| {
@@ -701,7 +706,8 @@ fn it_tells_how_far_it_is_and_can_be_stopped() {
         reached[blob] = offset;
     };
     let order = order(&["usr/bin/first", "opt/own"]);
-    plan.optimize(&to, &order, &Optimize::default(), &watch)
+    let target = NewLayout::create(&to, None).unwrap();
+    plan.optimize(&target, &order, &Optimize::default(), &watch)
         .unwrap();
     // The configuration is another one, and was read before.
     assert_eq!(reached.lock().unwrap()[1..], sizes[1..]);
@@ -711,7 +717,7 @@ fn it_tells_how_far_it_is_and_can_be_stopped() {
         ..Optimize::default()
     };
     let other = place.path().join("other");
-    let stopped = plan.optimize(&other, &order, &how, &|_, _| {});
+    let stopped = optimize_as(&from, &other, &order, &how);
     assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
     assert!(!other.exists());
 }

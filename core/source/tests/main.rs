@@ -7,6 +7,7 @@ mod credentials;
 
 mod faults;
 mod hosts;
+mod push;
 mod server;
 mod tls;
 mod transfers;

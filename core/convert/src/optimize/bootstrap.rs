@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::Wanted;
 use crate::error::{Error, Result};
-use crate::image::{Conversion, Opened, describe, set};
-use crate::layout::Descriptor;
-use crate::manifest::LAYER_GZIP;
+use crate::image::{Conversion, Opened};
+use crate::manifest::{LAYER_GZIP, describe, set};
 use crate::nydus;
+use crate::place::Descriptor;
 
 impl Conversion<'_> {
     /// Puts the order into a nydus image. Answers how many files of it are there.
@@ -29,7 +29,7 @@ impl Conversion<'_> {
             return Ok(None);
         };
         let descriptor = Descriptor::parse(value, what)?;
-        let (file, _) = self.source().blob(&descriptor)?;
+        let reader = self.open_layer(&descriptor)?;
         let limits = pontoon_unpack::Limits::default().for_blob(descriptor.size);
         let expected = Expected {
             digest: Some(descriptor.digest.clone()),
@@ -37,7 +37,7 @@ impl Conversion<'_> {
             diff_id: Some(diff_id.clone()),
         };
         let mut files = 0;
-        let replaced = pontoon_unpack::stream(file, &expected, &limits, |blocks| {
+        let replaced = pontoon_unpack::stream(reader, &expected, &limits, |blocks| {
             let mut archive = Archive::recording(blocks, &limits);
             nydus::replace_bootstrap(&mut archive, |bootstrap| {
                 let (bootstrap, found) = nydus::put_prefetch_table(bootstrap, &order.paths)?;
@@ -50,13 +50,12 @@ impl Conversion<'_> {
             self.nothing_of_it(order, what);
             return Ok(None);
         }
-        let digest = self.target.put(&layer.bytes)?;
+        let new = self.put(LAYER_GZIP, &layer.bytes)?;
         self.done.layers += 1;
         self.done.bytes_before += from.blob_bytes;
-        self.done.bytes_after += layer.bytes.len() as u64;
-        let size = layer.bytes.len() as u64;
+        self.done.bytes_after += new.size;
         if let Some(last) = opened.layers.last_mut() {
-            describe(last, &(LAYER_GZIP.to_owned(), digest, size));
+            describe(last, &new);
         }
         let blobs = opened.layers.len() - 1;
         for value in &opened.layers[..blobs] {

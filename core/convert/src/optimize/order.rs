@@ -1,17 +1,18 @@
 //! Which files a start reads, in which order: named, or found by the chunks that one has read.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::PathBuf;
 
 use pontoon_layer::{ChunkTable, Digest, Kind, Limits, TocDigest, Tree, path_names};
 use pontoon_unpack::{Archive, Expected};
 use serde_json::Value;
 
-use crate::contents::{Contents, Opened};
+use crate::contents::{Blob, Contents};
 use crate::error::{Error, Result};
-use crate::layout::{self, Descriptor, Source};
 use crate::manifest::manifests;
 use crate::nydus;
+use crate::place::{self, Descriptor, Source};
+use crate::platform::Selection;
 
 /// A file of which more than so many bytes were not read, and more than were, is not fetched as a whole: that costs more
 /// than the round trips that it saves.
@@ -69,23 +70,23 @@ impl Order {
         Ok(order)
     }
 
-    /// The files that `recorded` has read. `started` is the layout with the image that was started: only its tables say
+    /// The files that `recorded` has read. `started` has the image that was started, which `place` names: only its tables say
     /// which chunk is of which file.
     ///
     /// A large file of which a small part was read is not among them.
     ///
     /// # Errors
     /// [`Error::Order`] if none of the layers is there; any other of [`Error`] if what is there cannot be read.
-    pub fn of_recorded(recorded: &Recorded, started: &Path) -> Result<Order> {
+    pub fn of_recorded(recorded: &Recorded, started: &dyn Source, place: &str) -> Result<Order> {
         let what = "the chunks of a recording";
         Error::check_limit(what, recorded.chunks.len() as u64, CHUNKS_MAX as u64)?;
-        let source = Source::open(started)?;
         let mut layers = BTreeMap::new();
-        for manifest in manifests(&source, &source.index()?)? {
+        let found = manifests(started, &started.index()?, &Selection::default())?;
+        for manifest in found.manifests {
             if !manifest.is_image {
                 continue;
             }
-            let values = layout::list(&manifest.value, "layers", &manifest.what)?;
+            let values = place::list(&manifest.value, "layers", &manifest.what)?;
             for (number, (blob, toc)) in (0..).zip(&recorded.layers) {
                 let value = (values.iter()).find(|value| {
                     let found = Descriptor::parse(value, &manifest.what);
@@ -94,8 +95,8 @@ impl Order {
                 if let (Some(value), false) = (value, layers.contains_key(&number)) {
                     let what = &manifest.what;
                     let files = match nydus::is_nydus(values) {
-                        true => Files::of_nydus(&source, values, value, what)?,
-                        false => Files::of_layer(&source, value, toc, what)?,
+                        true => Files::of_nydus(started, values, value, what)?,
+                        false => Files::of_layer(started, value, toc, what)?,
                     };
                     layers.insert(number, files);
                 }
@@ -103,18 +104,16 @@ impl Order {
         }
         let (all, image) = (recorded.layers.len(), &recorded.image);
         if layers.is_empty() {
-            let place = started.display();
             return Err(Error::Order(format!(
-                "none of the {all} layers that were read at the start of {image:?} is in {place}: name the layout of the image that was started, as it was started, with --recorded-on"
+                "none of the {all} layers that were read at the start of {image:?} is in {place}: say where the image is as it was started, with --recorded-on"
             )));
         }
         let (paths, left) = in_order(&recorded.chunks, &layers);
         let mut order = Order::of_paths(paths)?;
         if layers.len() < all {
             order.notes.push(format!(
-                "{} of the {all} layers that were read at the start of {image:?} are not in {}",
+                "{} of the {all} layers that were read at the start of {image:?} are not in {place}",
                 all - layers.len(),
-                started.display()
             ));
         }
         if left > 0 {
@@ -218,12 +217,11 @@ impl Files {
     }
 
     /// Those of the layer that `value` describes, whose table of contents must have the digest `toc`.
-    fn of_layer(source: &Source, value: &Value, toc: &Digest, what: &str) -> Result<Files> {
+    fn of_layer(source: &dyn Source, value: &Value, toc: &Digest, what: &str) -> Result<Files> {
         let descriptor = Descriptor::parse(value, what)?;
-        let size = descriptor.size;
-        let (file, path) = source.blob(&descriptor)?;
-        let blob = Opened { file, path, size };
-        let contents = blob.contents(&layout::annotations(value), &Limits::default())?;
+        let file = source.file(&descriptor, &|_| {})?;
+        let blob = Blob::of(&file, &descriptor);
+        let contents = blob.contents(&place::annotations(value), &Limits::default())?;
         let reason = match contents {
             Contents::Lazy(lazy) => {
                 let (TocDigest::Json(digest) | TocDigest::Compressed(digest)) = &lazy.digest;
@@ -237,14 +235,14 @@ impl Files {
         };
         let digest = descriptor.digest;
         Err(Error::Order(format!(
-            "chunks of the layer {digest} were read, and nothing says of which files they are: {reason}; name the layout of the image as it was started with --recorded-on"
+            "chunks of the layer {digest} were read, and nothing says of which files they are: {reason}; say where the image is as it was started, with --recorded-on"
         )))
     }
 
     /// Those of the nydus image with these layers, the bootstrap's of which `value` describes.
-    fn of_nydus(source: &Source, values: &[Value], value: &Value, what: &str) -> Result<Files> {
+    fn of_nydus(source: &dyn Source, values: &[Value], value: &Value, what: &str) -> Result<Files> {
         let descriptor = Descriptor::parse(value, what)?;
-        let (file, _) = source.blob(&descriptor)?;
+        let reader = source.read(&descriptor)?;
         let limits = pontoon_unpack::Limits::default().for_blob(descriptor.size);
         let expected = Expected {
             digest: Some(descriptor.digest.clone()),
@@ -252,7 +250,7 @@ impl Files {
             diff_id: None,
         };
         let of_layer = |error: Error| error.of_layer(&descriptor.digest);
-        let (_, bytes) = pontoon_unpack::stream(file, &expected, &limits, |blocks| {
+        let (_, bytes) = pontoon_unpack::stream(reader, &expected, &limits, |blocks| {
             nydus::bootstrap(&mut Archive::new(blocks, &limits))
         })
         .map_err(of_layer)?;
@@ -266,7 +264,8 @@ impl Files {
                 let reason = format!("it names the blob {digest}, which is no layer");
                 Error::malformed("the bootstrap", reason)
             })?;
-            source.blob(descriptor)
+            let file = source.file(descriptor, &|_| {})?;
+            Ok((file, PathBuf::from(digest.to_string())))
         });
         let (image, _) = opened.map_err(of_layer)?;
         let chunks = image.chunks.iter();

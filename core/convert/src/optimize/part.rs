@@ -1,19 +1,21 @@
 //! A layer of an image, and where in it what is.
 
 use std::collections::HashSet;
+use std::fs::File;
 
 use pontoon_layer::{Kind, Landmark, NodeId};
 
 use crate::contents::Lazy;
-use crate::layout::Descriptor;
+
 use crate::nydus;
 use crate::options::{CHUNK_BYTES_MIN, Dialect, Format};
+use crate::place::Descriptor;
 
 /// A layer of an image, and what is known of it.
 pub(super) struct Part {
     pub(super) descriptor: Descriptor,
-    /// What is in it, if it can be read lazily.
-    pub(super) lazy: Option<Box<Lazy>>,
+    /// What is in it, if it can be read lazily, and the file with all of it.
+    pub(super) lazy: Option<(Box<Lazy>, File)>,
     /// The files that come first, in their order.
     pub(super) first: Vec<Vec<u8>>,
 }
@@ -32,14 +34,14 @@ impl Part {
 
     /// Whether it has a regular file with data at `path`.
     pub(super) fn has(&self, path: &[u8]) -> bool {
-        let tree = self.lazy.as_ref().map(|lazy| &lazy.layer.tree);
+        let tree = self.lazy.as_ref().map(|(lazy, _)| &lazy.layer.tree);
         let found = tree.and_then(|tree| Some(tree.node(tree.find(path)?)));
         found.is_some_and(|node| matches!(node.kind, Kind::File { .. }) && node.size > 0)
     }
 
     /// Whether nothing of the layers below is seen at `path`.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
-        let Some(lazy) = &self.lazy else {
+        let Some((lazy, _)) = &self.lazy else {
             return false;
         };
         let tree = &lazy.layer.tree;
