@@ -173,7 +173,10 @@ fn what_a_start_has_read_comes_first_on_every_node() {
     let file = stage.cluster.sandbox.path("profile.json");
     fs::write(&file, &profile).unwrap();
     // That of this node, and one that was handed on for another form.
-    let first = stage.make("optimize", &lazy, "first", &["--image", &reference]);
+    let config = stage.cluster.sandbox.path("plugin.toml");
+    let own = ["--image", &*reference, "--config", path(&config)];
+    let remote = PathBuf::from(format!("docker://{reference}"));
+    let first = stage.make("optimize", &remote, "first", &own);
     let nydus = stage.make("convert", fixture.dir(), "nydus", NYDUS);
     let (profile, started) = (path(&file), path(&lazy));
     let handed = ["--profile", profile, "--recorded-on", started];

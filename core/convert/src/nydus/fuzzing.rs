@@ -79,7 +79,7 @@ fn lay(names: &mut Names, tree: &Tree) {
             let below = [path, b"/"].concat();
             names.retain(|name, _| name != path && !name.starts_with(&below));
         }
-        if !is_whiteout && !(stays && node.implied) {
+        if !(is_whiteout || stays && node.implied) {
             let kind = match node.kind {
                 // Where the data is depends on what else is there.
                 Kind::File { .. } => "File".to_owned(),
