@@ -115,13 +115,13 @@ enum Dialect {
 
 /// What `--json` prints. `docs/convert.md` documents it: names stay, more may come.
 #[derive(Debug, Serialize)]
-struct Answer {
+pub(crate) struct Answer {
     /// Where the new image is.
     place: String,
     /// What is there now: one digest, unless a layout had several images.
     digests: Vec<String>,
-    images: u64,
-    layers: u64,
+    pub(crate) images: u64,
+    pub(crate) layers: u64,
     bytes_before: u64,
     bytes_after: u64,
     /// Old digests and new ones.
@@ -217,7 +217,7 @@ fn code(error: &Error) -> u8 {
 }
 
 impl Answer {
-    fn of(to: &Place, converted: Converted) -> Answer {
+    pub(crate) fn of(to: &Place, converted: Converted) -> Answer {
         let manifests = converted.manifests.iter();
         Answer {
             place: to.to_string(),
@@ -233,7 +233,8 @@ impl Answer {
         }
     }
 
-    fn text(&self) -> String {
+    /// What has become what, for people.
+    pub(crate) fn lines(&self) -> String {
         let mut text = String::new();
         for [old, new] in &self.manifests {
             text.push_str(&format!("{old} is now {new}\n"));
@@ -244,6 +245,11 @@ impl Answer {
         for digest in &self.digests {
             text.push_str(&format!("{} has {digest}\n", self.place));
         }
+        text
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.lines();
         text.push_str(&format!(
             "{} and {} converted, {} before, {} now\n",
             text::count(self.images, "image"),

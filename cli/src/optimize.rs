@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::place::{Choice, Place, Ways};
 use crate::produce::{Aim, produce};
 use crate::watched::Stop;
-use crate::{profile, text};
+use crate::{convert, profile, text};
 
 /// The exit codes.
 const EXIT_CODES: &str = "\
@@ -88,19 +88,10 @@ struct Which {
 /// What `--json` prints. `docs/convert.md` documents it: names stay, more may come.
 #[derive(Debug, Serialize)]
 struct Answer {
-    /// Where the new image is.
-    place: String,
-    /// What is there now: one digest, unless a layout had several images.
-    digests: Vec<String>,
-    images: u64,
-    layers: u64,
+    #[serde(flatten)]
+    written: convert::Answer,
     files: u64,
     first_bytes: u64,
-    bytes_before: u64,
-    bytes_after: u64,
-    /// Old digests and new ones.
-    manifests: Vec<[String; 2]>,
-    notes: Vec<String>,
 }
 
 impl Optimize {
@@ -200,43 +191,23 @@ fn read(file: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
 
 impl Answer {
     fn of(to: &Place, optimized: Optimized) -> Answer {
-        let written = optimized.written;
-        let manifests = written.manifests.iter();
         Answer {
-            place: to.to_string(),
-            digests: written.targets.iter().map(ToString::to_string).collect(),
-            images: written.images,
-            layers: written.layers,
+            written: convert::Answer::of(to, optimized.written),
             files: optimized.files,
             first_bytes: optimized.first_bytes,
-            bytes_before: written.bytes_before,
-            bytes_after: written.bytes_after,
-            manifests: manifests
-                .map(|(old, new)| [old.to_string(), new.to_string()])
-                .collect(),
-            notes: written.notes,
         }
     }
 
     fn text(&self) -> String {
-        let mut text = String::new();
-        for [old, new] in &self.manifests {
-            text.push_str(&format!("{old} is now {new}\n"));
-        }
-        for note in &self.notes {
-            text.push_str(&format!("{note}\n"));
-        }
-        for digest in &self.digests {
-            text.push_str(&format!("{} has {digest}\n", self.place));
-        }
+        let mut text = self.written.lines();
         let first = match self.first_bytes {
             0 => String::new(),
             bytes => format!(", {} of their layers", text::bytes(bytes)),
         };
         text.push_str(&format!(
             "{} and {} written, {} come first{first}\n",
-            text::count(self.images, "image"),
-            text::count(self.layers, "layer"),
+            text::count(self.written.images, "image"),
+            text::count(self.written.layers, "layer"),
             text::count(self.files, "file"),
         ));
         text
