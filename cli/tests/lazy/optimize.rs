@@ -153,7 +153,7 @@ fn behind_the_landmark(image: &Layout, layer: &str) -> std::ops::Range<u64> {
 }
 
 /// With files by themselves: under EROFS the kernel reads on behind the end of a file, which is another one's beginning.
-const ON_FUSE: &str = "[lazy]\nfront_end = \"fuse\"\n";
+const ON_FUSE: &str = "front_end = \"fuse\"\n";
 
 /// What one node has seen of a start is in the image, in whatever form, and another node needs no more.
 #[test]

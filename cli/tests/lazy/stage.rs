@@ -31,7 +31,7 @@ impl Stage {
         Stage::open(version, Some(daemon), "")
     }
 
-    /// The same with another daemon, and with more of its configuration.
+    /// The same with another daemon, and with more lines of `[lazy]` in its configuration.
     pub(crate) fn open(version: Version, daemon: Option<&str>, more: &str) -> Self {
         let sandbox = Sandbox::new().unwrap();
         let setup = site::Setup {
@@ -45,7 +45,8 @@ impl Stage {
         let config = format!(
             "[registry]\nconfig_path = {:?}\npatience_seconds = 3\n\
              [credentials]\ndocker_config = {docker:?}\nfixed = [\"{} {USER} {PASSWORD}\"]\n\
-             [background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n{more}",
+             [lazy]\ndeadline_ms = 20000\n{more}\
+             [background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n",
             site.hosts_dir(),
             site.host(),
         );
