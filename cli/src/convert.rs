@@ -4,7 +4,6 @@ use std::error::Error as StdError;
 use std::io;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::ValueEnum;
 use pontoon_convert::{
@@ -13,9 +12,9 @@ use pontoon_convert::{
 use serde::Serialize;
 
 use crate::failure::{EXIT_LATER, Failure, chain};
-use crate::place::{Choice, Destination, Place, Ways};
-use crate::progress::Progress;
-use crate::watched::{Stop, stopped, watched};
+use crate::place::{Choice, Place, Ways};
+use crate::produce::{Aim, produce};
+use crate::watched::{Stop, stopped};
 use crate::{hydrate, text};
 
 /// The places and the exit codes.
@@ -116,13 +115,13 @@ enum Dialect {
 
 /// What `--json` prints. `docs/convert.md` documents it: names stay, more may come.
 #[derive(Debug, Serialize)]
-struct Answer {
+pub(crate) struct Answer {
     /// Where the new image is.
     place: String,
     /// What is there now: one digest, unless a layout had several images.
     digests: Vec<String>,
-    images: u64,
-    layers: u64,
+    pub(crate) images: u64,
+    pub(crate) layers: u64,
     bytes_before: u64,
     bytes_after: u64,
     /// Old digests and new ones.
@@ -134,45 +133,16 @@ impl Convert {
     pub(crate) async fn run(&self) -> Result<ExitCode, Failure> {
         let options = self.options();
         options.validate().map_err(failure)?;
-        if let Place::Registry(reference) = &self.to
-            && (reference.tag().is_none() || reference.digest().is_some())
-        {
-            let message = format!("{}: name a tag, and no digest, to push to", self.to);
-            return Err(Failure::new(crate::EXIT_USAGE, message));
-        }
-        let stop = Stop::new();
-        let source = self.ways.source(&self.from, &stop).await?;
-        let selection = self.choice.selection();
-        let plan = watched(None, &stop, move || Plan::read(source, &selection)).await?;
-        if plan.targets() != 1 && !matches!(self.to, Place::Layout { .. }) {
-            let (from, count) = (&self.from, plan.targets());
-            let message = format!("{from} has {count} images; name one: oci:DIRECTORY:NAME");
-            return Err(Failure::new(crate::EXIT_USAGE, message));
-        }
-        let progress = Arc::new(Progress::new(plan.sizes()));
-        let ways = &self.ways;
-        let destination = ways.destination(&self.to, &self.from, &progress, &stop);
-        let destination = Arc::new(destination.await?);
-        let work = {
-            let (progress, stop) = (Arc::clone(&progress), Arc::clone(&stop));
-            let destination = Arc::clone(&destination);
-            move || {
-                let options = Options {
-                    cancel: Some(stop.flag()),
-                    ..options
-                };
-                let watch = |blob, offset| progress.reach(blob, offset);
-                plan.run(destination.target(), &options, &watch)
-            }
+        let make = move |plan: &Plan, aim: &Aim<'_>| {
+            let options = Options {
+                cancel: Some(aim.cancel),
+                ..options
+            };
+            plan.run(aim.target, &options, aim.watch)
         };
-        let done = watched(Some(&progress), &stop, work).await;
-        let ended = match &*destination {
-            Destination::Layout(_) => Ok(()),
-            Destination::Push(push) => push.end().await,
-        };
-        // What went wrong first is what counts.
-        let answer = Answer::of(&self.to, done?);
-        ended?;
+        let places = (&self.from, &self.to);
+        let done = produce(places, (&self.choice, &self.ways), &Stop::new(), make).await?;
+        let answer = Answer::of(&self.to, done);
         crate::show(&match self.json {
             true => crate::json(&answer)?,
             false => answer.text(),
@@ -247,7 +217,7 @@ fn code(error: &Error) -> u8 {
 }
 
 impl Answer {
-    fn of(to: &Place, converted: Converted) -> Answer {
+    pub(crate) fn of(to: &Place, converted: Converted) -> Answer {
         let manifests = converted.manifests.iter();
         Answer {
             place: to.to_string(),
@@ -263,7 +233,8 @@ impl Answer {
         }
     }
 
-    fn text(&self) -> String {
+    /// What has become what, for people.
+    pub(crate) fn lines(&self) -> String {
         let mut text = String::new();
         for [old, new] in &self.manifests {
             text.push_str(&format!("{old} is now {new}\n"));
@@ -274,6 +245,11 @@ impl Answer {
         for digest in &self.digests {
             text.push_str(&format!("{} has {digest}\n", self.place));
         }
+        text
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.lines();
         text.push_str(&format!(
             "{} and {} converted, {} before, {} now\n",
             text::count(self.images, "image"),

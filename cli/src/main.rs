@@ -9,7 +9,9 @@ mod hydrate;
 mod inspect;
 mod interrupt;
 mod layers;
+mod optimize;
 mod place;
+mod produce;
 mod profile;
 mod progress;
 mod settings;
@@ -43,6 +45,7 @@ enum Verb {
     Hydrate(hydrate::Hydrate),
     Profile(profile::Profile),
     Convert(convert::Convert),
+    Optimize(Box<optimize::Optimize>),
     Check(check::Check),
     Fsck(fsck::Fsck),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Verb::Hydrate(hydrate) => run("hydrate", hydrate.run()),
         Verb::Profile(profile) => run("profile", profile.run()),
         Verb::Convert(convert) => run("convert", convert.run()),
+        Verb::Optimize(optimize) => run("optimize", optimize.run()),
         Verb::Check(check) => run("check", check.run()),
         Verb::Fsck(fsck) => fsck.run(),
     }

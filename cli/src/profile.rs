@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use clap::Subcommand;
 use pontoon_source::Reference;
 use serde::{Deserialize, Serialize};
@@ -93,10 +94,7 @@ impl Profile {
                 })?;
             }
             Verb::Export { admin, image } => {
-                let entries = of_image(admin, image).await?;
-                // The last one that was written comes first.
-                let name = entries.first().map_or("", |entry| entry.name.as_str());
-                let profile = admin.profile(name).await?;
+                let profile = newest(admin, image).await?;
                 crate::show(&String::from_utf8_lossy(&profile))?;
             }
             Verb::Import { admin, file } => {
@@ -106,6 +104,14 @@ impl Profile {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The profile of `image` that the daemon has, in the form in which it is handed on.
+pub(crate) async fn newest(admin: &Admin, image: &str) -> Result<Bytes, Failure> {
+    let entries = of_image(admin, image).await?;
+    // The last one that was written comes first.
+    let name = entries.first().map_or("", |entry| entry.name.as_str());
+    admin.profile(name).await
 }
 
 async fn entries(admin: &Admin) -> Result<Vec<Entry>, Failure> {
@@ -130,7 +136,8 @@ async fn of_image(admin: &Admin, image: &str) -> Result<Vec<Entry>, Failure> {
     Ok(entries)
 }
 
-fn read(file: &PathBuf) -> Result<Vec<u8>, Failure> {
+/// All of a file, or of the standard input, as far as it may be a profile.
+pub(crate) fn read(file: &PathBuf) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = match file.as_os_str() == "-" {
         true => io::stdin().take(BYTES_MAX).read_to_end(&mut bytes),

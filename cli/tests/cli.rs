@@ -4,6 +4,7 @@
 
 mod convert;
 mod documents;
+mod optimize;
 mod scripted;
 
 use std::fs;

@@ -8,13 +8,13 @@ use pontoon_rig::image;
 
 use crate::pontoon;
 
-fn convert(from: &Path, to: &Path, more: &[&str]) -> Output {
+pub(crate) fn convert(from: &Path, to: &Path, more: &[&str]) -> Output {
     let mut arguments = vec!["convert", from.to_str().unwrap(), to.to_str().unwrap()];
     arguments.extend(more);
     pontoon(&arguments)
 }
 
-fn check(old: &Path, new: &Path) -> (i32, serde_json::Value) {
+pub(crate) fn check(old: &Path, new: &Path) -> (i32, serde_json::Value) {
     let output = pontoon(&[
         "check",
         "--json",

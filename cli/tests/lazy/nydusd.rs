@@ -1,6 +1,7 @@
 //! nydus images of ours in the real nydusd: what it serves is what containerd unpacks.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use pontoon_rig::image::{UNLISTED, lazy_fixture};
 use pontoon_rig::process::Process;
 use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::tree::Tree;
+use pontoon_rig::wait;
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
@@ -60,13 +62,30 @@ fn it_serves_what_containerd_unpacks() {
         let convert = ["convert", "--to", "nydus", paths[0], paths[1]];
         let (code, text) = stage.pontoon_alone(&[&convert[..], more].concat());
         assert_eq!(code, 0, "{text}");
-        let mut served = serve(sandbox, &programs, &to);
+        let mut served = serve(sandbox, &programs, &to, 0);
         forget(&mut served);
         let mut differences = served.differences(&expected);
         differences.retain(|line| !is_hidden_name(line));
         assert_eq!(differences, [""; 0], "{more:?}");
+        // The same with an order, of which nydusd has everything before anybody reads.
+        let (list, first) = (
+            sandbox.path("order"),
+            sandbox.path(&format!("first-{number}")),
+        );
+        fs::write(&list, format!("{}\nbin/busybox\nodd/third\n", LARGE.0)).unwrap();
+        let paths = [&to, &first, &list].map(|path| path.to_str().unwrap());
+        let optimize = ["optimize", paths[0], paths[1], "--paths", paths[2]];
+        let (code, text) = stage.pontoon_alone(&optimize);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("3 files come first"), "{text}");
+        let mut again = serve(sandbox, &programs, &first, LARGE.1);
+        forget(&mut again);
+        assert_eq!(again.differences(&served), [""; 0], "{more:?}");
     }
 }
+
+/// A large file of the fixture, and its size.
+const LARGE: (&str, u64) = ("sizes/5000001", 5_000_001);
 
 /// What is not to be compared: the root directory, which nobody takes from an image, and times that nydusd or who unpacks
 /// has to make up.
@@ -89,8 +108,9 @@ fn is_hidden_name(line: &str) -> bool {
     sides.is_some_and(|(one, two)| one == two.replace("links: 2", "links: 1"))
 }
 
-/// What nydusd serves of the nydus image in the layout `dir`, once nydus-image has found nothing wrong.
-fn serve(sandbox: &Sandbox, programs: &Path, dir: &Path) -> Tree {
+/// What nydusd serves of the nydus image in the layout `dir`, once nydus-image has found nothing wrong. Before anybody reads,
+/// it has at least `first` bytes of it, and not all.
+fn serve(sandbox: &Sandbox, programs: &Path, dir: &Path, first: u64) -> Tree {
     let place = dir.with_extension("nydusd");
     let (mount, cache) = (place.join("mount"), place.join("cache"));
     fs::create_dir_all(&mount).unwrap();
@@ -106,7 +126,7 @@ fn serve(sandbox: &Sandbox, programs: &Path, dir: &Path) -> Tree {
         "mode": "direct",
         "digest_validate": false,
         "enable_xattr": true,
-        "fs_prefetch": {"enable": false},
+        "fs_prefetch": {"enable": first > 0, "threads_count": 2, "prefetch_all": false},
     });
     let config_path = place.join("config.json");
     fs::write(&config_path, config.to_string()).unwrap();
@@ -123,9 +143,23 @@ fn serve(sandbox: &Sandbox, programs: &Path, dir: &Path) -> Tree {
         mounts.contains(&mount).then_some(())
     };
     daemon.wait_ready(LIMIT, mounted).unwrap();
+    if first > 0 {
+        let came = || Ok((cached_bytes(&cache) >= first).then_some(()));
+        wait::until("what comes first", LIMIT, came).unwrap();
+        let bytes = cached_bytes(&cache);
+        assert!(bytes < 2 * first, "{bytes} bytes came");
+    }
     let tree = Tree::read(&mount).unwrap();
     daemon.terminate(LIMIT).unwrap();
     tree
+}
+
+/// Bytes of data in nydusd's cache, whose files are sparse.
+fn cached_bytes(cache: &Path) -> u64 {
+    let files = fs::read_dir(cache).unwrap().flatten();
+    let data = files.filter(|file| file.file_name().to_string_lossy().ends_with(".blob.data"));
+    data.map(|file| file.metadata().unwrap().blocks() * 512)
+        .sum()
 }
 
 /// Takes the bootstrap out of the last layer.

@@ -23,15 +23,16 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn start(version: Version) -> Self {
-        Stage::open(version, None)
+        Stage::open(version, None, "")
     }
 
     /// The same with this daemon.
     pub(crate) fn with(daemon: &str, version: Version) -> Self {
-        Stage::open(version, Some(daemon))
+        Stage::open(version, Some(daemon), "")
     }
 
-    fn open(version: Version, daemon: Option<&str>) -> Self {
+    /// The same with another daemon, and with more lines of `[lazy]` in its configuration.
+    pub(crate) fn open(version: Version, daemon: Option<&str>, more: &str) -> Self {
         let sandbox = Sandbox::new().unwrap();
         let setup = site::Setup {
             users: Users::Bearer,
@@ -44,7 +45,8 @@ impl Stage {
         let config = format!(
             "[registry]\nconfig_path = {:?}\npatience_seconds = 3\n\
              [credentials]\ndocker_config = {docker:?}\nfixed = [\"{} {USER} {PASSWORD}\"]\n\
-             [lazy]\ndeadline_ms = 20000\n[background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n",
+             [lazy]\ndeadline_ms = 20000\n{more}\
+             [background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n",
             site.hosts_dir(),
             site.host(),
         );

@@ -4,17 +4,13 @@ mod whole;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pontoon_layer::{
-    Chunk, ChunkTableRef, Digest, Limits, Member, OpaqueXattr, TAIL_BYTES, TocKind, Verified,
-    parse_annotations, parse_tail, parse_toc,
-};
+use pontoon_layer::{Chunk, ChunkTableRef, Digest, Limits, Member, Verified};
 use serde_json::Value;
 
+use crate::contents::{Blob, Contents};
 use crate::error::{Error, Result, shown};
 use crate::files::{self, Files};
 use crate::image::{Blobs, Watch};
@@ -231,16 +227,13 @@ impl Check<'_> {
 
     /// Verifies the table of contents of a new layer, which is in `file`, if it has one.
     fn table(&mut self, layer: &Layer, file: &File) -> Result<()> {
-        match self.contents(layer, file)? {
-            Contents::None => {}
-            Contents::Verified(chunks) => {
-                self.done.lazy_layers += 1;
-                self.done.chunks += chunks;
-            }
-            Contents::Wrong(reason) => {
-                self.done.lazy_layers += 1;
-                self.find(format!("layer {}: {reason}", layer.descriptor.digest));
-            }
+        let Some(verified) = self.contents(layer, file)? else {
+            return Ok(());
+        };
+        self.done.lazy_layers += 1;
+        match verified {
+            Ok(chunks) => self.done.chunks += chunks,
+            Err(reason) => self.find(format!("layer {}: {reason}", layer.descriptor.digest)),
         }
         Ok(())
     }
@@ -277,72 +270,29 @@ impl Check<'_> {
         }
     }
 
-    /// Verifies the table of contents and every chunk in it.
-    fn contents(&self, layer: &Layer, file: &File) -> Result<Contents> {
-        let wrong = |reason: String| Ok(Contents::Wrong(reason));
-        let size = layer.descriptor.size;
-        let path = PathBuf::from(layer.descriptor.digest.to_string());
-        let read = |offset: u64, length: u64| -> Result<Vec<u8>> {
-            let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-            let read = file.read_exact_at(&mut bytes, offset);
-            read.map_err(Error::file("cannot read", &path))?;
-            Ok(bytes)
+    /// Verifies the table of contents and every chunk in it: so many, or what is wrong. `None` if there is no table.
+    fn contents(&self, layer: &Layer, file: &File) -> Result<Option<Result<u64, String>>> {
+        let blob = Blob::of(file, &layer.descriptor);
+        let lazy = match blob.contents(&layer.annotations, &self.limits)? {
+            Contents::None => return Ok(None),
+            Contents::Wrong(reason) => return Ok(Some(Err(reason))),
+            Contents::Lazy(lazy) => lazy,
         };
-        let tail_bytes = size.min(TAIL_BYTES as u64);
-        let tail = read(size - tail_bytes, tail_bytes)?;
-        let annotated = match parse_annotations(&layer.annotations, size, &self.limits) {
-            Ok(annotated) => annotated,
-            Err(error) => return wrong(error.to_string()),
-        };
-        let footer = match parse_tail(&tail, size, &self.limits) {
-            Ok(footer) => footer,
-            Err(error) => return wrong(error.to_string()),
-        };
-        let Some(digest) = annotated.digest else {
-            return Ok(Contents::None);
-        };
-        let kind = match (&footer, &annotated.place) {
-            (Some(footer), _) => footer.toc_kind(),
-            (None, Some(_)) => TocKind::Zstd,
-            (None, None) => return wrong("it has an annotation and no footer".to_owned()),
-        };
-        let from_footer = footer.as_ref().and_then(|footer| footer.place());
-        if let (Some(one), Some(other)) = (from_footer, &annotated.place)
-            && one != other
-        {
-            return wrong("annotations and footer name two places".to_owned());
-        }
-        let Some(place) = annotated.place.as_ref().or(from_footer) else {
-            return wrong("the table of contents is in another blob".to_owned());
-        };
-        let toc = read(place.range.start, place.range.end - place.range.start)?;
-        let opaque = OpaqueXattr::Trusted;
-        let parsed = parse_toc(kind, &toc, place.payload_end, &digest, opaque, &self.limits);
-        let table = match parsed {
-            Ok(layer) => layer.chunks.encode(),
-            Err(error) => return wrong(error.to_string()),
-        };
+        let table = lazy.layer.chunks.encode();
         let table = match ChunkTableRef::open(&table) {
             Ok(table) => table,
-            Err(error) => return wrong(error.to_string()),
+            Err(error) => return Ok(Some(Err(error.to_string()))),
         };
         for chunk in table.iter().filter(|chunk| !chunk.is_zeros()) {
             self.check_cancelled()?;
-            let bytes = read(chunk.blob_offset, u64::from(chunk.blob_length))?;
+            let bytes = blob.read(chunk.blob_offset, u64::from(chunk.blob_length))?;
             if let Err(reason) = verify(&table, &chunk, &bytes) {
-                return wrong(format!("the chunk at {}: {reason}", chunk.blob_offset));
+                let offset = chunk.blob_offset;
+                return Ok(Some(Err(format!("the chunk at {offset}: {reason}"))));
             }
         }
-        Ok(Contents::Verified(table.len() as u64))
+        Ok(Some(Ok(table.len() as u64)))
     }
-}
-
-/// What came of a table of contents.
-enum Contents {
-    None,
-    /// So many chunks are what they should be.
-    Verified(u64),
-    Wrong(String),
 }
 
 fn verify(table: &ChunkTableRef<'_>, chunk: &Chunk, bytes: &[u8]) -> Result<(), String> {

@@ -1,5 +1,7 @@
 //! Archives into units.
 
+use std::collections::HashSet;
+
 use crc::Digest as Sum;
 use pontoon_layer::{Algorithm, Digest, Hasher};
 use pontoon_unpack::{Archive, Entry, Source};
@@ -49,6 +51,14 @@ pub(crate) struct Cut {
     pub(crate) tar_split: Option<tarsplit::Written>,
 }
 
+/// What comes first of an archive that is written in another order.
+pub(crate) struct First<'f, S> {
+    /// Entries, in an archive of their own without an end. Nothing, if nothing comes first.
+    pub(crate) entries: Option<&'f mut Archive<S>>,
+    /// Their numbers in the archive that they are from.
+    pub(crate) numbers: &'f HashSet<u64>,
+}
+
 /// Cuts an archive.
 pub(crate) struct Cutter<'a, P> {
     options: &'a Options<'a>,
@@ -59,15 +69,15 @@ pub(crate) struct Cutter<'a, P> {
 }
 
 impl<'a, P: FnMut(Unit) -> Result<()>> Cutter<'a, P> {
-    /// Units go to `put`.
-    pub(crate) fn new(options: &'a Options<'a>, put: P) -> Result<Self> {
-        let is_estargz = options.format == Format::Estargz;
+    /// Units go to `put`. What comes out is another archive if it is `reordered`, or an eStargz one.
+    pub(crate) fn new(options: &'a Options<'a>, reordered: bool, put: P) -> Result<Self> {
         let is_podman = options.format == Format::ZstdChunked(Dialect::Podman);
+        let is_other = reordered || options.format == Format::Estargz;
         Ok(Cutter {
             options,
             put,
             unit: Unit::default(),
-            seen: is_estargz.then(|| Seen {
+            seen: is_other.then(|| Seen {
                 hasher: Hasher::new(Algorithm::Sha256),
                 bytes: 0,
             }),
@@ -78,38 +88,84 @@ impl<'a, P: FnMut(Unit) -> Result<()>> Cutter<'a, P> {
         })
     }
 
+    /// Cuts `archive`, in its order.
     pub(crate) fn cut<S: Source>(mut self, archive: &mut Archive<S>) -> Result<Cut> {
         if self.options.format == Format::Estargz {
-            self.landmark()?;
+            self.landmark(tail::NO_PREFETCH_LANDMARK)?;
         }
+        self.entries(archive, &HashSet::new())?;
+        self.finish(archive)
+    }
+
+    /// Cuts `first`, then a landmark behind it, then the rest of `archive`.
+    pub(crate) fn cut_in_order<S: Source, F: Source>(
+        mut self,
+        first: First<'_, F>,
+        archive: &mut Archive<S>,
+    ) -> Result<Cut> {
+        let name = match first.entries {
+            Some(entries) => {
+                self.entries(entries, &HashSet::new())?;
+                tail::PREFETCH_LANDMARK
+            }
+            None => tail::NO_PREFETCH_LANDMARK,
+        };
+        self.landmark(name)?;
+        self.entries(archive, first.numbers)?;
+        self.finish(archive)
+    }
+
+    /// The entries of `archive`, but for those with these numbers.
+    fn entries<S: Source>(
+        &mut self,
+        archive: &mut Archive<S>,
+        without: &HashSet<u64>,
+    ) -> Result<()> {
+        let mut number = 0;
         while let Some(entry) = archive.next()? {
             self.options.check_cancelled()?;
             let headers = archive.take_raw();
             self.check(archive)?;
-            if self.seen.is_some() && tail::is_special(&entry.path) {
+            let is_left_out = without.contains(&number);
+            number += 1;
+            if is_left_out || self.seen.is_some() && tail::is_special(&entry.path) {
                 archive.skip()?;
                 archive.take_raw();
                 continue;
             }
-            self.raw(&headers)?;
-            let data = archive.data_bytes();
-            if data > 0 {
-                self.file(entry, archive)?;
-            } else {
-                if let Some(tar_split) = &mut self.tar_split {
-                    // Go takes the sum of nothing for data that is announced and cannot be.
-                    let sum = (entry.stored.size > 0).then_some(0);
-                    tar_split.file(&entry.path, entry.stored.size, sum)?;
-                }
-                self.unit.notes.entries.push(entry);
-            }
-            archive.skip()?;
-            self.padding(archive.take_raw(), data)?;
-            if self.unit.notes.entries.len() >= ENTRIES_MAX {
-                self.next(Unit::default())?;
-            }
+            self.entry(entry, &headers, archive)?;
         }
-        self.check(archive)?;
+        self.check(archive)
+    }
+
+    /// The current entry of `archive`.
+    fn entry<S: Source>(
+        &mut self,
+        entry: Entry,
+        headers: &[u8],
+        archive: &mut Archive<S>,
+    ) -> Result<()> {
+        self.raw(headers)?;
+        let data = archive.data_bytes();
+        if data > 0 {
+            self.file(entry, archive)?;
+        } else {
+            if let Some(tar_split) = &mut self.tar_split {
+                // Go takes the sum of nothing for data that is announced and cannot be.
+                let sum = (entry.stored.size > 0).then_some(0);
+                tar_split.file(&entry.path, entry.stored.size, sum)?;
+            }
+            self.unit.notes.entries.push(entry);
+        }
+        archive.skip()?;
+        self.padding(archive.take_raw(), data)?;
+        if self.unit.notes.entries.len() >= ENTRIES_MAX {
+            self.next(Unit::default())?;
+        }
+        Ok(())
+    }
+
+    fn finish<S: Source>(mut self, archive: &mut Archive<S>) -> Result<Cut> {
         self.end(archive)?;
         self.next(Unit::default())?;
         Ok(Cut {
@@ -118,26 +174,17 @@ impl<'a, P: FnMut(Unit) -> Result<()>> Cutter<'a, P> {
         })
     }
 
-    /// Says that nothing is to be fetched before anybody asks.
-    fn landmark(&mut self) -> Result<()> {
-        let entry = tail::landmark();
-        let header = tail::header(&entry);
-        self.raw(&header)?;
+    /// Says that what came before is to be fetched before anybody asks, or nothing.
+    fn landmark(&mut self, name: &[u8]) -> Result<()> {
         let content = [tail::LANDMARK_CONTENT];
-        let mut unit = Unit {
-            bytes: content.to_vec(),
-            chunk_bytes: content.len(),
-            ..Unit::default()
-        };
-        unit.notes.chunk = Some(ChunkNote {
-            file: Some(entry),
-            offset: 0,
-            last: true,
-            whole: None,
-        });
-        self.see(&content);
-        self.next(unit)?;
-        self.padding(Vec::new(), content.len() as u64)
+        let mut bytes = tail::own_header(name, b'0', 0, content.len() as u64).to_vec();
+        bytes.extend(content);
+        let mut archive = Archive::recording(&bytes[..], &self.options.limits);
+        while let Some(entry) = archive.next()? {
+            let headers = archive.take_raw();
+            self.entry(entry, &headers, &mut archive)?;
+        }
+        Ok(())
     }
 
     /// containers/storage knows no global headers, and refuses what it cannot have written.
@@ -205,7 +252,7 @@ impl<'a, P: FnMut(Unit) -> Result<()>> Cutter<'a, P> {
     /// What is behind the last entry: of no use where a table of contents comes behind it.
     fn end<S: Source>(&mut self, archive: &mut Archive<S>) -> Result<()> {
         let end = archive.take_raw();
-        if self.seen.is_some() {
+        if self.options.format == Format::Estargz {
             return Ok(archive.drain()?);
         }
         self.raw(&end)?;

@@ -39,6 +39,9 @@ pub enum Error {
     /// An option that makes no sense.
     #[error("{0}")]
     Option(String),
+    /// An order of files that cannot be put into an image.
+    #[error("{0}")]
+    Order(String),
     /// What comes out cannot be written.
     #[error("cannot write the layer: {0}; make room, or look at where it goes")]
     Write(#[source] io::Error),
@@ -148,10 +151,10 @@ impl Error {
         }
     }
 
-    /// The same, as what is wrong with one layer.
+    /// The same, as what is wrong with one layer, unless it is none's.
     pub(crate) fn of_layer(self, digest: &Digest) -> Error {
         match self {
-            Error::Cancelled => Error::Cancelled,
+            Error::Cancelled | Error::Option(_) => self,
             other => Error::OfLayer {
                 digest: digest.clone(),
                 source: Box::new(other),

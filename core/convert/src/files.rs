@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pontoon_layer::{Algorithm, Digest, Hasher};
+use pontoon_layer::{Algorithm, Digest, Hasher, path_names};
 use pontoon_unpack::{Archive, Entry, Kind, Source, Stored};
 
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ pub(crate) fn read<S: Source>(archive: &mut Archive<S>) -> Result<Files> {
             data.update(piece);
             Ok(())
         })?;
-        let path = cleaned(&entry.path);
+        let path = path_names(&entry.path).join(&b'/');
         paths_bytes += path.len() as u64;
         Error::check_limit(
             "the bytes of all paths of the layer",
@@ -101,19 +101,4 @@ pub(crate) fn difference(old: &File, new: &File) -> String {
     let different = checks.iter().filter(|(_, differs)| *differs);
     let names: Vec<&str> = different.map(|(name, _)| *name).collect();
     format!("differs: {}", names.join(", "))
-}
-
-/// A path as everybody who unpacks an archive takes it.
-fn cleaned(path: &[u8]) -> Vec<u8> {
-    let mut names = Vec::new();
-    for name in path.split(|byte| *byte == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => {
-                names.pop();
-            }
-            name => names.push(name),
-        }
-    }
-    names.join(&b'/')
 }

@@ -15,11 +15,12 @@ use crate::manifest::{
     is_image, is_index, manifests, parts, set,
 };
 use crate::nydus::{Chains, is_nydus};
+use crate::optimize::{Ordered, Wanted};
 use crate::options::Options;
 use crate::place::{self, Descriptor, Source, Target, annotation};
 use crate::platform::{LeftOut, Selection};
 
-pub(crate) use layers::Opened;
+pub(crate) use layers::{Opened, annotate};
 
 /// Told how far reading the blob of some number is, in bytes.
 pub type Watch<'a> = dyn Fn(usize, u64) + Sync + 'a;
@@ -109,6 +110,18 @@ impl Plan {
         watch: &Watch<'_>,
     ) -> Result<Converted> {
         options.validate()?;
+        let (done, _) = self.carry_out(target, options, None, watch)?;
+        Ok(done)
+    }
+
+    /// The same, or, if an order is `wanted`, all images are what they were but for it.
+    pub(crate) fn carry_out(
+        &self,
+        target: &dyn Target,
+        options: &Options<'_>,
+        order: Option<Wanted<'_>>,
+        watch: &Watch<'_>,
+    ) -> Result<(Converted, Ordered)> {
         self.source.expect(&self.layers);
         let mut conversion = Conversion {
             plan: self,
@@ -117,6 +130,8 @@ impl Plan {
             watch,
             layers: HashMap::new(),
             chains: Chains::default(),
+            order,
+            ordered: Ordered::default(),
             documents: HashMap::new(),
             copied: HashSet::new(),
             done: Converted {
@@ -126,14 +141,15 @@ impl Plan {
         };
         let mut index = self.index.clone();
         conversion.index(&mut index, "the index of the image", 0)?;
-        let mut done = conversion.done;
+        conversion.check_order()?;
+        let (mut done, ordered) = (conversion.done, conversion.ordered);
         for entry in place::list(&index, "manifests", "the new index")? {
             done.targets
                 .push(Descriptor::parse(entry, "the new index")?.digest);
         }
         options.check_cancelled()?;
         target.finish(&index)?;
-        Ok(done)
+        Ok((done, ordered))
     }
 }
 
@@ -169,6 +185,9 @@ pub(crate) struct Conversion<'a> {
     layers: HashMap<Digest, LayerConverted>,
     /// The same, where a layer becomes what those below it leave of it.
     pub(crate) chains: Chains,
+    /// What order is to be put into images, which are not converted then.
+    pub(crate) order: Option<Wanted<'a>>,
+    pub(crate) ordered: Ordered,
     /// What became of an index or a manifest.
     documents: HashMap<Digest, Descriptor>,
     copied: HashSet<Digest>,
@@ -219,6 +238,12 @@ impl Conversion<'_> {
             OCI_INDEX
         } else if !is_image(entry, &descriptor, &value) {
             return self.untouched(&descriptor, &value, &what);
+        } else if let Some(wanted) = self.order {
+            if !self.optimize(wanted, &mut value, &what)? {
+                return self.untouched(&descriptor, &value, &what);
+            }
+            self.end_of_image(&value, &what);
+            OCI_MANIFEST
         } else if place::list(&value, "layers", &what).is_ok_and(is_nydus) {
             let note = format!("{what} is of a nydus image, and copied as it is");
             self.done.notes.push(note);
@@ -257,13 +282,18 @@ impl Conversion<'_> {
         Ok(descriptor)
     }
 
-    fn copy(&mut self, descriptor: &Descriptor) -> Result<()> {
+    pub(crate) fn copy(&mut self, descriptor: &Descriptor) -> Result<()> {
         self.options.check_cancelled()?;
         if self.copied.insert(descriptor.digest.clone()) {
             self.target.copy(&self.plan.source, descriptor)?;
             self.reached(&descriptor.digest, descriptor.size);
         }
         Ok(())
+    }
+
+    /// Where images are read from.
+    pub(crate) fn source(&self) -> &dyn Source {
+        &*self.plan.source
     }
 
     /// Tells how far a blob was read.

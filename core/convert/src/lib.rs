@@ -16,10 +16,13 @@
 //! A nydus image ([`Format::Nydus`]) has no layers with tables of contents: its blobs hold chunks, and one bootstrap the
 //! files of all layers together. It is made of the same parts, and the same bytes come out each time, too.
 //!
+//! [`Plan::optimize`] puts an [`Order`] into images that are lazy already: what a start reads comes first.
+//!
 //! All input is a stranger's: it is verified, limits come first, and nothing panics.
 
 mod blob;
 mod check;
+mod contents;
 mod cut;
 mod encode;
 mod error;
@@ -30,6 +33,7 @@ mod layer;
 mod layout;
 mod manifest;
 mod nydus;
+mod optimize;
 mod options;
 mod pipeline;
 mod place;
@@ -45,7 +49,10 @@ pub use error::{Error, Result};
 pub use image::{Converted, Plan, Watch};
 pub use layer::{LayerConverted, convert_layer};
 pub use layout::{Layout, NewLayout};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use nydus::fuzzing;
 pub use nydus::{ChunkCompression, ChunkDigest, Nydus};
+pub use optimize::{Optimize, Optimized, Order, Recorded};
 pub use options::{CHUNK_BYTES_MIN, Dialect, Format, Options};
 pub use place::{DOCUMENT_BYTES_MAX, Descriptor, Source, Target, document_bytes};
 pub use platform::{Platform, Selection};

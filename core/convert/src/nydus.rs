@@ -16,18 +16,23 @@
 mod blob;
 mod boot;
 mod boot_layer;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod image;
 mod layer;
 mod merge;
 mod order;
 mod place;
+mod prefetch;
 mod read;
 mod stock;
 mod xattr;
 
+pub(crate) use boot_layer::replace as replace_bootstrap;
 pub(crate) use image::{Chains, is_nydus};
 pub(crate) use layer::add;
-pub(crate) use merge::{Merged, What};
+pub(crate) use merge::{Merged, What, is_opaque};
+pub(crate) use prefetch::put as put_prefetch_table;
 pub(crate) use read::{bootstrap, image as open_image};
 pub(crate) use xattr::is_kept;
 

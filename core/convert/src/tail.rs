@@ -5,9 +5,8 @@ use std::io::Write;
 
 use flate2::{Compression, GzBuilder};
 use pontoon_layer::{
-    ANNOTATION_TOC_DIGEST, Digest, Limits, OpaqueXattr, Time, TocDigest, TocKind, parse_toc,
+    ANNOTATION_TOC_DIGEST, Digest, Landmark, Limits, OpaqueXattr, TocDigest, TocKind, parse_toc,
 };
-use pontoon_unpack::{Entry, Kind, Stored};
 
 use crate::cut::Seen;
 use crate::encode;
@@ -20,8 +19,8 @@ pub(crate) const BLOCK_BYTES: usize = 512;
 /// The name of the table of contents in an eStargz archive, and of what marks how much to fetch at once
 /// (stargz-snapshotter's docs/estargz.md).
 const TOC_NAME: &[u8] = b"stargz.index.json";
-const PREFETCH_LANDMARK: &[u8] = b".prefetch.landmark";
-const NO_PREFETCH_LANDMARK: &[u8] = b".no.prefetch.landmark";
+pub(crate) const PREFETCH_LANDMARK: &[u8] = b".prefetch.landmark";
+pub(crate) const NO_PREFETCH_LANDMARK: &[u8] = b".no.prefetch.landmark";
 
 /// What a landmark has in it.
 pub(crate) const LANDMARK_CONTENT: u8 = 0x0f;
@@ -71,34 +70,6 @@ pub(crate) fn is_special(path: &[u8]) -> bool {
     let mut names = (path.split(|byte| *byte == b'/')).filter(|name| !matches!(*name, b"" | b"."));
     let (name, more) = (names.next().unwrap_or_default(), names.next());
     more.is_none() && [TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK].contains(&name)
-}
-
-/// The entry that says that nothing is to be fetched at once.
-pub(crate) fn landmark() -> Entry {
-    Entry {
-        kind: Kind::File,
-        path: NO_PREFETCH_LANDMARK.to_vec(),
-        target: Vec::new(),
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        mtime: Time::default(),
-        atime: Time::default(),
-        xattrs: Vec::new(),
-        stored: Stored {
-            mode: 0,
-            size: 1,
-            mtime: Time::default(),
-            atime: None,
-            ctime: None,
-            device: (0, 0),
-        },
-    }
-}
-
-/// The header of one of our own entries.
-pub(crate) fn header(entry: &Entry) -> [u8; BLOCK_BYTES] {
-    own_header(&entry.path, b'0', 0, entry.stored.size)
 }
 
 /// The header of something of root's of the year 1970, with the typeflag `kind` (POSIX.1-2017, `pax`, "ustar Interchange
@@ -232,13 +203,19 @@ fn in_frame(toc: &toc::Written) -> std::ops::Range<usize> {
 }
 
 impl Tail {
-    /// Reads the table of contents as whoever serves the layer does: what nobody can read is not written.
-    pub(crate) fn verify(&self, kind: TocKind, payload_end: u64, json: &Digest) -> Result<()> {
+    /// Reads the table of contents as whoever serves the layer does: what nobody can read is not written. Answers what is
+    /// to be fetched first.
+    pub(crate) fn verify(
+        &self,
+        kind: TocKind,
+        payload_end: u64,
+        json: &Digest,
+    ) -> Result<Landmark> {
         let toc = self.bytes.get(self.toc.clone()).unwrap_or_default();
         let digest = TocDigest::Json(json.clone());
         let (opaque, limits) = (OpaqueXattr::Trusted, Limits::default());
         parse_toc(kind, toc, payload_end, &digest, opaque, &limits)
-            .map(drop)
+            .map(|layer| layer.landmark)
             .map_err(Error::Unreadable)
     }
 }

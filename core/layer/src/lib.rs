@@ -36,6 +36,7 @@ pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
 pub use error::FormatError;
 pub use inflate::{Compression, InflateError, Member, Resume, inflate};
 pub use limits::Limits;
+pub use path::path_names;
 pub use tail::{TAIL_BYTES, Tail, TocPlace, parse_tail};
 pub use toc::{Landmark, Layer, TocDigest, TocKind, parse_toc, toc_json_bytes};
 pub use tree::{

@@ -4,7 +4,22 @@ use crate::error::FormatError;
 use crate::limits::Limits;
 
 /// The names in `path`, from the root. As everybody who unpacks a tar does, it takes every path for an absolute one:
-/// empty names and `.` mean nothing, and `..` never leads out of the root.
+/// empty names and `.` mean nothing, and `..` never leads out of the root. What is in the names is not looked at.
+pub fn path_names(path: &[u8]) -> Vec<&[u8]> {
+    let mut names = Vec::new();
+    for name in path.split(|byte| *byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => {
+                names.pop();
+            }
+            name => names.push(name),
+        }
+    }
+    names
+}
+
+/// The same, of what a file system can hold.
 pub(crate) fn components<'a>(
     path: &'a [u8],
     limits: &Limits,
@@ -19,21 +34,12 @@ pub(crate) fn components<'a>(
     if path.contains(&0) {
         return Err(FormatError::entry(&named(), "has a NUL in its path"));
     }
-    let mut names = Vec::new();
-    for name in path.split(|byte| *byte == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => {
-                names.pop();
-            }
-            name if name.len() > limits.name_bytes_max => {
-                return Err(FormatError::entry(
-                    &named(),
-                    format!("has a name of more than {} bytes", limits.name_bytes_max),
-                ));
-            }
-            name => names.push(name),
-        }
+    let names = path_names(path);
+    if names.iter().any(|name| name.len() > limits.name_bytes_max) {
+        return Err(FormatError::entry(
+            &named(),
+            format!("has a name of more than {} bytes", limits.name_bytes_max),
+        ));
     }
     Ok(names)
 }

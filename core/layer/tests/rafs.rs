@@ -256,6 +256,42 @@ fn what_is_to_be_fetched_early_is_named_in_order() {
 }
 
 #[test]
+fn files_are_found_without_a_tree() {
+    let bytes = boot("early");
+    let opened = Bootstrap::open(&bytes, &Limits::default()).unwrap();
+    let mut names = opened.names();
+    let first: Vec<u64> = opened.prefetch_nids().collect();
+    assert_eq!(names.file(b"usr/lib/whole").unwrap(), Some(first[0]));
+    assert_eq!(
+        names.file(b"/usr/./lib/../lib/whole").unwrap(),
+        Some(first[0])
+    );
+    let (mut files, mut others) = (0, 0);
+    let image = image(&bytes).unwrap();
+    let mut nids = std::collections::HashMap::new();
+    image.tree.walk(|path, id| {
+        let found = names.file(path).unwrap();
+        match image.tree.node(id).kind {
+            Kind::File { .. } => {
+                files += 1;
+                // Another name of the same file is the same inode.
+                let nid = found.unwrap();
+                assert_eq!(*nids.entry(id.index()).or_insert(nid), nid);
+            }
+            _ => {
+                others += 1;
+                assert_eq!(found, None, "{}", String::from_utf8_lossy(path));
+            }
+        }
+        true
+    });
+    assert!(files > 200 && others > 5 && nids.len() < files);
+    for path in [&b"nowhere"[..], b"usr/lib/whole/in", b"", b"..", b"link/x"] {
+        assert_eq!(names.file(path).unwrap(), None);
+    }
+}
+
+#[test]
 fn a_chunk_that_is_there_twice_has_one_place() {
     let image = image(&boot("zstd")).unwrap();
     let places = |path: &[u8]| {

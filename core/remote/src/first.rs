@@ -4,14 +4,17 @@
 
 use std::ops::Range;
 
-use std::fmt::Write;
-
-/// A longer order is cut off: it is a note of the cache, which has room for twice this, in bytes.
-const TEXT_BYTES_MAX: usize = 16 << 10;
+/// A longer order is cut off: it is a note of the cache, which has room for a third more, in bytes. Of an image with less
+/// than a hundred thousand chunks that is the place of two thousand files at least, which are more than a start reads.
+const TEXT_BYTES_MAX: usize = 24 << 10;
 
 /// Chunks in an order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct First(Vec<Range<u32>>);
+pub(crate) struct First {
+    ranges: Vec<Range<u32>>,
+    /// Bytes of the text of all but the last one, and of what separates them.
+    bytes: usize,
+}
 
 impl First {
     /// These come behind the others. False if there is no room for them.
@@ -23,32 +26,32 @@ impl First {
         if start >= end {
             return true;
         }
-        // Two numbers of ten digits, and what separates them.
-        let is_full = (self.0.len() + 1).saturating_mul(22) > TEXT_BYTES_MAX;
-        match self.0.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ if is_full => return false,
-            _ => self.0.push(start..end),
+        match self.ranges.last_mut() {
+            Some(last) if last.end == start => {
+                let fits = self.bytes + word(&(last.start..end)).len() <= TEXT_BYTES_MAX;
+                last.end = if fits { end } else { last.end };
+                fits
+            }
+            last => {
+                let before = last.map_or(0, |last| word(last).len() + 1);
+                let fits = self.bytes + before + word(&(start..end)).len() <= TEXT_BYTES_MAX;
+                if fits {
+                    self.bytes += before;
+                    self.ranges.push(start..end);
+                }
+                fits
+            }
         }
-        true
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.ranges.is_empty()
     }
 
     /// As it is noted.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
-        for Range { start, end } in &self.0 {
-            let separator = if text.is_empty() { "" } else { " " };
-            // Writing to a text cannot fail.
-            let _ = match end - start {
-                1 => write!(text, "{separator}{start}"),
-                _ => write!(text, "{separator}{start}-{}", end - 1),
-            };
-        }
-        text
+        let words: Vec<String> = self.ranges.iter().map(word).collect();
+        words.join(" ")
     }
 
     /// The chunks of such a text that are below `count`. What makes no sense ends it: it is advice.
@@ -69,6 +72,14 @@ impl First {
         }
         chunks.truncate(count as usize);
         chunks
+    }
+}
+
+/// A range as it is noted.
+fn word(Range { start, end }: &Range<u32>) -> String {
+    match end - start {
+        1 => start.to_string(),
+        _ => format!("{start}-{}", end - 1),
     }
 }
 
@@ -94,8 +105,19 @@ mod tests {
         let mut first = First::default();
         let added = (0..100_000).filter(|at| first.add(2 * at..2 * at + 1));
         let added = added.count();
-        assert!(added > 500 && first.text().len() <= TEXT_BYTES_MAX);
+        assert!(added > 4000 && first.text().len() <= TEXT_BYTES_MAX);
         assert_eq!(First::chunks(&first.text(), usize::MAX).len(), added);
+        // What becomes longer needs room too.
+        let mut first = First::default();
+        for at in (0..100_000).step_by(10) {
+            first.add(at..at + 1);
+            first.add(at + 1..at + 2);
+        }
+        let bytes = first.text().len();
+        assert!(
+            (TEXT_BYTES_MAX - 20..=TEXT_BYTES_MAX).contains(&bytes),
+            "{bytes}"
+        );
     }
 
     #[test]

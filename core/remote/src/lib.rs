@@ -89,5 +89,6 @@ pub use decisions::Counts;
 pub use error::Error;
 pub use front_end::{Chosen, FrontEnd};
 pub use mounter::at_mounts;
+pub use profile::Profile;
 pub use remote::Remote;
 pub use report::{HolderReport, LayerReport, LayerState, Progress, Report, Totals};

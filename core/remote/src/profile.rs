@@ -42,9 +42,9 @@ const WHOLE_PERCENT: usize = 75;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Run(pub(crate) u32, pub(crate) u32, pub(crate) u32);
 
-/// What a start read, in order.
+/// What a start read, in order: chunks of lazy layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Profile {
+pub struct Profile {
     version: u32,
     /// The image that was started, for people.
     pub(crate) image: String,
@@ -101,8 +101,11 @@ impl Profile {
         }
     }
 
-    /// Reads a profile. Says what is wrong with it.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads a profile in the form in which it is handed on.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() > BYTES_MAX {
             return Err(format!("it has more than {BYTES_MAX} bytes"));
         }
@@ -137,9 +140,27 @@ impl Profile {
         self.layers.iter().map(LayerName::key).collect()
     }
 
+    /// The image that was started, for people.
+    pub fn image(&self) -> &str {
+        &self.image
+    }
+
+    /// The layers, the lowest first.
+    pub fn layer_keys(&self) -> Vec<Key> {
+        // What was read has keys.
+        self.keys().unwrap_or_default()
+    }
+
+    /// The chunks that were read, in order: the number of the layer, and that of the chunk in its table.
+    pub fn order(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.order.iter().flat_map(|Run(layer, first, count)| {
+            (*first..first.saturating_add(*count)).map(|chunk| (*layer, chunk))
+        })
+    }
+
     /// What it is called: see [`name`].
     pub(crate) fn name(&self) -> String {
-        name(&self.keys().unwrap_or_default())
+        name(&self.layer_keys())
     }
 
     /// How many layers it is of.
@@ -166,12 +187,6 @@ impl Profile {
             }
         }
         steps
-    }
-
-    fn order(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.order.iter().flat_map(|Run(layer, first, count)| {
-            (*first..first.saturating_add(*count)).map(|chunk| (*layer, chunk))
-        })
     }
 
     /// This profile, which is newer, and `old` in one.

@@ -120,3 +120,57 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     crc.update(bytes);
     crc.sum()
 }
+
+/// An archive with the right checksum in every header.
+pub fn sealed(archive: &[u8]) -> Vec<u8> {
+    let mut archive = archive.to_vec();
+    for block in archive.as_chunks_mut::<512>().0 {
+        if block[257..].starts_with(b"ustar") {
+            seal(block);
+        }
+    }
+    archive
+}
+
+fn seal(block: &mut [u8; 512]) {
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+/// An archive of a script. Each line is an entry: typeflag, mode as a letter, path, `>` and a target or content.
+pub fn script(text: &[u8]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for line in text.split(|byte| *byte == b'\n').take(40) {
+        let Some(([flag, mode], rest)) = line.split_first_chunk::<2>() else {
+            continue;
+        };
+        let mut parts = rest.splitn(2, |byte| *byte == b'>');
+        let (path, more) = (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        );
+        let (path, more) = (&path[..path.len().min(100)], &more[..more.len().min(500)]);
+        let has_data = matches!(flag, b'0' | b'x' | b'g' | b'L' | b'K');
+        let mut block = [0; 512];
+        block[..path.len()].copy_from_slice(path);
+        let mode = u32::from(*mode) * 0o123 & 0o7777;
+        block[100..107].copy_from_slice(format!("{mode:07o}").as_bytes());
+        let size = if has_data { more.len() } else { 0 };
+        block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+        block[156] = *flag;
+        if !has_data {
+            let target = &more[..more.len().min(100)];
+            block[157..157 + target.len()].copy_from_slice(target);
+        }
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        seal(&mut block);
+        archive.extend_from_slice(&block);
+        if has_data {
+            archive.extend_from_slice(more);
+            archive.resize(archive.len().next_multiple_of(512), 0);
+        }
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}

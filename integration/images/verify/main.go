@@ -1,5 +1,7 @@
 // Command verify has stargz-snapshotter's library open every layer of the image in an OCI
-// layout, verify its table of contents, and read every chunk of every file.
+// layout, verify its table of contents, and read every chunk of every file. It prints a line for each
+// layer: its digest, how many chunks, and the files before the landmark in the order of the blob, the
+// landmark behind them ("-" if there is no landmark).
 package main
 
 import (
@@ -9,6 +11,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sort"
+	"strings"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
@@ -29,11 +33,11 @@ func verify(dir string) error {
 		return err
 	}
 	for _, layer := range manifest.Layers {
-		chunks, err := verifyLayer(dir, layer)
+		chunks, first, err := verifyLayer(dir, layer)
 		if err != nil {
 			return fmt.Errorf("layer %s: %w", layer.Digest, err)
 		}
-		fmt.Println(layer.Digest, chunks)
+		fmt.Println(layer.Digest, chunks, first)
 	}
 	return nil
 }
@@ -50,27 +54,59 @@ func blobPath(dir string, blob digest.Digest) string {
 	return filepath.Join(dir, ocispec.ImageBlobsDir, blob.Algorithm().String(), blob.Encoded())
 }
 
-func verifyLayer(dir string, layer ocispec.Descriptor) (int, error) {
+func verifyLayer(dir string, layer ocispec.Descriptor) (int, string, error) {
 	blob, err := os.Open(blobPath(dir, layer.Digest))
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer blob.Close()
 	reader, err := estargz.Open(io.NewSectionReader(blob, 0, layer.Size),
 		estargz.WithDecompressors(new(zstdchunked.Decompressor)))
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	expected := digest.Digest(layer.Annotations[estargz.TOCJSONDigestAnnotation])
 	verifier, err := reader.VerifyTOC(expected)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	root, ok := reader.Lookup("")
 	if !ok {
-		return 0, errors.New("there is no root")
+		return 0, "", errors.New("there is no root")
 	}
-	return verifyTree(reader, verifier, root)
+	chunks, err := verifyTree(reader, verifier, root)
+	return chunks, first(reader, root), err
+}
+
+// first names what the snapshotter fetches at once: all that is in the blob before the landmark.
+func first(reader *estargz.Reader, root *estargz.TOCEntry) string {
+	landmark, ok := reader.Lookup(estargz.PrefetchLandmark)
+	if !ok {
+		if landmark, ok = reader.Lookup(estargz.NoPrefetchLandmark); !ok {
+			return "-"
+		}
+	}
+	var before []*estargz.TOCEntry
+	var collect func(entry *estargz.TOCEntry)
+	collect = func(entry *estargz.TOCEntry) {
+		if entry.Type == "reg" && entry.Size > 0 && entry.Offset <= landmark.Offset {
+			before = append(before, entry)
+		}
+		entry.ForeachChild(func(_ string, child *estargz.TOCEntry) bool {
+			collect(child)
+			return true
+		})
+	}
+	collect(root)
+	sort.Slice(before, func(i, j int) bool { return before[i].Offset < before[j].Offset })
+	var names []string
+	for _, entry := range before {
+		// Another name of a file is the same entry.
+		if len(names) == 0 || names[len(names)-1] != entry.Name {
+			names = append(names, entry.Name)
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 func verifyTree(reader *estargz.Reader, verifier estargz.TOCEntryVerifier, entry *estargz.TOCEntry) (int, error) {

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek as _};
+use std::io::Read;
 use std::path::PathBuf;
 
 use pontoon_layer::Digest;
 use pontoon_unpack::{Archive, Expected};
 
 use super::{Check, Layer, Side};
+use crate::contents::Blob;
 use crate::error::{Error, Result};
 use crate::flat::{self, Data, Files};
 use crate::manifest::Manifest;
@@ -122,12 +123,7 @@ impl Check<'_> {
         file: &File,
         read: impl FnOnce(&mut Archive<pontoon_unpack::Blocks>) -> Result<T>,
     ) -> Result<T> {
-        let path = PathBuf::from(layer.descriptor.digest.to_string());
-        let again = file.try_clone().and_then(|mut file| {
-            file.rewind()?;
-            Ok(file)
-        });
-        let again = again.map_err(Error::file("cannot read", path))?;
+        let again = Blob::of(file, &layer.descriptor).reader()?;
         self.archive_of(side, layer, Box::new(again), read)
     }
 

@@ -35,15 +35,19 @@ impl Conversion<'_> {
             Format::Nydus(nydus) => self.nydus(nydus, opened, manifest, what)?,
             Format::Estargz | Format::ZstdChunked(_) => self.each_layer(opened, manifest, what)?,
         }
+        self.end_of_image(manifest, what);
+        Ok(())
+    }
+
+    pub(super) fn end_of_image(&mut self, manifest: &Value, what: &str) {
         if manifest.get("subject").is_some() {
             let note = format!("{what} refers to a subject, which stays the one of before");
             self.done.notes.push(note);
         }
         self.done.images += 1;
-        Ok(())
     }
 
-    fn open(&self, manifest: &Value, what: &str) -> Result<Opened> {
+    pub(crate) fn open(&self, manifest: &Value, what: &str) -> Result<Opened> {
         let config = manifest.get("config").unwrap_or(&Value::Null);
         let config_descriptor = Descriptor::parse(config, what)?;
         let config = place::document(&*self.plan.source, &config_descriptor)?;
@@ -192,7 +196,7 @@ impl Conversion<'_> {
 }
 
 /// Puts where the table of contents is into the descriptor of a layer, in place of where another one was.
-fn annotate(descriptor: &mut Value, converted: &LayerConverted) {
+pub(crate) fn annotate(descriptor: &mut Value, converted: &LayerConverted) {
     let annotations = descriptor.get("annotations").and_then(Value::as_object);
     let mut annotations: Map<String, Value> = annotations.cloned().unwrap_or_default();
     for key in tail::ANNOTATIONS {

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// Where EROFS' superblock is, and RAFS' own behind it, and the table of devices.
 const SUPER: usize = 1024;
-const EXTENDED: usize = SUPER + 128;
+pub(super) const EXTENDED: usize = SUPER + 128;
 const DEVICES: usize = EXTENDED + 256;
 const DEVICE_BYTES: usize = 128;
 const BLOB_BYTES: usize = 256;

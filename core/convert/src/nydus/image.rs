@@ -35,8 +35,9 @@ pub(crate) fn is_nydus(layers: &[Value]) -> bool {
 }
 
 /// The layers of an image, as far as they are converted.
-struct Layers {
-    stock: Stock,
+#[derive(Default)]
+pub(super) struct Layers {
+    pub(super) stock: Stock,
     tree: Merged,
     /// The chunks of all files.
     numbers: Vec<u32>,
@@ -57,13 +58,7 @@ impl Conversion<'_> {
         what: &str,
     ) -> Result<()> {
         let mut layers = self.blobs(nydus, &opened, what)?;
-        let bootstrap = boot::write(&Image {
-            tree: &layers.tree,
-            stock: &layers.stock,
-            numbers: &layers.numbers,
-            nydus,
-            chunk_bytes: self.options.chunk_bytes,
-        })?;
+        let bootstrap = layers.bootstrap(nydus, self.options.chunk_bytes)?;
         // As whoever serves the image will read it.
         let limits = Limits::default();
         Bootstrap::open(&bootstrap, &limits)
@@ -84,14 +79,7 @@ impl Conversion<'_> {
 
     /// Converts all layers of an image.
     fn blobs(&mut self, nydus: Nydus, opened: &Opened, what: &str) -> Result<Layers> {
-        let mut layers = Layers {
-            stock: Stock::default(),
-            tree: Merged::new(),
-            numbers: Vec::new(),
-            descriptors: Vec::new(),
-            diff_ids: Vec::new(),
-            kept: Vec::new(),
-        };
+        let mut layers = Layers::default();
         let mut chain = Digest::of(b"");
         for (value, diff_id) in opened.layers.iter().zip(&opened.diff_ids) {
             let descriptor = Descriptor::parse(value, what)?;
@@ -149,7 +137,18 @@ impl Conversion<'_> {
 }
 
 impl Layers {
-    fn add(&mut self, layer: &Layer) -> Result<()> {
+    /// The bootstrap of an image of these.
+    pub(super) fn bootstrap(&self, nydus: Nydus, chunk_bytes: u32) -> Result<Vec<u8>> {
+        boot::write(&Image {
+            tree: &self.tree,
+            stock: &self.stock,
+            numbers: &self.numbers,
+            nydus,
+            chunk_bytes,
+        })
+    }
+
+    pub(super) fn add(&mut self, layer: &Layer) -> Result<()> {
         self.tree.apply(&layer.tree, self.numbers.len() as u64);
         self.numbers.extend(&layer.numbers);
         Error::check_limit(

@@ -44,6 +44,12 @@ pub(crate) enum What {
 
 pub(crate) const ROOT: usize = 0;
 
+impl Default for Merged {
+    fn default() -> Merged {
+        Merged::new()
+    }
+}
+
 impl Merged {
     /// Nothing but a root directory, as a snapshotter makes it: what layers say of theirs, containerd ignores.
     pub(crate) fn new() -> Merged {
@@ -157,7 +163,7 @@ impl Merged {
     }
 }
 
-fn is_opaque(tree: &Tree, id: NodeId) -> bool {
+pub(crate) fn is_opaque(tree: &Tree, id: NodeId) -> bool {
     let opaque = tree.opaque_xattr().name().as_bytes();
     (tree.node(id).xattrs().iter()).any(|(name, _)| name == opaque)
 }

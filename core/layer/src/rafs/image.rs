@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::blob::Blob;
 use super::chunk::{Chunk, ChunkError};
 use super::info::ChunkInfos;
-use super::inode::Inode;
+use super::inode::{Inode, S_IFMT};
 use super::records::{Address, Records};
 use super::zran::{Context, Indexes};
 use super::{Bootstrap, malformed, xattr};
@@ -74,7 +74,7 @@ impl Bootstrap<'_> {
             path_bytes: 0,
         };
         let root = self.inode(self.root)?;
-        if root.mode & S_IFMT != S_IFDIR {
+        if !root.is_directory() {
             return Err(malformed("its root is no directory"));
         }
         walk.all(root)?;
@@ -104,16 +104,14 @@ impl Bootstrap<'_> {
         })
     }
 
-    fn prefetch_nids(&self) -> impl Iterator<Item = u64> {
+    /// The numbers of the inodes in its table of files to fetch early, in the order of the table.
+    pub fn prefetch_nids(&self) -> impl Iterator<Item = u64> {
         let (words, _) = self.prefetch_table.as_chunks();
         words
             .iter()
             .map(|word| u64::from(u32::from_le_bytes(*word)))
     }
 }
-
-const S_IFMT: u16 = 0o170_000;
-const S_IFDIR: u16 = 0o040_000;
 
 /// The way through the directories of a bootstrap.
 struct Walk<'b, 'a> {
@@ -173,7 +171,7 @@ impl<'a> Walk<'_, 'a> {
 
     /// Adds a file, and answers whether it is a directory to go into.
     fn add(&mut self, path: &[u8], inode: &Inode<'a>) -> Result<bool, FormatError> {
-        let directory = inode.mode & S_IFMT == S_IFDIR;
+        let directory = inode.is_directory();
         if directory && !self.directories.insert(inode.nid) {
             return Err(refuse(path, "is a directory with two parents"));
         }
@@ -183,7 +181,7 @@ impl<'a> Walk<'_, 'a> {
         }
         let target;
         let kind = match inode.mode & S_IFMT {
-            S_IFDIR => EntryKind::Directory,
+            _ if directory => EntryKind::Directory,
             0o100_000 => EntryKind::File {
                 data_offset: if inode.size == 0 { 0 } else { self.data_size },
             },

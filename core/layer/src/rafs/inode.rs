@@ -19,6 +19,11 @@ const CHUNKED: u16 = 4;
 /// a whole file if its chunks follow each other in the blob; there are as many addresses as there are chunks in any case.
 const CHUNK_INDEXES: u32 = 0x20;
 
+/// Types of files, as Linux has them.
+pub(super) const S_IFMT: u16 = 0o170_000;
+const S_IFDIR: u16 = 0o040_000;
+const S_IFREG: u16 = 0o100_000;
+
 /// Bytes of the address of a chunk.
 pub(super) const ADDRESS_BYTES: usize = 8;
 
@@ -41,6 +46,16 @@ pub(super) struct Inode<'a> {
     /// What follows the inode and its attributes, and where that is.
     rest: &'a [u8],
     rest_offset: u64,
+}
+
+impl Inode<'_> {
+    pub(super) fn is_directory(&self) -> bool {
+        self.mode & S_IFMT == S_IFDIR
+    }
+
+    pub(super) fn is_file(&self) -> bool {
+        self.mode & S_IFMT == S_IFREG
+    }
 }
 
 impl<'a> Bootstrap<'a> {

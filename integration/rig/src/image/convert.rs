@@ -229,7 +229,8 @@ pub fn convert_with_prefetch(image: &Layout, paths: &[&str]) -> Result<Converted
 }
 
 /// Has stargz-snapshotter's library verify the table of contents of every layer of the image in the layout `image`, and
-/// read every chunk. Answers a line for each layer: its digest, and how many chunks.
+/// read every chunk. Answers a line for each layer: its digest, how many chunks, and the files up to its landmark, with
+/// commas between them and `-` if it has none.
 pub fn verify(image: &Path) -> Result<String> {
     let mut command = Command::new(Tool::Images.dir()?.join("verify"));
     Ok(run(command.arg(image), LIMIT)?.stdout)
