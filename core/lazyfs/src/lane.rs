@@ -73,7 +73,7 @@ impl LazyLayer {
             && missing().all(|index| swarm.has(index));
         is_there
             || !swarm
-                .hold(self.data_of(member), Urgency::Background)
+                .hold(member.chunks.clone(), Urgency::Background)
                 .is_zero()
     }
 

@@ -48,7 +48,7 @@ pub use error::{Error, Result};
 pub use kin::Kin;
 pub use layer::{LazyLayer, PendingRead, Prefetch, Read};
 pub use link::{Connect, Connected};
-pub use peers::{Arrived, Peers, Swarm};
+pub use peers::{News, Peers, Swarm};
 pub use status::{BackgroundState, Counted, LastError, Status};
 
 /// The tree of a layer, as whoever shows it needs to know it.

@@ -192,15 +192,6 @@ impl LazyLayer {
         }
     }
 
-    /// Where what comes out of `member` is in the layer's data.
-    pub(crate) fn data_of(&self, member: &Member) -> Range<u64> {
-        let table = self.cached().chunks();
-        let start = table.get(member.chunks.start);
-        let end = table.get(member.chunks.end.saturating_sub(1));
-        let start = start.map_or(0, |chunk| chunk.data_offset);
-        start..end.map_or(start, |chunk| chunk.data_end())
-    }
-
     /// Whether some of `member` is missing and nobody fetches it.
     pub(crate) fn is_free(&self, gate: &Gate<'_>, member: &Member) -> bool {
         let mut chunks = member.chunks.clone();

@@ -15,9 +15,14 @@ use pontoon_layer::Verified;
 use pontoon_source::Urgency;
 use tokio::sync::{mpsc, watch};
 
-/// A chunk that another node has sent: its index in the layer's chunk table, and its bytes, which have the digest that the
-/// table gives.
-pub type Arrived = (usize, Verified<Bytes>);
+/// What becomes of chunks that were asked for, by their indexes in the layer's chunk table.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// A chunk has come: its bytes have the digest that the table gives.
+    Chunk(usize, Verified<Bytes>),
+    /// These are late, or do not come at all: whoever waits for them had better ask the registry too. They may come even so.
+    Late(Range<usize>),
+}
 
 /// Other nodes.
 pub trait Peers: Send + Sync + fmt::Debug {
@@ -36,15 +41,12 @@ pub trait Swarm: Send + Sync + fmt::Debug {
 
     /// Asks for the chunks `wanted`, which somebody waits for or nobody does. They come in any order. Ends when no more
     /// come, at once if nobody has any, and after a while if those who have some are silent; whoever drops it gives up.
-    fn chunks(&self, wanted: Vec<Range<usize>>, urgency: Urgency) -> mpsc::Receiver<Arrived>;
+    fn chunks(&self, wanted: Vec<Range<usize>>, urgency: Urgency) -> mpsc::Receiver<News>;
 
-    /// How long who waits for chunks that were asked for hears nothing before he asks the registry too.
-    fn hedge(&self) -> Duration;
-
-    /// For how long, from when it was wanted, the registry had better not be asked for what is at `data` in the layer's
-    /// data: others are about to fetch it from there, or to tell that they have it. Nothing if this node is the one to fetch it.
+    /// For how long, from when they were wanted, the registry had better not be asked for these chunks, which nobody has:
+    /// others are about to fetch them from there. Nothing if this node is the one to fetch them.
     ///
-    /// Whoever waits for it ([`Urgency::Demand`]) waits no longer than that. What nobody waits for is looked at again and
+    /// Whoever waits for them ([`Urgency::Demand`]) waits no longer than that. What nobody waits for is looked at again and
     /// again, as long as the answer is not zero.
-    fn hold(&self, data: Range<u64>, urgency: Urgency) -> Duration;
+    fn hold(&self, chunks: Range<usize>, urgency: Urgency) -> Duration;
 }

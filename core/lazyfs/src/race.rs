@@ -21,11 +21,14 @@ use tokio::time::{Instant, sleep_until};
 use crate::fetch::{Failed, Fetch};
 use crate::flight::{Claim, Landed, Landing, Piece, Rush};
 use crate::line::Trip;
-use crate::peers::{Arrived, Swarm};
+use crate::peers::{News, Swarm};
 use crate::{Error, LazyLayer};
 
 /// Other nodes that sent nothing of what they have are asked again after so long, as long as somebody waits.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// What was asked for when nobody waited is asked for again as urgent if nothing of it comes for so long.
+const GRACE: Duration = Duration::from_millis(30);
 
 /// Whoever sends nothing for so long sends nothing more.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -42,7 +45,9 @@ pub(crate) struct Race {
     parcels: BTreeMap<usize, Parcel>,
     registry: JoinSet<Result<(), Failed>>,
     /// What other nodes send.
-    chunks: Option<mpsc::Receiver<Arrived>>,
+    chunks: Option<mpsc::Receiver<News>>,
+    /// Nobody waited when they were asked.
+    is_for_nobody: bool,
     /// They are not asked again before.
     again: Instant,
     began: Instant,
@@ -62,8 +67,8 @@ struct Parcel {
     /// Until the registry is asked for it, and after that has failed.
     claim: Option<Claim>,
     landing: Landing,
-    /// Where its chunks are in the layer's data.
-    data: Range<u64>,
+    /// Its chunks.
+    chunks: Range<usize>,
     missing: BTreeSet<usize>,
     /// What came and could not be stored.
     pieces: HashMap<usize, Piece>,
@@ -91,6 +96,7 @@ impl Race {
             rush: Arc::clone(rush),
             registry: JoinSet::new(),
             chunks: None,
+            is_for_nobody: false,
             again: now,
             began: now,
             last: now,
@@ -112,9 +118,7 @@ impl Race {
             if self.parcels.is_empty() {
                 return self.came;
             }
-            if self.chunks.is_some() && self.last.elapsed() >= SILENCE {
-                self.ended();
-            }
+            self.hurry();
             self.ask_peers();
             self.ask_registry();
             self.trip = None;
@@ -123,8 +127,9 @@ impl Race {
             }
             let due = self.due();
             tokio::select! {
-                arrived = next(&mut self.chunks) => match arrived {
-                    Some((index, bytes)) => self.arrived(index, bytes).await,
+                news = next(&mut self.chunks) => match news {
+                    Some(News::Chunk(index, bytes)) => self.arrived(index, bytes).await,
+                    Some(News::Late(chunks)) => self.are_late(&chunks),
                     None => self.ended(),
                 },
                 Some(ended) = self.registry.join_next() => {
@@ -139,6 +144,30 @@ impl Race {
                 () = sleep_until(due) => {}
                 () = layer.closed() => return self.came,
             }
+        }
+    }
+
+    /// Gives up an answer that does not come, and one that was asked for when nobody waited, if it is not about to come.
+    fn hurry(&mut self) {
+        let is_slow = self.is_slow();
+        if self.chunks.is_none() || self.last.elapsed() < self.patience() {
+            return;
+        }
+        match is_slow {
+            true => self.chunks = None,
+            false => self.ended(),
+        }
+    }
+
+    /// Whether somebody waits for what was asked for when nobody did.
+    fn is_slow(&self) -> bool {
+        self.is_for_nobody && self.rush.is_on()
+    }
+
+    fn patience(&self) -> Duration {
+        match self.is_slow() {
+            true => GRACE,
+            false => SILENCE,
         }
     }
 
@@ -172,6 +201,7 @@ impl Race {
             false => Urgency::Background,
         };
         self.last = now;
+        self.is_for_nobody = urgency == Urgency::Background;
         self.chunks = Some(swarm.chunks(wanted, urgency));
     }
 
@@ -219,15 +249,15 @@ impl Race {
             return self.began;
         }
         match parcel.is_asked {
-            true => self.last + self.swarm.hedge(),
-            false => self.began + self.swarm.hold(parcel.data.clone(), Urgency::Demand),
+            true => self.last + SILENCE,
+            false => self.began + self.swarm.hold(parcel.chunks.clone(), Urgency::Demand),
         }
     }
 
     /// When there is something to do next, if nothing happens.
     fn due(&self) -> Instant {
         let now = Instant::now();
-        let silence = self.chunks.is_some().then(|| self.last + SILENCE);
+        let silence = self.chunks.is_some().then(|| self.last + self.patience());
         let again = (self.chunks.is_none() && now < self.again).then_some(self.again);
         let is_asked_for = self.rush.is_on() && self.error.is_none();
         let parcels = self.parcels.values().filter(|_| is_asked_for);
@@ -297,6 +327,14 @@ impl Race {
         });
     }
 
+    /// Other nodes are not likely to send these chunks soon.
+    fn are_late(&mut self, chunks: &Range<usize>) {
+        let parcels = self.parcels.values_mut();
+        let meant = parcels
+            .filter(|parcel| parcel.chunks.start < chunks.end && chunks.start < parcel.chunks.end);
+        meant.for_each(|parcel| parcel.is_late = true);
+    }
+
     /// Other nodes send no more.
     fn ended(&mut self) {
         self.chunks = None;
@@ -323,8 +361,8 @@ impl Parcel {
         let chunks = claim.member.chunks.clone();
         Parcel {
             landing: claim.landing(),
-            data: layer.data_of(&claim.member),
-            missing: layer.cached().missing(chunks).flatten().collect(),
+            missing: layer.cached().missing(chunks.clone()).flatten().collect(),
+            chunks,
             claim: Some(claim),
             pieces: HashMap::new(),
             is_asked: false,
@@ -342,8 +380,8 @@ fn in_order(mut claims: Vec<Claim>) -> Vec<Claim> {
     claims
 }
 
-/// The next chunk, `None` at the end. Nothing as long as nobody is asked.
-async fn next(chunks: &mut Option<mpsc::Receiver<Arrived>>) -> Option<Arrived> {
+/// The next news, `None` at the end. Nothing as long as nobody is asked.
+async fn next(chunks: &mut Option<mpsc::Receiver<News>>) -> Option<News> {
     match chunks {
         Some(chunks) => chunks.recv().await,
         None => std::future::pending().await,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pontoon_cache::CachedLayer;
-use pontoon_lazyfs::{Arrived, Config, Peers, Prefetch, Read, Swarm};
+use pontoon_lazyfs::{Config, News, Peers, Prefetch, Read, Swarm};
 use pontoon_source::Urgency;
 use tokio::sync::{mpsc, watch};
 
@@ -73,7 +73,7 @@ impl Swarm for Joined {
         self.0.has.lock().unwrap().contains(&index)
     }
 
-    fn chunks(&self, wanted: Vec<Range<usize>>, urgency: Urgency) -> mpsc::Receiver<Arrived> {
+    fn chunks(&self, wanted: Vec<Range<usize>>, urgency: Urgency) -> mpsc::Receiver<News> {
         let (sender, receiver) = mpsc::channel(4);
         self.0.asked.lock().unwrap().push((wanted.clone(), urgency));
         let others = self.0.clone();
@@ -81,11 +81,22 @@ impl Swarm for Joined {
         tokio::spawn(async move {
             match manner {
                 Manner::Refuse => {}
-                Manner::BeSilent => sender.closed().await,
+                Manner::BeSilent => {
+                    let hedge = *others.hedge.lock().unwrap();
+                    tokio::select! {
+                        () = sender.closed() => {}
+                        () = tokio::time::sleep(hedge) => {
+                            for late in wanted {
+                                let _ = sender.send(News::Late(late)).await;
+                            }
+                            sender.closed().await;
+                        }
+                    }
+                }
                 Manner::Send => {
                     for index in wanted.into_iter().flatten() {
                         let chunk = others.donor.verified(index).unwrap();
-                        if sender.send((index, chunk)).await.is_err() {
+                        if sender.send(News::Chunk(index, chunk)).await.is_err() {
                             break;
                         }
                     }
@@ -97,11 +108,7 @@ impl Swarm for Joined {
         receiver
     }
 
-    fn hedge(&self) -> Duration {
-        *self.0.hedge.lock().unwrap()
-    }
-
-    fn hold(&self, _: Range<u64>, _: Urgency) -> Duration {
+    fn hold(&self, _: Range<usize>, _: Urgency) -> Duration {
         *self.0.hold.lock().unwrap()
     }
 }
@@ -370,6 +377,7 @@ fn who_comes_to_wait_for_what_is_fetched_ahead_does_not_wait_for_silent_nodes() 
     others.hold(EVER);
     rig.layer.prefetch(Prefetch::Everything);
     wait_until("other nodes are asked", || others.requests() > 0);
+    // Those who are fetched from already do not hear of it.
     others.hedge(Duration::from_millis(10));
     rig.check("0");
     assert!(fetched(&rig).is_superset(&BTreeSet::from([0, 1])));

@@ -94,6 +94,21 @@ fn fetched(totals: &Totals) -> Vec<Number> {
             counted.taken_bytes,
         ),
         counter(
+            "lazy_peer_chunks",
+            "Chunks of lazy layers that other nodes sent",
+            counted.peer_chunks,
+        ),
+        counter(
+            "lazy_peer_bytes",
+            "Bytes of those chunks",
+            counted.peer_bytes,
+        ),
+        counter(
+            "lazy_late_peers",
+            "Members of lazy layers that the registry was asked for too, because other nodes that have them were late",
+            counted.late_peers,
+        ),
+        counter(
             "lazy_inflated_members",
             "Compressed members of lazy layers that were inflated",
             counted.inflated_members,
