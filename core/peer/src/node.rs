@@ -1,0 +1,1 @@
+//! One node: discovery, wire and policy as one source of chunks for `core/lazyfs`.

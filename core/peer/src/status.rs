@@ -1,0 +1,1 @@
+//! What can be told about peers: for `pontoon peers`, metrics and the log.

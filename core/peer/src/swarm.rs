@@ -1,0 +1,1 @@
+//! What a mounted layer knows about the other nodes that have it.
