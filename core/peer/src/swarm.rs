@@ -1,1 +1,437 @@
-//! What a mounted layer knows about the other nodes that have it.
+//! What a mounted layer knows of the other nodes that have it, and what it has asked them for.
+//!
+//! [`policy::Swarm`] decides; here is who tells it what happens and does what it says. What comes is verified here, against the
+//! layer's own chunk table: no byte goes on that was not.
+
+mod ask;
+mod look;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pontoon_cache::{CachedLayer, Key};
+use pontoon_layer::Verified;
+use pontoon_lazyfs::{News, Swarm};
+use pontoon_source::Urgency;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::node::Shared;
+use crate::policy::{self, AskId, Bitmap, Failure, Layout, Step, SwarmId};
+use crate::{Class, Peer, PeerId};
+
+/// What is known of who fetches an extent is so old at most.
+const HOLD_AGE: Duration = Duration::from_millis(50);
+
+/// As long as it is being found out who has a layer, nothing of it is fetched ahead from the registry, but not longer.
+const FIRST_LOOK: Duration = Duration::from_millis(400);
+
+/// A layer that this node has, or is getting.
+pub(crate) struct Joined {
+    me: Weak<Joined>,
+    node: Arc<Shared>,
+    layer: Arc<CachedLayer>,
+    layout: Arc<dyn Layout>,
+    since: Instant,
+    state: Mutex<State>,
+    /// The chunks that others have.
+    had: RwLock<Bitmap>,
+    changes: watch::Sender<u64>,
+    /// Something has happened.
+    wake: Notify,
+    /// Somebody has come.
+    met: Notify,
+    /// For how long extents are left to others, when that was found out.
+    holds: Mutex<HashMap<(usize, Class), (Instant, Duration)>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+struct State {
+    swarm: policy::Swarm<PeerId>,
+    wishes: BTreeMap<u64, Wish>,
+    wish_count: u64,
+    asks: HashMap<AskId, Asked>,
+    /// Whose chunks are asked for again and again.
+    watched: HashSet<PeerId>,
+    polled: HashSet<PeerId>,
+    /// Who said that it has not got the layer, and when.
+    strangers: HashMap<PeerId, Instant>,
+    /// It was found out once who has the layer.
+    has_looked: bool,
+}
+
+/// Chunks that somebody here has asked for.
+struct Wish {
+    sender: mpsc::Sender<News>,
+    left: BTreeSet<usize>,
+    /// Those of them for which nothing new will be done.
+    late: BTreeSet<usize>,
+}
+
+/// A request under way.
+struct Asked {
+    chunks: Range<usize>,
+    task: AbortHandle,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Joined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Joined")
+            .field("key", self.key())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The chunk table, as the policy wants to see it.
+#[derive(Debug)]
+struct Table(Arc<CachedLayer>);
+
+impl Layout for Table {
+    fn len(&self) -> usize {
+        self.0.chunks().len()
+    }
+
+    fn place(&self, index: usize) -> Option<(u64, u32)> {
+        let chunk = self.0.chunks().get(index)?;
+        Some((chunk.data_offset, chunk.length))
+    }
+}
+
+impl Joined {
+    /// Begins to look for others that have `layer`.
+    pub(crate) fn new(node: &Arc<Shared>, layer: &Arc<CachedLayer>) -> Arc<Joined> {
+        let layout: Arc<dyn Layout> = Arc::new(Table(Arc::clone(layer)));
+        let id = SwarmId {
+            layer: policy::print(layer.key().to_string().as_bytes()),
+            me: node.print(),
+        };
+        let joined = Arc::new_cyclic(|me| Joined {
+            me: Weak::clone(me),
+            node: Arc::clone(node),
+            had: RwLock::new(Bitmap::new(layout.len())),
+            state: Mutex::new(State {
+                swarm: policy::Swarm::new(Arc::clone(&layout), id),
+                wishes: BTreeMap::new(),
+                wish_count: 0,
+                asks: HashMap::new(),
+                watched: HashSet::new(),
+                polled: HashSet::new(),
+                strangers: HashMap::new(),
+                has_looked: false,
+            }),
+            layout,
+            layer: Arc::clone(layer),
+            since: Instant::now(),
+            changes: watch::Sender::new(0),
+            wake: Notify::new(),
+            met: Notify::new(),
+            holds: Mutex::default(),
+            tasks: Mutex::new(JoinSet::new()),
+        });
+        joined.spawn(drive(Weak::clone(&joined.me)));
+        joined.spawn(look::discover(Weak::clone(&joined.me)));
+        joined.spawn(look::watch(Weak::clone(&joined.me)));
+        joined
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        self.layer.key()
+    }
+
+    pub(crate) fn layer(&self) -> &Arc<CachedLayer> {
+        &self.layer
+    }
+
+    /// The other nodes that have the layer.
+    pub(crate) fn members(&self) -> Vec<PeerId> {
+        self.state().swarm.members().map(|member| member.peer).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` until it ends or the layer is let go.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(work, &self.node.runtime)
+    }
+
+    /// Does what there is to do. When to look again.
+    fn drive(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let steps = state.swarm.plan(&mut self.node.standing(), now);
+        for step in steps {
+            match step {
+                Step::Ask(ask) => {
+                    let chunks = ask.chunks.clone();
+                    let id = ask.id;
+                    let task = self.spawn(ask::run(
+                        Weak::clone(&self.me),
+                        Arc::clone(&self.node),
+                        Arc::clone(&self.layer),
+                        Arc::clone(&self.layout),
+                        ask,
+                    ));
+                    state.asks.insert(id, Asked { chunks, task });
+                }
+                Step::Cancel(id) => drop(state.asks.remove(&id)),
+                Step::Registry(chunks) => state.are_late(&chunks),
+            }
+        }
+        state.end_wishes();
+        state.swarm.next()
+    }
+
+    /// A request brought a chunk.
+    fn came(&self, id: AskId, index: usize, bytes: &Verified<Bytes>) {
+        let mut state = self.state();
+        let now = Instant::now();
+        let mut standing = self.node.standing();
+        state.swarm.on_chunk(&mut standing, now, id, index);
+        drop(standing);
+        for wish in state.wishes.values_mut() {
+            if wish.left.remove(&index) {
+                // There is room for everything that is wished for.
+                let _ = wish.sender.try_send(News::Chunk(index, bytes.clone()));
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// A request is over.
+    fn ended(&self, id: AskId, peer: PeerId, result: Result<(), (Failure, String)>) {
+        let mut state = self.state();
+        // It is this task that would be aborted.
+        if let Some(asked) = state.asks.remove(&id) {
+            std::mem::forget(asked);
+        }
+        let failure = result.as_ref().map(|_| ()).map_err(|(failure, _)| *failure);
+        let now = Instant::now();
+        let ban = state.swarm.on_end(&mut self.node.standing(), now, id, failure);
+        drop(state);
+        if let Err((failure, reason)) = result {
+            tracing::debug!(%peer, layer = %self.key(), ?failure, reason, "another node did not send what it was asked for");
+            if let Some(ban) = ban {
+                self.node.banned(&ban, &reason);
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Another node may have the layer.
+    pub(crate) fn meet(&self, peer: Peer) {
+        let Some(member) = self.node.member(peer) else {
+            return;
+        };
+        let now = Instant::now();
+        self.state()
+            .swarm
+            .join(&self.node.standing(), now, member);
+        self.met.notify_one();
+    }
+
+    /// The node is not to be asked any more.
+    pub(crate) fn part_from(&self, peer: PeerId) {
+        self.state().swarm.leave(peer);
+        self.look_again();
+    }
+
+    /// Finds out anew what others have, and has everybody told who waits for that.
+    fn look_again(&self) {
+        let had = match self.node.is_off() {
+            true => Bitmap::new(self.layout.len()),
+            false => self.state().swarm.had_by_others(),
+        };
+        *self.had.write().unwrap_or_else(PoisonError::into_inner) = had;
+        self.changes.send_modify(|changes| *changes += 1);
+        self.wake.notify_one();
+    }
+
+    /// Nobody listens to a wish any more.
+    fn forget(&self, number: u64) {
+        let mut state = self.state();
+        let Some(wish) = state.wishes.remove(&number) else {
+            return;
+        };
+        let is_wanted = |chunk: &usize| {
+            let mut wishes = state.wishes.values();
+            wishes.any(|wish| wish.left.contains(chunk))
+        };
+        let unwanted: Vec<usize> = wish
+            .left
+            .into_iter()
+            .filter(|chunk| !is_wanted(chunk))
+            .collect();
+        let now = Instant::now();
+        let mut standing = self.node.standing();
+        for chunk in unwanted {
+            state.swarm.unwant(&mut standing, now, chunk..chunk + 1);
+        }
+        drop(standing);
+        self.wake.notify_one();
+    }
+}
+
+impl State {
+    /// Nothing new will be done for `chunks`.
+    fn are_late(&mut self, chunks: &Range<usize>) {
+        for wish in self.wishes.values_mut() {
+            let late: Vec<usize> = wish.left.range(chunks.clone()).copied().collect();
+            if !late.is_empty() {
+                wish.late.extend(late);
+                // There is room for everything that is wished for.
+                let _ = wish.sender.try_send(News::Late(chunks.clone()));
+            }
+        }
+    }
+
+    /// Ends wishes for which nothing is under way any more.
+    fn end_wishes(&mut self) {
+        let State { wishes, asks, .. } = self;
+        let is_under_way = |chunk: &usize| asks.values().any(|asked| asked.chunks.contains(chunk));
+        wishes.retain(|_, wish| {
+            let over: Vec<usize> = wish
+                .late
+                .iter()
+                .copied()
+                .filter(|chunk| !is_under_way(chunk))
+                .collect();
+            for chunk in over {
+                wish.late.remove(&chunk);
+                wish.left.remove(&chunk);
+            }
+            !wish.left.is_empty()
+        });
+    }
+}
+
+impl Swarm for Joined {
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn has(&self, index: usize) -> bool {
+        self.had
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(index)
+    }
+
+    fn chunks(&self, wanted: Vec<Range<usize>>, urgency: Urgency) -> mpsc::Receiver<News> {
+        let left: BTreeSet<usize> = wanted.iter().cloned().flatten().collect();
+        // Each comes once and may be late several times; what does not fit is no loss.
+        let (sender, receiver) = mpsc::channel(4 * left.len() + 4);
+        let mut state = self.state();
+        let number = state.wish_count;
+        state.wish_count += 1;
+        let now = Instant::now();
+        for chunks in wanted {
+            state.swarm.want(now, chunks, class(urgency));
+        }
+        let wish = Wish {
+            sender: sender.clone(),
+            left,
+            late: BTreeSet::new(),
+        };
+        state.wishes.insert(number, wish);
+        drop(state);
+        let me = Weak::clone(&self.me);
+        // It keeps no sender, so that the end can be told.
+        let listener = sender.downgrade();
+        drop(sender);
+        self.spawn(async move {
+            let Some(sender) = listener.upgrade() else {
+                return;
+            };
+            let closed = sender.clone();
+            drop(sender);
+            closed.closed().await;
+            if let Some(joined) = me.upgrade() {
+                joined.forget(number);
+            }
+        });
+        self.wake.notify_one();
+        receiver
+    }
+
+    fn hold(&self, chunks: Range<usize>, urgency: Urgency) -> Duration {
+        let class = class(urgency);
+        let now = Instant::now();
+        let Some(extent) = self.node.extent(&*self.layout, chunks.start) else {
+            return Duration::ZERO;
+        };
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, hold)) = holds.get(&(extent, class))
+            && now.saturating_duration_since(*at) < HOLD_AGE
+        {
+            return *hold;
+        }
+        let state = self.state();
+        let hold = match self.is_looking(&state, now, class) {
+            true => FIRST_LOOK,
+            false => {
+                let standing = self.node.standing();
+                state.swarm.may_fetch(&standing, now, chunks, class)
+            }
+        };
+        holds.insert((extent, class), (now, hold));
+        hold
+    }
+}
+
+impl Joined {
+    /// Whether it is not known yet who has the layer, and nobody waits.
+    fn is_looking(&self, state: &State, now: Instant, class: Class) -> bool {
+        class == Class::Prefetch
+            && !state.has_looked
+            && now.saturating_duration_since(self.since) < FIRST_LOOK
+            && self.node.is_acquainted()
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.node.parted(self);
+    }
+}
+
+fn class(urgency: Urgency) -> Class {
+    match urgency {
+        Urgency::Demand => Class::Demand,
+        Urgency::Background => Class::Prefetch,
+    }
+}
+
+/// Does what there is to do whenever something happens.
+async fn drive(joined: Weak<Joined>) {
+    loop {
+        let Some(open) = joined.upgrade() else {
+            return;
+        };
+        let next = open.drive();
+        let rest = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = open.wake.notified() => {}
+            () = rest => {}
+        }
+    }
+}
