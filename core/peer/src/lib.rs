@@ -33,7 +33,7 @@ pub mod wire;
 pub use admission::{Admission, Refused};
 pub use config::Config;
 pub use error::{Error, Result};
-pub use have::{BITMAP_BYTES_MAX, Bitmap, Have, PEERS_TOLD_MAX};
+pub use have::{BITMAP_BYTES_MAX, Bitmap, Have, PEERS_TOLD_MAX, Told, ZONE_BYTES_MAX};
 pub use identity::Identity;
 pub use libp2p_identity::PeerId;
 pub use net::{Discovery, Event, Health, PeerStatus};
