@@ -49,6 +49,7 @@ pub use kin::Kin;
 pub use layer::{LazyLayer, PendingRead, Prefetch, Read};
 pub use link::{Connect, Connected};
 pub use peers::{News, Peers, Swarm};
+pub use pontoon_source::Urgency;
 pub use status::{BackgroundState, Counted, LastError, Status};
 
 /// The tree of a layer, as whoever shows it needs to know it.

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pontoon_cache::{CachedLayer, Key};
 use pontoon_layer::Verified;
-use pontoon_lazyfs::{News, Swarm};
-use pontoon_source::Urgency;
+use pontoon_lazyfs::{News, Swarm, Urgency};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -42,9 +41,9 @@ pub(crate) struct Joined {
     had: RwLock<Bitmap>,
     changes: watch::Sender<u64>,
     /// Something has happened.
-    wake: Notify,
+    wake: Arc<Notify>,
     /// Somebody has come.
-    met: Notify,
+    met: Arc<Notify>,
     /// For how long extents are left to others, when that was found out.
     holds: Mutex<HashMap<(usize, Class), (Instant, Duration)>>,
     tasks: Mutex<JoinSet<()>>,
@@ -70,6 +69,8 @@ struct Wish {
     left: BTreeSet<usize>,
     /// Those of them for which nothing new will be done.
     late: BTreeSet<usize>,
+    /// Waits until nobody listens any more.
+    listener: AbortHandle,
 }
 
 /// A request under way.
@@ -78,9 +79,9 @@ struct Asked {
     task: AbortHandle,
 }
 
-impl Drop for Asked {
+impl Drop for Wish {
     fn drop(&mut self) {
-        self.task.abort();
+        self.listener.abort();
     }
 }
 
@@ -133,14 +134,15 @@ impl Joined {
             layer: Arc::clone(layer),
             since: Instant::now(),
             changes: watch::Sender::new(0),
-            wake: Notify::new(),
-            met: Notify::new(),
+            wake: Arc::default(),
+            met: Arc::default(),
             holds: Mutex::default(),
             tasks: Mutex::new(JoinSet::new()),
         });
-        joined.spawn(drive(Weak::clone(&joined.me)));
+        let (wake, met) = (Arc::clone(&joined.wake), Arc::clone(&joined.met));
+        joined.spawn(drive(Weak::clone(&joined.me), wake));
         joined.spawn(look::discover(Weak::clone(&joined.me)));
-        joined.spawn(look::watch(Weak::clone(&joined.me)));
+        joined.spawn(look::watch(Weak::clone(&joined.me), met));
         joined
     }
 
@@ -188,7 +190,11 @@ impl Joined {
                     ));
                     state.asks.insert(id, Asked { chunks, task });
                 }
-                Step::Cancel(id) => drop(state.asks.remove(&id)),
+                Step::Cancel(id) => {
+                    if let Some(asked) = state.asks.remove(&id) {
+                        asked.task.abort();
+                    }
+                }
                 Step::Registry(chunks) => state.are_late(&chunks),
             }
         }
@@ -215,10 +221,7 @@ impl Joined {
     /// A request is over.
     fn ended(&self, id: AskId, peer: PeerId, result: Result<(), (Failure, String)>) {
         let mut state = self.state();
-        // It is this task that would be aborted.
-        if let Some(asked) = state.asks.remove(&id) {
-            std::mem::forget(asked);
-        }
+        state.asks.remove(&id);
         let failure = result.as_ref().map(|_| ()).map_err(|(failure, _)| *failure);
         let now = Instant::now();
         let ban = state.swarm.on_end(&mut self.node.standing(), now, id, failure);
@@ -264,18 +267,15 @@ impl Joined {
     /// Nobody listens to a wish any more.
     fn forget(&self, number: u64) {
         let mut state = self.state();
-        let Some(wish) = state.wishes.remove(&number) else {
+        let Some(mut wish) = state.wishes.remove(&number) else {
             return;
         };
         let is_wanted = |chunk: &usize| {
             let mut wishes = state.wishes.values();
             wishes.any(|wish| wish.left.contains(chunk))
         };
-        let unwanted: Vec<usize> = wish
-            .left
-            .into_iter()
-            .filter(|chunk| !is_wanted(chunk))
-            .collect();
+        let mut unwanted = std::mem::take(&mut wish.left);
+        unwanted.retain(|chunk| !is_wanted(chunk));
         let now = Instant::now();
         let mut standing = self.node.standing();
         for chunk in unwanted {
@@ -342,28 +342,21 @@ impl Swarm for Joined {
         for chunks in wanted {
             state.swarm.want(now, chunks, class(urgency));
         }
-        let wish = Wish {
-            sender: sender.clone(),
-            left,
-            late: BTreeSet::new(),
-        };
-        state.wishes.insert(number, wish);
-        drop(state);
-        let me = Weak::clone(&self.me);
-        // It keeps no sender, so that the end can be told.
-        let listener = sender.downgrade();
-        drop(sender);
-        self.spawn(async move {
-            let Some(sender) = listener.upgrade() else {
-                return;
-            };
-            let closed = sender.clone();
-            drop(sender);
-            closed.closed().await;
+        let (me, heard) = (Weak::clone(&self.me), sender.clone());
+        let listener = self.spawn(async move {
+            heard.closed().await;
             if let Some(joined) = me.upgrade() {
                 joined.forget(number);
             }
         });
+        let wish = Wish {
+            sender,
+            left,
+            late: BTreeSet::new(),
+            listener,
+        };
+        state.wishes.insert(number, wish);
+        drop(state);
         self.wake.notify_one();
         receiver
     }
@@ -417,12 +410,11 @@ fn class(urgency: Urgency) -> Class {
 }
 
 /// Does what there is to do whenever something happens.
-async fn drive(joined: Weak<Joined>) {
+async fn drive(joined: Weak<Joined>, wake: Arc<Notify>) {
     loop {
-        let Some(open) = joined.upgrade() else {
+        let Some(next) = joined.upgrade().map(|joined| joined.drive()) else {
             return;
         };
-        let next = open.drive();
         let rest = async {
             match next {
                 Some(next) => tokio::time::sleep_until(next.into()).await,
@@ -430,7 +422,7 @@ async fn drive(joined: Weak<Joined>) {
             }
         };
         tokio::select! {
-            () = open.wake.notified() => {}
+            () = wake.notified() => {}
             () = rest => {}
         }
     }
