@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pontoon_cache::{CachedLayer, Key};
 use pontoon_lazyfs::{Peers, Swarm};
@@ -14,8 +14,10 @@ use tokio::sync::mpsc;
 
 use crate::policy::{self, Ban, Layout, Member, Standing, Tier};
 use crate::swarm::Joined;
-use crate::wire::{Client, ClientConfig, Server, ServerConfig, Shelf};
-use crate::{Admission, Config, Discovery, Error, Event, Identity, PEERS_TOLD_MAX, Peer, PeerId, Result};
+use crate::wire::{Client, ClientConfig, Limits, Server, ServerConfig, Shelf};
+use crate::{
+    Admission, Config, Discovery, Error, Event, Identity, PEERS_TOLD_MAX, Peer, PeerId, Result,
+};
 
 /// Threads that talk to other nodes; checking and disks have their own.
 const THREADS: usize = 2;
@@ -25,6 +27,24 @@ const EVENTS: usize = 256;
 
 /// Other nodes whose addresses are remembered.
 const ADDRESSES_MAX: usize = 4096;
+
+/// Who was connected within this time may be asked.
+const ACQUAINTED: Duration = Duration::from_secs(600);
+
+/// How a node takes part.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How others are found. The port at which chunks are given is filled in.
+    pub discovery: Config,
+    /// Where chunks are given away; with port 0, on any that is free.
+    pub https_listen: SocketAddr,
+    /// Only take.
+    pub leech: bool,
+    /// Where the node is: others in the same zone are asked first. Empty: nobody knows.
+    pub zone: String,
+    /// What all others together are given, in bytes a second. 0: as much as they take.
+    pub upload_bytes_per_second: u64,
+}
 
 /// This node among others. While it lives it listens, and serves what it has.
 #[derive(Debug)]
@@ -40,9 +60,7 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) runtime: Handle,
     pub(crate) identity: Identity,
-    pub(crate) https: SocketAddr,
-    is_leech: bool,
-    zone: String,
+    pub(crate) settings: Settings,
     standing: Mutex<Standing<PeerId>>,
     shelf: Arc<Layers>,
     known: Mutex<HashMap<PeerId, Known>>,
@@ -76,7 +94,7 @@ impl Node {
     ///
     /// # Errors
     /// What cannot be listened on, a key that cannot be used, or a configuration that makes no sense.
-    pub fn start(config: Config, identity: Identity, admission: Admission) -> Result<Arc<Node>> {
+    pub fn start(settings: Settings, identity: Identity, admission: Admission) -> Result<Node> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("peer")
@@ -84,41 +102,13 @@ impl Node {
             .build()
             .map_err(Error::Threads)?;
         let handle = runtime.handle().clone();
-        let (events, happened) = mpsc::channel(EVENTS);
-        let layers = Arc::new(Layers::default());
-        let (discovery, server, client) = handle.block_on(async {
-            let server = match config.leech {
-                true => None,
-                false => Some(Server::start(
-                    ServerConfig::of(&config),
-                    &identity,
-                    admission.clone(),
-                    Arc::clone(&layers) as Arc<dyn Shelf>,
-                )?),
-            };
-            let client = Client::new(ClientConfig::of(&config), &identity, admission.clone())?;
-            let discovery =
-                Discovery::start(config.clone(), identity.clone(), admission, events).await?;
-            Ok::<_, Error>((discovery, server, client))
-        })?;
-        let shared = Arc::new(Shared {
-            standing: Mutex::new(Standing::new(policy::Settings::default(), rand::random())),
-            https: server.as_ref().map_or(config.https_listen, Server::address),
-            discovery,
-            client,
-            identity,
-            runtime: handle.clone(),
-            is_leech: config.leech,
-            zone: config.zone.clone(),
-            shelf: layers,
-            known: Mutex::default(),
-        });
-        handle.spawn(follow(Arc::downgrade(&shared), happened));
-        Ok(Arc::new(Node {
+        let shared = block_on(&runtime, Shared::start(settings, identity, admission, &runtime))?;
+        let (shared, server) = shared;
+        Ok(Node {
             shared,
             server,
             runtime: Some(runtime),
-        }))
+        })
     }
 
     /// Who this node is.
@@ -136,12 +126,25 @@ impl Node {
 }
 
 impl Drop for Node {
+    /// Tells others that it goes, for at most a second.
     fn drop(&mut self) {
         self.server.take();
         if let Some(runtime) = self.runtime.take() {
+            block_on(&runtime, self.shared.discovery.stop());
             runtime.shutdown_background();
         }
     }
+}
+
+/// Waits for `work` on a thread of its own: this one may be one that must not wait.
+fn block_on<T: Send>(runtime: &Runtime, work: impl Future<Output = T> + Send) -> T {
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| runtime.block_on(work));
+        match waiting.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 impl Peers for Node {
@@ -153,7 +156,7 @@ impl Peers for Node {
         let joined = Joined::new(&self.shared, layer);
         layers.insert(layer.key().clone(), Arc::downgrade(&joined));
         drop(layers);
-        if !self.shared.is_leech {
+        if !self.shared.settings.leech {
             self.shared.discovery.announce(layer.key());
         }
         joined
@@ -189,9 +192,63 @@ impl Shelf for Layers {
         }
         members
     }
+
+    fn is_fetching(&self, key: &Key) -> bool {
+        self.get(key).is_some_and(|joined| joined.is_active())
+    }
 }
 
 impl Shared {
+    async fn start(
+        mut settings: Settings,
+        identity: Identity,
+        admission: Admission,
+        runtime: &Runtime,
+    ) -> Result<(Arc<Shared>, Option<Server>)> {
+        let (events, happened) = mpsc::channel(EVENTS);
+        let shelf = Arc::new(Layers::default());
+        let mut server = None;
+        settings.discovery.https_port = 0;
+        if !settings.leech {
+            let config = ServerConfig {
+                zone: settings.zone.clone(),
+                limits: Limits {
+                    bytes_per_second: Some(settings.upload_bytes_per_second)
+                        .filter(|bytes| *bytes > 0),
+                    ..Limits::default()
+                },
+            };
+            let (listen, shelf) = (settings.https_listen, Arc::clone(&shelf));
+            let started =
+                Server::start(listen, config, &identity, admission.clone(), shelf as _).await?;
+            settings.discovery.https_port = started.address().port();
+            server = Some(started);
+        }
+        let token = admission.token().map(|token| token.to_string());
+        let client = ClientConfig {
+            token,
+            ..ClientConfig::default()
+        };
+        let shared = Arc::new(Shared {
+            standing: Mutex::new(Standing::new(policy::Settings::default(), rand::random())),
+            client: Client::new(client, identity.clone()),
+            discovery: Discovery::start(
+                settings.discovery.clone(),
+                identity.clone(),
+                admission,
+                events,
+            )
+            .await?,
+            identity,
+            runtime: runtime.handle().clone(),
+            settings,
+            shelf,
+            known: Mutex::default(),
+        });
+        runtime.spawn(follow(Arc::downgrade(&shared), happened));
+        Ok((shared, server))
+    }
+
     pub(crate) fn standing(&self) -> MutexGuard<'_, Standing<PeerId>> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -207,7 +264,7 @@ impl Shared {
     /// What this node is known by where nodes are chosen; `None` if it gives nothing.
     pub(crate) fn print(&self) -> Option<u64> {
         let print = policy::print(&self.identity.peer_id().to_bytes());
-        (!self.is_leech).then_some(print)
+        (!self.settings.leech).then_some(print)
     }
 
     /// The number of the extent in which `chunk` begins.
@@ -234,7 +291,7 @@ impl Shared {
         let entry = known.entry(peer.id).or_default();
         entry.address = Some(peer.address);
         let is_here = peer.address.ip().is_loopback();
-        let is_near = !self.zone.is_empty() && entry.zone == self.zone;
+        let is_near = !self.settings.zone.is_empty() && entry.zone == self.settings.zone;
         Some(Member {
             peer: peer.id,
             print: policy::print(&peer.id.to_bytes()),
@@ -264,8 +321,8 @@ impl Shared {
     /// At most so many of those who are connected.
     pub(crate) fn acquaintances(&self, most: usize) -> Vec<Peer> {
         let known = self.discovery.known().into_iter();
-        let connected = known.filter(|peer| peer.connected && peer.banned.is_none());
-        let peers = connected.filter_map(|peer| {
+        let recent = known.filter(|peer| peer.seen < ACQUAINTED && peer.banned.is_none());
+        let peers = recent.filter_map(|peer| {
             let address = peer.address?;
             Some(Peer {
                 id: peer.id,
@@ -275,9 +332,10 @@ impl Shared {
         peers.take(most).collect()
     }
 
-    /// Whether any other node is connected.
+    /// Whether any other node is known.
     pub(crate) fn is_acquainted(&self) -> bool {
-        self.discovery.health().connected > 0
+        let health = self.discovery.health();
+        health.connected + health.known > 0
     }
 
     /// Whether nobody is asked, because too many were banned.
@@ -318,11 +376,11 @@ async fn follow(shared: Weak<Shared>, mut happened: mpsc::Receiver<Event>) {
             return;
         };
         match event {
-            Event::Connected(peer) => {
+            Event::Connected(_, Some(peer)) => {
                 let layers = shared.layers();
                 layers.iter().for_each(|joined| joined.meet(peer));
             }
-            Event::Disconnected(_) => {}
+            Event::Connected(_, None) | Event::Disconnected(_) => {}
         }
     }
 }

@@ -20,11 +20,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::node::Shared;
+use crate::status::LayerStatus;
 use crate::policy::{self, AskId, Bitmap, Failure, Layout, Step, SwarmId};
 use crate::{Class, Peer, PeerId};
 
 /// What is known of who fetches an extent is so old at most.
 const HOLD_AGE: Duration = Duration::from_millis(50);
+
+/// Whoever has a layer for no longer is about to get something of it.
+const BEGINNING: Duration = Duration::from_millis(1000);
 
 /// As long as it is being found out who has a layer, nothing of it is fetched ahead from the registry, but not longer.
 const FIRST_LOOK: Duration = Duration::from_millis(400);
@@ -157,6 +161,28 @@ impl Joined {
     /// The other nodes that have the layer.
     pub(crate) fn members(&self) -> Vec<PeerId> {
         self.state().swarm.members().map(|member| member.peer).collect()
+    }
+
+    /// The same, as others can reach them.
+    pub(crate) fn addressed(&self) -> Vec<Peer> {
+        let members = self.members().into_iter();
+        members.filter_map(|peer| self.node.peer(peer)).collect()
+    }
+
+    /// How it is with the layer.
+    pub(crate) fn status(&self) -> LayerStatus {
+        LayerStatus {
+            blob: self.key().blob.to_string(),
+            nodes: self.members().len(),
+            chunks_elsewhere: self.had.read().unwrap_or_else(PoisonError::into_inner).count(),
+            chunks_here: self.layer.ready_chunks(),
+            chunks: self.layout.len(),
+        }
+    }
+
+    /// Whether chunks of it are on their way, or likely to be soon.
+    pub(crate) fn is_active(&self) -> bool {
+        self.since.elapsed() < BEGINNING || !self.state().wishes.is_empty()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,16 +1,17 @@
 //! One request to another node: made, its answer verified chunk by chunk.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pontoon_cache::CachedLayer;
 use pontoon_layer::Verified;
+use tokio::time::Instant;
 
 use super::Joined;
 use crate::PeerId;
 use crate::node::Shared;
 use crate::policy::{Ask, Failure, Layout};
-use crate::wire;
+use crate::wire::{self, Order};
 
 /// A request is given up after so long, however much has come. The policy gives up much sooner what nothing comes of.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -42,13 +43,17 @@ async fn receive(
         let reason = "nobody knows where it is any more";
         (Failure::Broken, reason.to_owned())
     })?;
-    let deadline = Instant::now() + DEADLINE;
-    let (key, chunks) = (layer.key(), ask.chunks.clone());
-    let answer = node
-        .client
-        .chunks(&peer, key, &layout, chunks.clone(), ask.class, deadline);
-    let mut answer = answer.await.map_err(failed)?;
-    for index in chunks {
+    let order = Order {
+        key: layer.key().clone(),
+        layout,
+        chunks: ask.chunks.clone(),
+        class: ask.class,
+        deadline: Instant::now() + DEADLINE,
+        packed: false,
+    };
+    let answer = node.client.chunks(&peer, &order).await;
+    let mut answer = answer.map_err(failed)?;
+    for index in ask.chunks {
         let Some(bytes) = answer.next().await else {
             return Err((Failure::Cut, "its answer ended too soon".to_owned()));
         };
@@ -70,5 +75,9 @@ async fn receive(
         };
         joined.came(ask.id, index, &verified);
     }
-    Ok(())
+    // Nothing may follow.
+    match answer.next().await {
+        Some(Err(error)) => Err(failed(error)),
+        Some(Ok(_)) | None => Ok(()),
+    }
 }

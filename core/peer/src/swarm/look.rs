@@ -116,8 +116,8 @@ async fn poll(joined: Weak<Joined>, id: PeerId) {
         // It may take a while, for which the layer need not stay.
         drop(open);
         let asked = Instant::now();
-        let answer = node.client.have(&peer, layer.key(), layer.chunks().len(), since);
-        let answer = answer.await;
+        let chunks = layer.chunks().len();
+        let answer = node.client.have(&peer, layer.key(), since, chunks).await;
         let Some(open) = joined.upgrade() else {
             return;
         };
