@@ -51,7 +51,7 @@ pub struct Settings {
 pub struct Node {
     shared: Arc<Shared>,
     server: Option<Server>,
-    runtime: Option<Runtime>,
+    runtime: Mutex<Option<Runtime>>,
 }
 
 /// What all layers need.
@@ -101,13 +101,15 @@ impl Node {
             .enable_all()
             .build()
             .map_err(Error::Threads)?;
-        let handle = runtime.handle().clone();
-        let shared = block_on(&runtime, Shared::start(settings, identity, admission, &runtime))?;
+        let shared = block_on(
+            &runtime,
+            Shared::start(settings, identity, admission, &runtime),
+        )?;
         let (shared, server) = shared;
         Ok(Node {
             shared,
             server,
-            runtime: Some(runtime),
+            runtime: Mutex::new(Some(runtime)),
         })
     }
 
@@ -125,14 +127,21 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    /// Tells others that it goes, for at most a second.
-    fn drop(&mut self) {
-        self.server.take();
-        if let Some(runtime) = self.runtime.take() {
+impl Node {
+    /// Tells others that it goes, for at most a second, and takes part no more.
+    pub fn stop(&self) {
+        let runtime = self.runtime.lock();
+        let runtime = runtime.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
             block_on(&runtime, self.shared.discovery.stop());
             runtime.shutdown_background();
         }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::Health;
 use crate::node::Node;
 use crate::policy::Tallies;
 use crate::wire::Counters;
-use crate::Health;
 
 /// What a node knows of itself and others.
 #[derive(Debug, Clone, Serialize)]
@@ -74,7 +74,7 @@ pub struct OtherStatus {
 }
 
 /// What was asked of other nodes.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Asked {
     /// Requests.
     pub requests: u64,
@@ -118,9 +118,10 @@ impl Node {
             https: self.server().map(|server| server.address()),
             zone: shared.settings.zone.clone(),
             layers,
-            off_seconds: shared.standing().off_until(now).map(|until| {
-                until.saturating_duration_since(now).as_secs()
-            }),
+            off_seconds: shared
+                .standing()
+                .off_until(now)
+                .map(|until| until.saturating_duration_since(now).as_secs()),
             peers: self.others(now),
             asked: self.asked(),
             given: self.given(),

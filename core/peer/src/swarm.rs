@@ -20,8 +20,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::node::Shared;
-use crate::status::LayerStatus;
 use crate::policy::{self, AskId, Bitmap, Failure, Layout, Step, SwarmId};
+use crate::status::LayerStatus;
 use crate::{Class, Peer, PeerId};
 
 /// What is known of who fetches an extent is so old at most.
@@ -160,7 +160,11 @@ impl Joined {
 
     /// The other nodes that have the layer.
     pub(crate) fn members(&self) -> Vec<PeerId> {
-        self.state().swarm.members().map(|member| member.peer).collect()
+        self.state()
+            .swarm
+            .members()
+            .map(|member| member.peer)
+            .collect()
     }
 
     /// The same, as others can reach them.
@@ -174,7 +178,11 @@ impl Joined {
         LayerStatus {
             blob: self.key().blob.to_string(),
             nodes: self.members().len(),
-            chunks_elsewhere: self.had.read().unwrap_or_else(PoisonError::into_inner).count(),
+            chunks_elsewhere: self
+                .had
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .count(),
             chunks_here: self.layer.ready_chunks(),
             chunks: self.layout.len(),
         }
@@ -250,7 +258,9 @@ impl Joined {
         state.asks.remove(&id);
         let failure = result.as_ref().map(|_| ()).map_err(|(failure, _)| *failure);
         let now = Instant::now();
-        let ban = state.swarm.on_end(&mut self.node.standing(), now, id, failure);
+        let ban = state
+            .swarm
+            .on_end(&mut self.node.standing(), now, id, failure);
         drop(state);
         if let Err((failure, reason)) = result {
             tracing::debug!(%peer, layer = %self.key(), ?failure, reason, "another node did not send what it was asked for");
@@ -267,9 +277,7 @@ impl Joined {
             return;
         };
         let now = Instant::now();
-        self.state()
-            .swarm
-            .join(&self.node.standing(), now, member);
+        self.state().swarm.join(&self.node.standing(), now, member);
         self.met.notify_one();
     }
 

@@ -66,9 +66,13 @@ async fn receive(
         });
         let verified = match verified.await {
             Ok(Some(Ok(verified))) => verified,
-            Ok(Some(Err(error))) => return Err((Failure::Wrong, format!("chunk {index}: {error}"))),
+            Ok(Some(Err(error))) => {
+                return Err((Failure::Wrong, format!("chunk {index}: {error}")));
+            }
             // It was never wanted, or the check has panicked: nobody else's fault.
-            Ok(None) | Err(_) => return Err((Failure::Broken, format!("chunk {index} cannot be checked"))),
+            Ok(None) | Err(_) => {
+                return Err((Failure::Broken, format!("chunk {index} cannot be checked")));
+            }
         };
         let Some(joined) = joined.upgrade() else {
             return Ok(());

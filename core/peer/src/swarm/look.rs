@@ -80,11 +80,11 @@ pub(super) async fn watch(joined: Weak<Joined>, met: Arc<Notify>) {
         let new = {
             let mut state = open.state();
             let now = Instant::now();
-            let watched = state
-                .swarm
-                .watch(&mut open.node.standing(), now, WATCHED);
+            let watched = state.swarm.watch(&mut open.node.standing(), now, WATCHED);
             let State {
-                polled, watched: known, ..
+                polled,
+                watched: known,
+                ..
             } = &mut *state;
             *known = watched.iter().copied().collect();
             let new = watched.into_iter().filter(|peer| polled.insert(*peer));
@@ -152,7 +152,9 @@ impl Joined {
     /// `peer` has told what it has. When to ask it again.
     fn told(&self, peer: PeerId, have: Have, time: Duration) -> Duration {
         self.node.note_zone(peer, &have.zone);
-        have.peers.into_iter().for_each(|other: Peer| self.meet(other));
+        have.peers
+            .into_iter()
+            .for_each(|other: Peer| self.meet(other));
         let is_new = have.told.is_some();
         let mut state = self.state();
         state.strangers.remove(&peer);
