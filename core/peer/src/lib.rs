@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`Identity`] | the one key of a node, and its [`PeerId`] |
 //! | [`Admission`] | who may take part: an allow-list, membership tokens |
-//! | [`certificate`] | TLS 1.3 on both ports, bound to the [`PeerId`] |
+//! | [`tls`] | TLS 1.3 on both ports, bound to the [`PeerId`] |
 //! | [`net`] | who has which layer: [`Discovery`], a Kademlia table |
 //! | [`wire`] | HAVE and chunks over HTTP/1.1 |
 //! | [`policy`] | whom to ask, when to ask somebody else. Pure |
@@ -16,17 +16,18 @@
 //! | [`status`] | what `pontoon peers` shows |
 
 pub mod admission;
-pub mod certificate;
 pub mod config;
 mod error;
 mod have;
 mod identity;
+mod key_file;
 pub mod net;
 pub mod node;
 mod peer;
 pub mod policy;
 pub mod status;
 pub mod swarm;
+pub mod tls;
 pub mod wire;
 
 pub use admission::{Admission, Refused};
