@@ -197,13 +197,7 @@ impl<P: Name> Swarm<P> {
     }
 
     /// A request brought `chunk`, whose digest was right.
-    pub fn on_chunk(
-        &mut self,
-        standing: &mut Standing<P>,
-        now: Instant,
-        id: AskId,
-        chunk: usize,
-    ) {
+    pub fn on_chunk(&mut self, standing: &mut Standing<P>, now: Instant, id: AskId, chunk: usize) {
         let length = self.length(chunk);
         if let Some(underway) = self.underway.get_mut(&id)
             && underway.rest.remove(&chunk)

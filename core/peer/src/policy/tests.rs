@@ -187,7 +187,9 @@ fn what_is_about_to_come_to_others_is_waited_for() {
     world.join(2, 0..0, true);
     assert_eq!(world.want(7..8, Class::Demand), []);
     assert_eq!(world.swarm.next(), Some(world.now + ms(150)));
-    let later = world.swarm.may_fetch(&world.standing, world.now + ms(50), 7..8, Class::Demand);
+    let later = world
+        .swarm
+        .may_fetch(&world.standing, world.now + ms(50), 7..8, Class::Demand);
     assert_eq!(later, ms(100));
     world.now += ms(60);
     world.tell(2, 0..20, true);
@@ -209,7 +211,13 @@ fn each_extent_is_fetched_by_its_first_at_once() {
             length: 65_536,
         });
         let me_print = Some(u64::from(me));
-        world.swarm = Swarm::new(layout, SwarmId { layer: 1, me: me_print });
+        world.swarm = Swarm::new(
+            layout,
+            SwarmId {
+                layer: 1,
+                me: me_print,
+            },
+        );
         for peer in nodes.into_iter().filter(|peer| *peer != me) {
             world.join(peer, 0..0, true);
         }
@@ -336,7 +344,10 @@ fn those_who_are_to_fetch_what_is_waited_for_are_watched() {
     assert_eq!(watched.len(), 8);
     let prints = (1..60_u32).map(|peer| (peer, u64::from(peer)));
     let called = origin::called(1, 0, prints);
-    assert_eq!(watched[..2].iter().collect::<BTreeSet<_>>(), called.iter().collect());
+    assert_eq!(
+        watched[..2].iter().collect::<BTreeSet<_>>(),
+        called.iter().collect()
+    );
     // Who is watched stays watched.
     let again = world.swarm.watch(&mut world.standing, world.now, 8);
     let same = |watched: Vec<u32>| watched.into_iter().collect::<BTreeSet<u32>>();

@@ -128,8 +128,7 @@ impl<P: Name> Swarm<P> {
             return;
         };
         let before = known.told.as_ref();
-        let has_grown =
-            before.is_some_and(|before| told.chunks.has_more_than(&before.chunks));
+        let has_grown = before.is_some_and(|before| told.chunks.has_more_than(&before.chunks));
         if told.active || has_grown {
             known.grew = Some(now);
         }

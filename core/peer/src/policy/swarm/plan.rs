@@ -50,7 +50,12 @@ impl<P: Name> Swarm<P> {
             .for_each(|id| self.cancel(standing, now, id));
         let fresh: BTreeSet<usize> = std::mem::take(&mut self.fresh_demand);
         let prefetch = std::mem::take(&mut self.fresh_prefetch);
-        for run in runs(fresh.into_iter().chain(prefetch).collect::<BTreeSet<usize>>()) {
+        for run in runs(
+            fresh
+                .into_iter()
+                .chain(prefetch)
+                .collect::<BTreeSet<usize>>(),
+        ) {
             self.give_over(run);
         }
     }
@@ -153,7 +158,10 @@ impl<P: Name> Swarm<P> {
             return;
         }
         let free = self.free_holders(standing, now, chunks.start, Class::Demand);
-        let others: Vec<(P, Tier)> = free.into_iter().filter(|(peer, _)| *peer != asked).collect();
+        let others: Vec<(P, Tier)> = free
+            .into_iter()
+            .filter(|(peer, _)| *peer != asked)
+            .collect();
         let bytes = self.bytes(chunks.clone());
         let Some(peer) = standing.choose(now, &others, bytes) else {
             return;
@@ -207,12 +215,7 @@ impl<P: Name> Swarm<P> {
         };
         let waited = now.saturating_duration_since(wanted.since);
         let settings = &standing.settings;
-        let mut patience = self.left_to_others(
-            standing,
-            now,
-            self.extent(standing, chunk),
-            class,
-        );
+        let mut patience = self.left_to_others(standing, now, self.extent(standing, chunk), class);
         let mut wake = patience.map(|patience| wanted.since + patience);
         let is_busy = self.members.holders(chunk).any(|(peer, _)| {
             !wanted.tried.contains(&peer) && !standing.bans().is_banned(now, peer)
