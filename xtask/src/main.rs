@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask VERB
-  demo          run a container on Pontoon under a private containerd, and pull lazily; --image REF names another image
+  demo          run a container on Pontoon under a private containerd, and pull lazily; --image REF names another image, --nodes N starts one image on several nodes
   test          run everything that proves the product; --full adds the long forms
   bench NAME    measure Pontoon against its rivals; NAME: snapshots, lazy, convert
   check-docs    resolve the paths that the documents name, run their runnable blocks

@@ -141,6 +141,11 @@ impl Fleet {
         self.sandbox.path(&format!("{node}.sock"))
     }
 
+    /// A directory for what is not a node's.
+    pub fn subdir(&self, relative: &str) -> Result<PathBuf> {
+        self.sandbox.subdir(relative)
+    }
+
     /// A node.
     pub fn node(&self, node: usize) -> Result<&Cluster> {
         let cluster = self.nodes.get(node).and_then(Option::as_ref);
@@ -170,7 +175,7 @@ impl Fleet {
         let hosts = self.site.hosts_dir();
         let admin = self.admin(node);
         Ok(format!(
-            "{}\n[admin]\naddress = {admin:?}\n[registry]\nconfig_path = {hosts:?}\n[peer]\nenabled = \"true\"\nlisten = \"{address}:{PEER_PORT}\"\nhttps_listen = \"{address}:7002\"\nbootstrap = {bootstrap:?}\nallow_file = {admitted:?}\n",
+            "{}\n[admin]\naddress = {admin:?}\n[registry]\nconfig_path = {hosts:?}\n[peer]\nenabled = true\nlisten = \"{address}:{PEER_PORT}\"\nhttps_listen = \"{address}:7002\"\nbootstrap = {bootstrap:?}\nallow_file = {admitted:?}\n",
             self.setup.config
         ))
     }
