@@ -36,5 +36,5 @@ pub use error::{Error, Result};
 pub use have::{BITMAP_BYTES_MAX, Bitmap, Have, PEERS_TOLD_MAX, Told, ZONE_BYTES_MAX};
 pub use identity::Identity;
 pub use libp2p_identity::PeerId;
-pub use net::{Discovery, Event, Health, PeerStatus};
+pub use net::{Bootstrap, Discovery, Event, Health, PeerStatus};
 pub use peer::{Class, Peer};
