@@ -13,6 +13,7 @@
 //! | `X-Class` | `demand` or `prefetch` |
 //! | `X-Deadline-Ms` | after so long nobody wants the answer any more |
 //! | `X-Token` | the membership token of who asks, in hexadecimal digits, if it has one |
+//! | `X-Port` | where who asks serves chunks itself, if it does, at the address that it asks from |
 //! | `Accept-Encoding: zstd` | chunks may be compressed: [`pack`] |
 //!
 //! 200 has all that was asked for. 404: the node has not got the layer, or not all of the chunks, and `X-Have-Generation` says how
@@ -46,6 +47,8 @@ const CLASS: &str = "x-class";
 const DEADLINE: &str = "x-deadline-ms";
 /// The membership token of who asks.
 const TOKEN: &str = "x-token";
+/// Where who asks serves chunks itself.
+const PORT: &str = "x-port";
 /// The generation of a node's chunks, when it has not got what was asked for.
 const GENERATION: &str = "x-have-generation";
 /// After how many milliseconds to ask again.

@@ -246,7 +246,9 @@ impl<P: Name> Swarm<P> {
             Some(failure) => ban = standing.failed(now, peer, failure),
         }
         for chunk in underway.rest {
-            self.release(chunk, id, failure.map(|_| peer));
+            // Who is busy will have time for it.
+            let failed = failure.filter(|failure| !matches!(failure, Failure::Busy(_)));
+            self.release(chunk, id, failed.map(|_| peer));
         }
         ban
     }

@@ -255,12 +255,11 @@ fn who_is_busy_is_asked_again_if_it_is_worth_while() {
     let ask = only(&world.want(5..6, Class::Demand));
     world.swarm.want(world.now, 5..6, Class::Demand);
     assert_eq!(world.end(&ask, Err(Failure::Busy(ms(50)))), None);
-    // It was tried, so the registry is faster for this chunk.
-    let steps = world.plan();
-    assert_eq!(steps, []);
+    assert_eq!(world.plan(), []);
     let again = only(&world.after(ms(51)));
+    // That would be later than anybody is waited for.
     world.end(&again, Err(Failure::Busy(ms(500))));
-    assert_eq!(world.after(ms(150)), [Step::Registry(5..6)]);
+    assert_eq!(world.plan(), [Step::Registry(5..6)]);
 }
 
 #[test]
@@ -417,7 +416,8 @@ proptest! {
                         prop_assert!(running.values().filter(|(other, _)| other.peer == ask.peer).count() < 6);
                         running.insert(ask.id, (ask, fates.next().unwrap()));
                     }
-                    Step::Cancel(id) => prop_assert!(running.remove(&id).is_some()),
+                    // It may be over already.
+                    Step::Cancel(id) => drop(running.remove(&id)),
                     Step::Registry(chunks) => {
                         for chunk in chunks.clone() {
                             prop_assert!(open.remove(&chunk).is_some(), "{} twice", chunk);

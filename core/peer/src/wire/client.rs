@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::error::{Error, Result};
 use super::request::Request;
-use super::{CLASS, DEADLINE, GENERATION, RETRY_AFTER, TOKEN, ZSTD, have};
+use super::{CLASS, DEADLINE, GENERATION, PORT, RETRY_AFTER, TOKEN, ZSTD, have};
 use crate::policy::{Class, Layout};
 use crate::{Have, Identity, Peer, PeerId};
 
@@ -32,6 +32,8 @@ const READ_BYTES_MAX: usize = 512 << 10;
 pub struct ClientConfig {
     /// The membership token of this node, in hexadecimal digits, if it has one.
     pub token: Option<String>,
+    /// Where this node serves chunks, if it does.
+    pub port: Option<u16>,
     /// Connections to one node for chunks.
     pub connections: usize,
     /// Connections to one node for HAVE.
@@ -56,6 +58,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         ClientConfig {
             token: None,
+            port: None,
             connections: 8,
             have_connections: 16,
             connect: Duration::from_millis(200),
@@ -212,6 +215,9 @@ impl Client {
         *request.headers_mut() = headers;
         if let Ok(host) = peer.address.to_string().parse() {
             request.headers_mut().insert(HOST, host);
+        }
+        if let Some(port) = self.config.port {
+            request.headers_mut().insert(PORT, port.into());
         }
         let token = self
             .config

@@ -16,7 +16,12 @@ pub trait Shelf: Debug + Send + Sync {
     /// Other nodes that have it, at most [`PEERS_TOLD_MAX`](crate::PEERS_TOLD_MAX), drawn anew each time.
     fn peers(&self, key: &Key) -> Vec<Peer>;
 
-    /// Whether chunks of it are being fetched, so that it is worth while to wait for them.
+    /// `peer`, which is admitted, asks what of it is here: so it has the layer too, and serves it.
+    fn asked(&self, key: &Key, peer: Peer) {
+        let _ = (key, peer);
+    }
+
+    /// Whether chunks of it are being fetched, or will be in a moment, so that it is worth while to wait for them.
     fn is_fetching(&self, key: &Key) -> bool {
         let _ = key;
         false

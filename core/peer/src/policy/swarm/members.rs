@@ -80,7 +80,7 @@ impl<P: Name> Members<P> {
     fn is_growing(&self, peer: P, now: Instant, growing: Duration) -> bool {
         let within = |at: Instant, time| now.saturating_duration_since(at) < time;
         self.known.get(&peer).is_some_and(|known| {
-            let is_new = known.told.is_none() && within(known.joined, SILENT);
+            let is_new = known.told_at.is_none() && within(known.joined, SILENT);
             is_new || known.grew.is_some_and(|grew| within(grew, growing))
         })
     }

@@ -217,15 +217,18 @@ impl<P: Name> Swarm<P> {
         let settings = &standing.settings;
         let mut patience = self.left_to_others(standing, now, self.extent(standing, chunk), class);
         let mut wake = patience.map(|patience| wanted.since + patience);
+        let busy = match class {
+            Class::Demand => settings.demand_patience,
+            Class::Prefetch => settings.prefetch_patience,
+        };
         let is_busy = self.members.holders(chunk).any(|(peer, _)| {
-            !wanted.tried.contains(&peer) && !standing.bans().is_banned(now, peer)
+            let until = standing.paused_until(now, peer);
+            let is_soon = until.is_none_or(|until| until < wanted.since + busy);
+            let is_banned = standing.bans().is_banned(now, peer);
+            is_soon && !is_banned && !wanted.tried.contains(&peer)
         });
         if is_busy {
             // Somebody has it: that is worth as long as anybody is waited for.
-            let busy = match class {
-                Class::Demand => settings.demand_patience,
-                Class::Prefetch => settings.prefetch_patience,
-            };
             patience = Some(busy);
             wake = Some(now + BUSY);
         }

@@ -1,6 +1,6 @@
 //! One connection of another node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +22,8 @@ use super::{Shared, add};
 use crate::policy::{Bitmap, Class, Told};
 use crate::wire::have;
 use crate::wire::request::Request;
-use crate::wire::{CLASS, DEADLINE, GENERATION, RETRY_AFTER, TOKEN, ZSTD};
-use crate::{Have, PeerId, Refused};
+use crate::wire::{CLASS, DEADLINE, GENERATION, PORT, RETRY_AFTER, TOKEN, ZSTD};
+use crate::{Have, Peer, PeerId, Refused};
 
 /// One of so many chunks that are given is checked against its digest again.
 const CHECKED: u64 = 100;
@@ -82,7 +82,10 @@ impl Guest {
         let target = request.uri().path_and_query().filter(|_| is_plain);
         let target = target.and_then(|target| Request::parse(target.as_str()));
         match target.ok_or(Refusal::Nonsense)? {
-            Request::Have { key, since } => self.have(&key, since).await,
+            Request::Have { key, since } => {
+                self.note(&key, request.headers());
+                self.have(&key, since).await
+            }
             Request::Chunks { key, chunks } => self.chunks(&key, chunks, request.headers()).await,
         }
     }
@@ -96,6 +99,20 @@ impl Guest {
         let admission = &self.shared.admission;
         let admitted = admission.admits(self.peer, self.from, token.as_deref());
         admitted.map_err(Refusal::NotAdmitted)
+    }
+
+    /// Who asks for a layer has it too.
+    fn note(&self, key: &Key, headers: &HeaderMap) {
+        let port = headers
+            .get(PORT)
+            .and_then(|port| port.to_str().ok()?.parse().ok());
+        if let Some(port) = port {
+            let peer = Peer {
+                id: self.peer,
+                address: SocketAddr::new(self.from, port),
+            };
+            self.shared.shelf.asked(key, peer);
+        }
     }
 
     fn refuse(&self, refusal: Refusal) -> Response<Answer> {

@@ -293,17 +293,17 @@ mod tests {
         ];
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn bytes_are_paced_and_demand_goes_first() {
         let uploads = uploads(Limits {
-            bytes_per_second: Some(1 << 20),
+            bytes_per_second: Some(8 << 20),
             ..Limits::default()
         });
         let (a, b) = (peer(), peer());
-        // The bucket looks at the real clock, which stands still here: so what is in it goes, and the rest waits.
-        uploads.pace(a, Class::Demand, 1 << 20).await;
-        let mut prefetch = Box::pin(uploads.pace(a, Class::Prefetch, 1));
-        let mut demand = Box::pin(uploads.pace(b, Class::Demand, 1));
+        // Leaves a debt, and so does each of the next.
+        uploads.pace(a, Class::Demand, 2 << 20).await;
+        let mut prefetch = Box::pin(uploads.pace(a, Class::Prefetch, 1 << 20));
+        let mut demand = Box::pin(uploads.pace(b, Class::Demand, 1 << 20));
         tokio::select! {
             biased;
             () = &mut prefetch => panic!("it has waited for less"),

@@ -1,7 +1,7 @@
 //! Nodes with a layer.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -114,6 +114,7 @@ impl Store {
 struct One {
     store: Arc<Store>,
     peers: Vec<Peer>,
+    asked: Arc<Mutex<Vec<Peer>>>,
 }
 
 impl Shelf for One {
@@ -124,6 +125,11 @@ impl Shelf for One {
     fn peers(&self, _: &Key) -> Vec<Peer> {
         self.peers.clone()
     }
+
+    fn asked(&self, key: &Key, peer: Peer) {
+        assert_eq!(key, self.store.layer.key());
+        self.asked.lock().unwrap().push(peer);
+    }
 }
 
 /// A node that serves.
@@ -131,6 +137,8 @@ pub(super) struct Host {
     pub(super) server: Server,
     pub(super) peer: Peer,
     pub(super) store: Arc<Store>,
+    /// Who asked and serves too.
+    pub(super) asked: Arc<Mutex<Vec<Peer>>>,
 }
 
 impl Host {
@@ -144,9 +152,11 @@ impl Host {
             id: Identity::ephemeral().peer_id(),
             address: "10.1.2.3:7002".parse().unwrap(),
         };
+        let asked = Arc::default();
         let shelf = Arc::new(One {
             store: Arc::clone(&store),
             peers: vec![other],
+            asked: Arc::clone(&asked),
         });
         let config = ServerConfig {
             zone: "here".to_owned(),
@@ -162,6 +172,7 @@ impl Host {
             server,
             peer,
             store,
+            asked,
         }
     }
 }

@@ -6,7 +6,8 @@ use tokio::time::{Instant, timeout};
 
 use super::fixture::*;
 use crate::policy::{Bitmap, Class};
-use crate::wire::{Error, Limits};
+use crate::wire::{Client, ClientConfig, Error, Limits};
+use crate::{Identity, Peer};
 
 /// Small files, a hole between nearly all of them, and chunks that are read in several pieces.
 const LENGTHS: [usize; 12] = [
@@ -109,6 +110,26 @@ async fn have_tells_what_is_there_and_what_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_and_serves_is_known_by_it() {
+    let sample = Sample::new(&LENGTHS, true);
+    let host = Host::start(Store::new(&sample), Limits::default()).await;
+    let identity = Identity::ephemeral();
+    let id = identity.peer_id();
+    let config = ClientConfig {
+        port: Some(7002),
+        ..ClientConfig::default()
+    };
+    for client in [Client::new(config, identity), client()] {
+        client
+            .have(&host.peer, &sample.key, None, LENGTHS.len())
+            .await
+            .unwrap();
+    }
+    let address = "127.0.0.1:7002".parse().unwrap();
+    assert_eq!(*host.asked.lock().unwrap(), [Peer { id, address }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn have_answers_at_last_that_nothing_has_changed() {
     let sample = Sample::new(&LENGTHS, true);
     let limits = Limits {
@@ -169,7 +190,7 @@ async fn a_node_that_restarts_is_asked_on_a_new_connection() {
     let host = Host::start(
         Store::full(&sample),
         Limits {
-            idle: Duration::ZERO,
+            idle: Duration::from_millis(300),
             ..Limits::default()
         },
     )
