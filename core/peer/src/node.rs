@@ -202,6 +202,12 @@ impl Shelf for Layers {
         members
     }
 
+    fn asked(&self, key: &Key, peer: Peer) {
+        if let Some(joined) = self.get(key) {
+            joined.meet(peer);
+        }
+    }
+
     fn is_fetching(&self, key: &Key) -> bool {
         self.get(key).is_some_and(|joined| joined.is_active())
     }
@@ -236,6 +242,7 @@ impl Shared {
         let token = admission.token().map(|token| token.to_string());
         let client = ClientConfig {
             token,
+            port: server.as_ref().map(|server| server.address().port()),
             ..ClientConfig::default()
         };
         let shared = Arc::new(Shared {
@@ -393,3 +400,6 @@ async fn follow(shared: Weak<Shared>, mut happened: mpsc::Receiver<Event>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,16 +112,15 @@ impl Node {
         let now = Instant::now();
         let layers = shared.layers();
         let layers = layers.iter().map(|joined| joined.status()).collect();
+        // What is locked for it is free again before the others are looked at.
+        let off = shared.standing().off_until(now);
         Status {
             id: self.id().to_string(),
             listen: shared.discovery.listen(),
             https: self.server().map(|server| server.address()),
             zone: shared.settings.zone.clone(),
             layers,
-            off_seconds: shared
-                .standing()
-                .off_until(now)
-                .map(|until| until.saturating_duration_since(now).as_secs()),
+            off_seconds: off.map(|until| until.saturating_duration_since(now).as_secs()),
             peers: self.others(now),
             asked: self.asked(),
             given: self.given(),

@@ -97,25 +97,10 @@ impl fmt::Debug for Joined {
     }
 }
 
-/// The chunk table, as the policy wants to see it.
-#[derive(Debug)]
-struct Table(Arc<CachedLayer>);
-
-impl Layout for Table {
-    fn len(&self) -> usize {
-        self.0.chunks().len()
-    }
-
-    fn place(&self, index: usize) -> Option<(u64, u32)> {
-        let chunk = self.0.chunks().get(index)?;
-        Some((chunk.data_offset, chunk.length))
-    }
-}
-
 impl Joined {
     /// Begins to look for others that have `layer`.
     pub(crate) fn new(node: &Arc<Shared>, layer: &Arc<CachedLayer>) -> Arc<Joined> {
-        let layout: Arc<dyn Layout> = Arc::new(Table(Arc::clone(layer)));
+        let layout: Arc<dyn Layout> = Arc::clone(layer) as _;
         let id = SwarmId {
             layer: policy::print(layer.key().to_string().as_bytes()),
             me: node.print(),
