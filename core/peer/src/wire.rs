@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `X-Class` | `demand` or `prefetch` |
 //! | `X-Deadline-Ms` | after so long nobody wants the answer any more |
-//! | `X-Token` | the membership token of who asks, in hexadecimal digits, if it has one |
+//! | `X-Token` | the membership token of who asks, if it has one |
 //! | `X-Port` | where who asks serves chunks itself, if it does, at the address that it asks from |
 //! | `Accept-Encoding: zstd` | chunks may be compressed: [`pack`] |
 //!

@@ -224,7 +224,7 @@ mod tests {
         }
         let (greedy, small) = (bytes[&'g'], bytes[&'s']);
         assert_eq!(small, 25 * MIB);
-        assert!(greedy >= 22 * MIB && greedy <= 28 * MIB, "{greedy}");
+        assert!((22 * MIB..=28 * MIB).contains(&greedy), "{greedy}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::error::{Error, Result};
 use super::request::Request;
 use super::{CLASS, DEADLINE, GENERATION, PORT, RETRY_AFTER, TOKEN, ZSTD, have};
 use crate::policy::{Class, Layout};
-use crate::{Have, Identity, Peer, PeerId};
+use crate::{Admission, Have, Identity, Peer, PeerId};
 
 pub use chunks::Chunks;
 use pool::{Kind, Pool};
@@ -30,8 +30,6 @@ const READ_BYTES_MAX: usize = 512 << 10;
 /// How other nodes are asked.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// The membership token of this node, in hexadecimal digits, if it has one.
-    pub token: Option<String>,
     /// Where this node serves chunks, if it does.
     pub port: Option<u16>,
     /// Connections to one node for chunks.
@@ -57,7 +55,6 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     fn default() -> Self {
         ClientConfig {
-            token: None,
             port: None,
             connections: 8,
             have_connections: 16,
@@ -93,6 +90,7 @@ pub struct Order {
 #[derive(Clone)]
 pub struct Client {
     config: Arc<ClientConfig>,
+    admission: Admission,
     pool: Arc<Pool>,
 }
 
@@ -103,12 +101,13 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Asks as the node of `identity`. Has to be used within a runtime.
-    pub fn new(config: ClientConfig, identity: Identity) -> Client {
+    /// Asks as the node of `identity`, which shows the token that `admission` has. Has to be used within a runtime.
+    pub fn new(config: ClientConfig, identity: Identity, admission: Admission) -> Client {
         let config = Arc::new(config);
         Client {
             pool: Pool::new(Arc::clone(&config), identity),
             config,
+            admission,
         }
     }
 
@@ -219,11 +218,8 @@ impl Client {
         if let Some(port) = self.config.port {
             request.headers_mut().insert(PORT, port.into());
         }
-        let token = self
-            .config
-            .token
-            .as_ref()
-            .and_then(|token| token.parse().ok());
+        let token = self.admission.token();
+        let token = token.and_then(|token| token.to_string().parse().ok());
         if let Some(token) = token {
             request.headers_mut().insert(TOKEN, token);
         }

@@ -286,13 +286,13 @@ impl<P: Name> Swarm<P> {
         if standing.room(Class::Prefetch) == 0 || self.fresh_prefetch.is_empty() {
             return;
         }
-        let mut ready: Vec<(usize, u64, usize, Vec<(P, Tier)>)> = Vec::new();
+        let mut ready: Vec<(usize, u64, usize)> = Vec::new();
         let starts = self.prefetch_starts();
         for chunk in starts {
             match self.way(standing, now, chunk, Class::Prefetch) {
-                Way::Ask(free) => {
+                Way::Ask(_) => {
                     let holders = self.members.holders(chunk).count();
-                    ready.push((holders, standing.dice.roll(), chunk, free));
+                    ready.push((holders, standing.dice.roll(), chunk));
                 }
                 Way::Wait(until) => self.wake_at(until),
                 Way::Registry => self.give_over(chunk..chunk + 1),
@@ -300,7 +300,7 @@ impl<P: Name> Swarm<P> {
         }
         // What few have first: then more have it, and all have something to give.
         ready.sort_unstable();
-        for (_, _, chunk, _) in ready {
+        for (_, _, chunk) in ready {
             if standing.room(Class::Prefetch) == 0 {
                 return;
             }

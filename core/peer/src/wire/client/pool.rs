@@ -1,6 +1,7 @@
 //! Connections that are kept.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -126,29 +127,30 @@ impl Pool {
         kind: Kind,
     ) -> Result<(Arc<rustls::ClientConfig>, Arc<Semaphore>)> {
         let mut state = self.lock();
-        if !state.peers.contains_key(&peer) {
-            let tls = tls::client_config(&self.identity, Some(peer));
-            let mut tls = tls.map_err(|error| Error::Tls(Box::new(error)))?;
-            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-            let known = Known {
-                tls: Arc::new(tls),
-                idle: Vec::new(),
-                chunks: Arc::new(Semaphore::new(self.config.connections)),
-                haves: Arc::new(Semaphore::new(self.config.have_connections)),
-            };
-            state.peers.insert(peer, known);
+        let is_new = !state.peers.contains_key(&peer);
+        if is_new {
             self.sweep_later(&mut state);
         }
-        let known = state.peers.get(&peer).map(|known| {
-            let permits = match kind {
-                Kind::Chunks => &known.chunks,
-                Kind::Have => &known.haves,
-            };
-            (Arc::clone(&known.tls), Arc::clone(permits))
-        });
-        known.ok_or(Error::Slow {
-            peer,
-            what: "everything",
+        let known = match state.peers.entry(peer) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(self.meet(peer)?),
+        };
+        let permits = match kind {
+            Kind::Chunks => &known.chunks,
+            Kind::Have => &known.haves,
+        };
+        Ok((Arc::clone(&known.tls), Arc::clone(permits)))
+    }
+
+    fn meet(&self, peer: PeerId) -> Result<Known> {
+        let tls = tls::client_config(&self.identity, Some(peer));
+        let mut tls = tls.map_err(|error| Error::Tls(Box::new(error)))?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Known {
+            tls: Arc::new(tls),
+            idle: Vec::new(),
+            chunks: Arc::new(Semaphore::new(self.config.connections)),
+            haves: Arc::new(Semaphore::new(self.config.have_connections)),
         })
     }
 

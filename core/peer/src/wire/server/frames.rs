@@ -1,5 +1,6 @@
 //! Reads chunks for other nodes.
 
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -121,11 +122,11 @@ fn cut(layer: &CachedLayer, chunks: Range<usize>, given: u32) -> Option<(Frame, 
         let frame = Frame {
             offset,
             span: FRAME_BYTES,
-            parts: vec![0..FRAME_BYTES],
+            parts: iter::once(0..FRAME_BYTES).collect(),
         };
         return Some((frame, (chunks.start, given + FRAME_BYTES as u32)));
     }
-    let mut parts = vec![0..rest];
+    let mut parts: Vec<Range<usize>> = iter::once(0..rest).collect();
     let mut span = rest;
     let mut next = chunks.start + 1;
     while next < chunks.end {
@@ -170,6 +171,6 @@ mod tests {
         let mut bytes = *b"abc..de.f";
         let used = close_up(&mut bytes, &[0..3, 5..7, 8..9]);
         assert_eq!(&bytes[..used], b"abcdef");
-        assert_eq!(close_up(&mut bytes, &[0..9]), 9);
+        assert_eq!(close_up(&mut bytes, &[0..4, 4..9]), 9);
     }
 }

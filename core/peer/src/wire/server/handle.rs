@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -19,6 +19,7 @@ use super::frames::Frames;
 use super::pulse::Pulse;
 use super::uploads::Busy;
 use super::{Shared, add};
+use crate::admission::Token;
 use crate::policy::{Bitmap, Class, Told};
 use crate::wire::have;
 use crate::wire::request::Request;
@@ -28,9 +29,6 @@ use crate::{Have, Peer, PeerId, Refused};
 /// One of so many chunks that are given is checked against its digest again.
 const CHECKED: u64 = 100;
 
-/// The longest token, in hexadecimal digits.
-const TOKEN_DIGITS_MAX: usize = 2048;
-
 /// Whoever is at the other end of a connection.
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -38,6 +36,8 @@ pub(super) struct Guest {
     peer: PeerId,
     from: IpAddr,
     pulse: Arc<Pulse>,
+    /// Its membership token, which was good.
+    token: OnceLock<Token>,
     /// That it is refused was told.
     is_refused: AtomicBool,
 }
@@ -58,6 +58,7 @@ impl Guest {
             peer,
             from,
             pulse: Arc::new(Pulse::new(shared.config.limits.idle)),
+            token: OnceLock::new(),
             is_refused: AtomicBool::new(false),
         })
     }
@@ -92,12 +93,21 @@ impl Guest {
 
     /// Asked with every request: who is admitted may change.
     fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let token = headers.get(TOKEN).map(|token| hex(token.as_bytes()));
-        let token = token
-            .map(|token| token.ok_or(Refusal::Nonsense))
-            .transpose()?;
         let admission = &self.shared.admission;
-        let admitted = admission.admits(self.peer, self.from, token.as_deref());
+        if let Some(shown) = headers.get(TOKEN) {
+            let shown = shown.to_str().ok().and_then(|shown| shown.parse().ok());
+            let shown: Token = shown.ok_or(Refusal::Nonsense)?;
+            // Its signature is looked at once.
+            if self.token.get() != Some(&shown) {
+                let admitted = admission.admits(self.peer, self.from, Some(shown.as_bytes()));
+                admitted.map_err(Refusal::NotAdmitted)?;
+                // A newer one than the first is looked at each time; a connection does not live long.
+                let _ = self.token.set(shown);
+                return Ok(());
+            }
+        }
+        let token = self.token.get().copied();
+        let admitted = admission.still_admits(self.peer, self.from, token);
         admitted.map_err(Refusal::NotAdmitted)
     }
 
@@ -312,20 +322,4 @@ fn deadline(headers: &HeaderMap) -> Option<Duration> {
 fn accepts_zstd(headers: &HeaderMap) -> bool {
     let accepted = headers.get(ACCEPT_ENCODING);
     accepted.is_some_and(|accepted| accepted.as_bytes() == ZSTD.as_bytes())
-}
-
-fn hex(digits: &[u8]) -> Option<Vec<u8>> {
-    let (pairs, []) = digits.as_chunks::<2>() else {
-        return None;
-    };
-    if digits.len() > TOKEN_DIGITS_MAX {
-        return None;
-    }
-    let digit = |digit: u8| {
-        char::from(digit)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
-    let byte = |pair: &[u8; 2]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
-    pairs.iter().map(byte).collect()
 }

@@ -143,7 +143,7 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) async fn start(store: Store, limits: Limits) -> Host {
-        Host::start_for(store, limits, Admission::default()).await
+        Host::start_for(store, limits, open()).await
     }
 
     pub(super) async fn start_for(store: Store, limits: Limits, admission: Admission) -> Host {
@@ -177,8 +177,13 @@ impl Host {
     }
 }
 
+/// Admits this machine.
+pub(super) fn open() -> Admission {
+    Admission::open(&crate::admission::Config::default()).unwrap()
+}
+
 pub(super) fn client() -> Client {
-    Client::new(ClientConfig::default(), Identity::ephemeral())
+    Client::new(ClientConfig::default(), Identity::ephemeral(), open())
 }
 
 pub(super) fn order(store: &Store, chunks: std::ops::Range<usize>) -> Order {

@@ -119,7 +119,7 @@ async fn who_asks_and_serves_is_known_by_it() {
         port: Some(7002),
         ..ClientConfig::default()
     };
-    for client in [Client::new(config, identity), client()] {
+    for client in [Client::new(config, identity, open()), client()] {
         client
             .have(&host.peer, &sample.key, None, LENGTHS.len())
             .await

@@ -1,7 +1,7 @@
 //! Clients that are not admitted, take every place, read slowly and ask nonsense: others are served as before.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,8 +11,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::fixture::*;
-use crate::wire::{Error, Limits};
-use crate::{Identity, Peer, tls};
+use crate::admission::{ClusterKey, Config, Token};
+use crate::wire::{Client, ClientConfig, Error, Limits};
+use crate::{Admission, Identity, Peer, tls};
 
 const LENGTHS: [usize; 3] = [100_000, 5000, 70_000];
 
@@ -191,6 +192,75 @@ async fn who_does_not_read_is_given_up() {
     // It had its place all the time, and now it is free.
     let (came, ended) = all(&client(), &host.peer, &order(&host.store, 0..2)).await;
     assert_eq!((came.len(), ended.is_ok()), (2, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_admitted_gets_nothing() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let config = |name: &str, token: Option<Token>| {
+        let token_file = token.map(|token| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, token.to_string()).unwrap();
+            path
+        });
+        Config {
+            token_file,
+            ..Config::default()
+        }
+    };
+    let sample = Sample::new(&LENGTHS, true);
+    let key = ClusterKey::open(&directory.path().join("cluster")).unwrap();
+    let other_key = ClusterKey::open(&directory.path().join("other")).unwrap();
+    let listed = Identity::ephemeral();
+    let list = directory.path().join("list");
+    std::fs::write(&list, format!("{}\n", listed.peer_id())).unwrap();
+    let admission = Admission::open(&Config {
+        allow_file: Some(list),
+        cluster_key: Some(key.public()),
+        token_file: None,
+    });
+    let host = Host::start_for(Store::full(&sample), Limits::default(), admission.unwrap()).await;
+    let (one, late, forger) = (
+        Identity::ephemeral(),
+        Identity::ephemeral(),
+        Identity::ephemeral(),
+    );
+    let soon = SystemTime::now() + Duration::from_secs(3600);
+    let past = SystemTime::now() - Duration::from_secs(3600);
+    let cases = [
+        (&listed, None, true),
+        (&one, Some(key.token(one.peer_id(), soon)), true),
+        (&late, Some(key.token(late.peer_id(), past)), false),
+        (
+            &forger,
+            Some(other_key.token(forger.peer_id(), soon)),
+            false,
+        ),
+        (&forger, Some(key.token(one.peer_id(), soon)), false),
+        (&forger, None, false),
+    ];
+    let mut refused = 0;
+    for (at, (identity, token, is_admitted)) in cases.into_iter().enumerate() {
+        let own = Admission::open(&config(&at.to_string(), token)).unwrap();
+        let client = Client::new(ClientConfig::default(), identity.clone(), own);
+        // Twice: what was looked at once is remembered.
+        for _ in 0..2 {
+            let (came, ended) = all(&client, &host.peer, &order(&host.store, 0..3)).await;
+            match is_admitted {
+                true => assert_eq!((came.len(), ended.is_ok()), (3, true)),
+                false => {
+                    assert!(came.is_empty());
+                    assert!(
+                        matches!(ended, Err(Error::Refused { status: 403, .. })),
+                        "{ended:?}"
+                    );
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(host.server.counters().refused, refused);
+    assert_eq!(host.server.counters().uploads, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
