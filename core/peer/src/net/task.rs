@@ -7,18 +7,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use libp2p_connection_limits::{self as limits, ConnectionLimits};
-use libp2p_core::{Endpoint, Multiaddr, Transport};
+use libp2p_core::{Multiaddr, Transport};
 use libp2p_kad::store::RecordStore;
 use libp2p_kad::{
-    self as kad, AddProviderError, GetProvidersOk, InboundRequest, Mode, ProviderRecord, QueryId,
-    QueryResult, Quorum, Record, RecordKey,
+    self as kad, GetProvidersOk, InboundRequest, Mode, ProviderRecord, QueryId, QueryResult,
+    Quorum, Record, RecordKey,
 };
 use libp2p_mdns as mdns;
 use libp2p_swarm::behaviour::toggle::Toggle;
 use libp2p_swarm::dial_opts::DialOpts;
-use libp2p_swarm::{
-    ConnectionId, DialError, ListenError, NetworkBehaviour, StreamProtocol, Swarm, SwarmEvent,
-};
+use libp2p_swarm::{DialError, ListenError, NetworkBehaviour, StreamProtocol, Swarm, SwarmEvent};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -29,6 +27,7 @@ use super::door::{Door, Gate};
 use super::lookups::{Asked, Lookups};
 use super::shared::{Gauges, Shared};
 use super::store::{Limits, Store, StoreKey, store_key};
+use super::table::Table;
 use super::{Event, remembered};
 use crate::{Admission, Config, Error, Identity, Peer, PeerId, Result};
 
@@ -36,7 +35,7 @@ use crate::{Admission, Config, Error, Identity, Peer, PeerId, Result};
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/pontoon/kad/1");
 
 /// Connections: being made, made, and of one peer.
-const PENDING_MAX: u32 = 64;
+const PENDING_MAX: u32 = 256;
 const INCOMING_MAX: u32 = 384;
 const CONNECTIONS_MAX: u32 = 512;
 const PER_PEER_MAX: u32 = 3;
@@ -45,7 +44,7 @@ const PER_PEER_MAX: u32 = 3;
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// How long announcing a layer may take; lookups have less.
-const QUERY_MAX: Duration = Duration::from_secs(5);
+const QUERY_MAX: Duration = Duration::from_secs(30);
 
 /// How often to look whether whoever is connected is still admitted, and to bring the figures up to date.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +73,7 @@ pub(super) enum Command {
 #[behaviour(prelude = "libp2p_swarm::derive_prelude")]
 struct Parts {
     limits: limits::Behaviour,
-    kad: kad::Behaviour<Store>,
+    kad: Table,
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
@@ -120,7 +119,7 @@ impl Task {
                     .with_max_established(Some(CONNECTIONS_MAX))
                     .with_max_established_per_peer(Some(PER_PEER_MAX)),
             ),
-            kad: kademlia(local, limits),
+            kad: Table::new(kademlia(local, limits), config.listen.ip().is_loopback()),
             mdns: mdns.into(),
         };
         let swarm = libp2p_swarm::Config::with_tokio_executor()
@@ -156,6 +155,8 @@ impl Task {
             https_port: None,
         };
         let failed = |source: std::io::Error| Error::Listen { address, source };
+        // libp2p shares a port with whoever shares it too, and with another daemon of ours nobody would know whom it reaches.
+        drop(std::net::TcpListener::bind(address).map_err(failed)?);
         self.swarm
             .listen_on(place.tcp())
             .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
@@ -352,13 +353,16 @@ impl Task {
                 }
             }
             kad::Event::OutboundQueryProgressed {
-                id, result, step, ..
-            } => self.progressed(&id, result, step.last),
+                id,
+                result,
+                step,
+                stats,
+            } => self.progressed(&id, result, step.last, stats.num_successes() > 0),
             _ => {}
         }
     }
 
-    fn progressed(&mut self, query: &QueryId, result: QueryResult, is_last: bool) {
+    fn progressed(&mut self, query: &QueryId, result: QueryResult, is_last: bool, reached: bool) {
         match result {
             QueryResult::GetProviders(result) => {
                 if let Ok(GetProvidersOk::FoundProviders { providers, .. }) = result {
@@ -375,10 +379,8 @@ impl Task {
                 }
             }
             QueryResult::StartProviding(result) => {
-                // What takes too long has reached some: later is soon enough for the others.
-                let late = matches!(result, Err(AddProviderError::Timeout { .. }));
-                let heard = (result.is_ok() || late) && self.table > 0;
-                self.announced.ended(query, heard);
+                // What took too long has told nobody, as far as can be seen.
+                self.announced.ended(query, result.is_ok() && reached);
             }
             QueryResult::PutRecord(_) => {
                 self.announced.ended(query, true);
@@ -416,27 +418,13 @@ impl Task {
                 return place.peer(id);
             }
         }
-        // Where kad would connect to it: what it knows itself, then what the query was told.
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        let connection = ConnectionId::new_unchecked(usize::MAX);
-        let told =
-            kad.handle_pending_outbound_connection(connection, Some(id), &[], Endpoint::Dialer);
-        let places = told.ok()?.into_iter().rev().take(64);
+        let table = &mut self.swarm.behaviour_mut().kad;
+        let kept = table.store_mut().addresses(&id);
+        let kept: Vec<Place> = kept.iter().filter_map(Place::parse).collect();
+        let places = kept.into_iter().chain(table.places(id));
         places
-            .filter_map(|address| Place::parse(&address))
-            .filter(|place| self.is_usable(place))
+            .filter(|place| table.is_usable(place))
             .find_map(|place| place.peer(id))
-    }
-
-    /// Whether an address that somebody told can be one of another node.
-    fn is_usable(&self, place: &Place) -> bool {
-        let ip = place.ip;
-        let link_local = match ip {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
-        let nowhere = ip.is_unspecified() || ip.is_multicast() || link_local;
-        !nowhere && (!ip.is_loopback() || self.config.listen.ip().is_loopback())
     }
 
     fn connected(&mut self, peer: PeerId) {
@@ -495,7 +483,8 @@ impl Task {
     }
 
     fn seen_on_the_network(&mut self, peer: PeerId, address: &Multiaddr) {
-        let Some(place) = Place::parse(address).filter(|place| self.is_usable(place)) else {
+        let table = &self.swarm.behaviour().kad;
+        let Some(place) = Place::parse(address).filter(|place| table.is_usable(place)) else {
             return;
         };
         if peer == self.local || self.swarm.is_connected(&peer) {
