@@ -330,11 +330,11 @@ async fn a_flood_of_records_takes_the_share_of_one_peer() {
     assert!(a.health().records <= 102, "{:?}", a.health());
 }
 
-/// As many nodes as a rack or two. `PONTOON_FULL=1`: as many as were measured when libp2p was chosen.
+/// More nodes than one answer has room for. `PONTOON_FULL=1`: as many as were measured when libp2p was chosen.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_swarm_of_many_every_layer_is_found() {
     let full = std::env::var_os("PONTOON_FULL").is_some();
-    let count = if full { 128 } else { 40 };
+    let count = if full { 128 } else { 24 };
     let first = node(&[]).await;
     let mut nodes = vec![first];
     while nodes.len() < count {
@@ -344,7 +344,7 @@ async fn in_a_swarm_of_many_every_layer_is_found() {
         nodes.push(next);
     }
     for node in &nodes {
-        eventually("meeting", || node.health().known > 15).await;
+        eventually("meeting", || node.health().known > 12).await;
     }
     for (number, node) in nodes.iter().enumerate() {
         node.announce(&layer(number));
