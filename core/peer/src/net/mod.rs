@@ -21,6 +21,7 @@ mod lookups;
 mod remembered;
 mod shared;
 mod store;
+mod table;
 mod task;
 #[cfg(test)]
 mod tests;

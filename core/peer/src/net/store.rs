@@ -101,6 +101,13 @@ impl Store {
         (self.keys.len(), self.records)
     }
 
+    /// Where a provider was when it told something last.
+    pub(super) fn addresses(&self, provider: &PeerId) -> Vec<Multiaddr> {
+        let number = self.providers.get(provider);
+        let provider = number.and_then(|number| self.by_number.get(*number as usize));
+        provider.map_or(Vec::new(), |provider| provider.addresses.clone())
+    }
+
     /// Drops what has expired.
     pub(super) fn sweep(&mut self) {
         let now = Instant::now();

@@ -13,7 +13,7 @@ use super::*;
 use crate::admission::{self, ClusterKey};
 
 /// Everything here is over in a fraction of that, unless the machine has other things to do.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const TTL: Duration = Duration::from_secs(900);
 
@@ -84,7 +84,8 @@ async fn finds(node: &Discovery, layer: &Key, wanted: &[&Discovery]) {
         }
         assert!(
             since.elapsed() < PATIENCE,
-            "found {found:?} instead of {wanted:?}"
+            "found {found:?} instead of {wanted:?}: {:?}",
+            node.health()
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -114,7 +115,7 @@ async fn who_announces_a_layer_is_found_and_who_withdraws_it_is_not() {
     finds(&a, &layer(1), &[&c]).await;
     c.stop().await;
     finds(&d, &layer(1), &[]).await;
-    assert_eq!(a.health().keys, 0);
+    eventually("forgetting it", || a.health().keys == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +185,7 @@ async fn who_is_not_admitted_is_refused_and_nothing_of_it_is_kept() {
         let strangers = [&without, &old].map(|node| node.peer_id());
         let known = node.known();
         assert!(known.iter().all(|peer| !strangers.contains(&peer.id)));
-        assert_eq!(node.health().keys, 1);
+        eventually("counting", || node.health().keys == 1).await;
     }
 }
 
@@ -208,6 +209,7 @@ async fn who_is_taken_off_the_list_is_disconnected() {
     fs::write(&list, format!("{}\n", a.peer_id())).unwrap();
     eventually("disconnecting", || !knows(&a, &b)).await;
     finds(&a, &layer(1), &[]).await;
+    find(&b, &layer(9)).await;
     eventually("a refusal", || b.health().refused_us > 0).await;
     assert_eq!(a.health().known, 0);
 }
@@ -224,6 +226,8 @@ async fn who_is_banned_is_gone_until_the_ban_ends() {
     // Also what was found before is not told any more.
     eventually("disconnecting", || !knows(&a, &b)).await;
     finds(&a, &layer(1), &[&c]).await;
+    // It comes back as soon as it has something to ask, or to tell.
+    find(&b, &layer(9)).await;
     eventually("a refusal", || a.health().refused > 0).await;
     assert!(a.known().iter().any(|peer| peer.banned.is_some()));
     finds(&a, &layer(1), &[&b, &c]).await;
@@ -291,7 +295,7 @@ async fn a_flood_of_connections_leaves_room_for_others() {
         let stream = tokio::time::timeout(PATIENCE, socket.connect(a.listen()));
         flood.push(stream.await.unwrap().unwrap());
     }
-    eventually("refusing", || a.health().too_many >= 380).await;
+    eventually("refusing", || a.health().too_many >= 400 - 64).await;
     let b = node(&[&a]).await;
     eventually("meeting", || knows(&a, &b)).await;
     // Nobody holds its place for longer than a hello may take.
@@ -326,11 +330,11 @@ async fn a_flood_of_records_takes_the_share_of_one_peer() {
     assert!(a.health().records <= 102, "{:?}", a.health());
 }
 
-/// As many nodes as a rack or two. `PONTOON_FULL=1`: as many as were measured when libp2p was chosen.
+/// More nodes than one answer has room for. `PONTOON_FULL=1`: as many as were measured when libp2p was chosen.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_swarm_of_many_every_layer_is_found() {
     let full = std::env::var_os("PONTOON_FULL").is_some();
-    let count = if full { 128 } else { 40 };
+    let count = if full { 128 } else { 24 };
     let first = node(&[]).await;
     let mut nodes = vec![first];
     while nodes.len() < count {
@@ -340,7 +344,7 @@ async fn in_a_swarm_of_many_every_layer_is_found() {
         nodes.push(next);
     }
     for node in &nodes {
-        eventually("meeting", || node.health().known > 15).await;
+        eventually("meeting", || node.health().known > 12).await;
     }
     for (number, node) in nodes.iter().enumerate() {
         node.announce(&layer(number));
