@@ -274,6 +274,17 @@ impl LazyLayer {
         Some(window.max(*bounds.start()).min(*bounds.end()))
     }
 
+    /// About how long the registry takes for `bytes`, as far as that was measured.
+    pub(crate) fn registry_time(&self, bytes: u64) -> std::time::Duration {
+        let Some(pace) = self.link.pace() else {
+            return std::time::Duration::ZERO;
+        };
+        let time = u128::from(bytes) * 1_000_000_000 / u128::from(pace.bytes_per_second.max(1));
+        let time = u64::try_from(time).unwrap_or(u64::MAX);
+        pace.round_trip
+            .saturating_add(std::time::Duration::from_nanos(time))
+    }
+
     pub(crate) fn is_wanted_whole(&self) -> bool {
         self.is_wanted_whole.load(Ordering::Relaxed)
     }

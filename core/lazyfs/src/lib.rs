@@ -41,6 +41,7 @@ mod race;
 mod sequence;
 mod status;
 mod trace;
+mod unpack;
 
 pub use config::{BackgroundConfig, Config};
 pub use engine::Engine;

@@ -174,6 +174,9 @@ impl LazyLayer {
                 let claims = claims.collect();
                 fetches.push(Fetch::new(self, claims, &rush));
             }
+            if let (Some(swarm), false) = (&swarm, fetches.is_empty()) {
+                swarm.fetches();
+            }
             if ended || !fetches.is_empty() {
                 return fetches;
             }

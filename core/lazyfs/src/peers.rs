@@ -46,7 +46,10 @@ pub trait Swarm: Send + Sync + fmt::Debug {
     /// For how long, from when they were wanted, the registry had better not be asked for these chunks, which nobody has:
     /// others are about to fetch them from there. Nothing if this node is the one to fetch them.
     ///
-    /// Whoever waits for them ([`Urgency::Demand`]) waits no longer than that. What nobody waits for is looked at again and
-    /// again, as long as the answer is not zero.
+    /// Whoever waits for them ([`Urgency::Demand`]) waits no longer than that, or than fetching them takes. What nobody waits
+    /// for is looked at again and again, as long as the answer is not zero.
     fn hold(&self, chunks: Range<usize>, urgency: Urgency) -> Duration;
+
+    /// This node is fetching some of the layer from the registry: others had better wait for that.
+    fn fetches(&self);
 }

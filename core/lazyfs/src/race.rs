@@ -33,6 +33,9 @@ const GRACE: Duration = Duration::from_millis(30);
 /// Whoever sends nothing for so long sends nothing more.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// What another node is about to fetch is waited for no longer than this, however long it takes to fetch.
+const HOLD_MAX: Duration = Duration::from_secs(1);
+
 /// So often they are asked for what the registry does not give, before who waits is told.
 const TRIES: usize = 3;
 
@@ -69,6 +72,8 @@ struct Parcel {
     landing: Landing,
     /// Its chunks.
     chunks: Range<usize>,
+    /// Its bytes in the blob.
+    bytes: u64,
     missing: BTreeSet<usize>,
     /// What came and could not be stored.
     pieces: HashMap<usize, Piece>,
@@ -231,6 +236,7 @@ impl Race {
         if claims.is_empty() {
             return;
         }
+        self.swarm.fetches();
         let is_all = claims.len() == all;
         let fetches = match is_all {
             true => vec![Fetch::new(&self.layer, in_order(claims), &self.rush)],
@@ -248,10 +254,16 @@ impl Race {
         if parcel.is_late {
             return self.began;
         }
-        match parcel.is_asked {
-            true => self.last + SILENCE,
-            false => self.began + self.swarm.hold(parcel.chunks.clone(), Urgency::Demand),
+        if parcel.is_asked {
+            return self.last + SILENCE;
         }
+        let hold = self.swarm.hold(parcel.chunks.clone(), Urgency::Demand);
+        if hold.is_zero() {
+            return self.began;
+        }
+        // Who fetches it began when we could have: with us it would not be here sooner, and with him later.
+        let time = self.layer.registry_time(parcel.bytes) * 3 / 2;
+        self.began + hold.max(time.min(HOLD_MAX))
     }
 
     /// When there is something to do next, if nothing happens.
@@ -363,6 +375,7 @@ impl Parcel {
             landing: claim.landing(),
             missing: layer.cached().missing(chunks.clone()).flatten().collect(),
             chunks,
+            bytes: claim.member.bytes(),
             claim: Some(claim),
             pieces: HashMap::new(),
             is_asked: false,

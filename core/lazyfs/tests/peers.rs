@@ -108,6 +108,8 @@ impl Swarm for Joined {
         receiver
     }
 
+    fn fetches(&self) {}
+
     fn hold(&self, _: Range<usize>, _: Urgency) -> Duration {
         *self.0.hold.lock().unwrap()
     }

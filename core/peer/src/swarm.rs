@@ -5,10 +5,12 @@
 
 mod ask;
 mod look;
+mod state;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,11 +25,12 @@ use crate::node::Shared;
 use crate::policy::{self, AskId, Bitmap, Failure, Layout, Step, SwarmId};
 use crate::status::LayerStatus;
 use crate::{Class, Peer, PeerId};
+use state::{Asked, State, Wish};
 
 /// What is known of who fetches an extent is so old at most.
 const HOLD_AGE: Duration = Duration::from_millis(50);
 
-/// Whoever has a layer for no longer is about to get something of it.
+/// Whoever has joined a layer, or asked the registry for some of it, no longer ago is about to get something of it.
 const BEGINNING: Duration = Duration::from_millis(1000);
 
 /// As long as it is being found out who has a layer, nothing of it is fetched ahead from the registry, but not longer.
@@ -51,42 +54,8 @@ pub(crate) struct Joined {
     /// For how long extents are left to others, when that was found out.
     holds: Mutex<HashMap<(usize, Class), (Instant, Duration)>>,
     tasks: Mutex<JoinSet<()>>,
-}
-
-struct State {
-    swarm: policy::Swarm<PeerId>,
-    wishes: BTreeMap<u64, Wish>,
-    wish_count: u64,
-    asks: HashMap<AskId, Asked>,
-    /// Whose chunks are asked for again and again.
-    watched: HashSet<PeerId>,
-    polled: HashSet<PeerId>,
-    /// Who said that it has not got the layer, and when.
-    strangers: HashMap<PeerId, Instant>,
-    /// It was found out once who has the layer.
-    has_looked: bool,
-}
-
-/// Chunks that somebody here has asked for.
-struct Wish {
-    sender: mpsc::Sender<News>,
-    left: BTreeSet<usize>,
-    /// Those of them for which nothing new will be done.
-    late: BTreeSet<usize>,
-    /// Waits until nobody listens any more.
-    listener: AbortHandle,
-}
-
-/// A request under way.
-struct Asked {
-    chunks: Range<usize>,
-    task: AbortHandle,
-}
-
-impl Drop for Wish {
-    fn drop(&mut self) {
-        self.listener.abort();
-    }
+    /// When this node fetched some of it last, in milliseconds since `since`.
+    fetched: AtomicU64,
 }
 
 impl fmt::Debug for Joined {
@@ -101,24 +70,16 @@ impl Joined {
     /// Begins to look for others that have `layer`.
     pub(crate) fn new(node: &Arc<Shared>, layer: &Arc<CachedLayer>) -> Arc<Joined> {
         let layout: Arc<dyn Layout> = Arc::clone(layer) as _;
+        let key = layer.key();
         let id = SwarmId {
-            layer: policy::print(layer.key().to_string().as_bytes()),
+            layer: policy::print(format!("{}/{}", key.blob, key.toc).as_bytes()),
             me: node.print(),
         };
         let joined = Arc::new_cyclic(|me| Joined {
             me: Weak::clone(me),
             node: Arc::clone(node),
             had: RwLock::new(Bitmap::new(layout.len())),
-            state: Mutex::new(State {
-                swarm: policy::Swarm::new(Arc::clone(&layout), id),
-                wishes: BTreeMap::new(),
-                wish_count: 0,
-                asks: HashMap::new(),
-                watched: HashSet::new(),
-                polled: HashSet::new(),
-                strangers: HashMap::new(),
-                has_looked: false,
-            }),
+            state: Mutex::new(State::new(policy::Swarm::new(Arc::clone(&layout), id))),
             layout,
             layer: Arc::clone(layer),
             since: Instant::now(),
@@ -127,6 +88,7 @@ impl Joined {
             met: Arc::default(),
             holds: Mutex::default(),
             tasks: Mutex::new(JoinSet::new()),
+            fetched: AtomicU64::new(0),
         });
         let (wake, met) = (Arc::clone(&joined.wake), Arc::clone(&joined.met));
         joined.spawn(drive(Weak::clone(&joined.me), wake));
@@ -175,7 +137,8 @@ impl Joined {
 
     /// Whether chunks of it are on their way, or likely to be soon.
     pub(crate) fn is_active(&self) -> bool {
-        self.since.elapsed() < BEGINNING || !self.state().wishes.is_empty()
+        let fetched = self.since + Duration::from_millis(self.fetched.load(Ordering::Relaxed));
+        fetched.elapsed() < BEGINNING || !self.state().wishes.is_empty()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -305,39 +268,6 @@ impl Joined {
     }
 }
 
-impl State {
-    /// Nothing new will be done for `chunks`.
-    fn are_late(&mut self, chunks: &Range<usize>) {
-        for wish in self.wishes.values_mut() {
-            let late: Vec<usize> = wish.left.range(chunks.clone()).copied().collect();
-            if !late.is_empty() {
-                wish.late.extend(late);
-                // There is room for everything that is wished for.
-                let _ = wish.sender.try_send(News::Late(chunks.clone()));
-            }
-        }
-    }
-
-    /// Ends wishes for which nothing is under way any more.
-    fn end_wishes(&mut self) {
-        let State { wishes, asks, .. } = self;
-        let is_under_way = |chunk: &usize| asks.values().any(|asked| asked.chunks.contains(chunk));
-        wishes.retain(|_, wish| {
-            let over: Vec<usize> = wish
-                .late
-                .iter()
-                .copied()
-                .filter(|chunk| !is_under_way(chunk))
-                .collect();
-            for chunk in over {
-                wish.late.remove(&chunk);
-                wish.left.remove(&chunk);
-            }
-            !wish.left.is_empty()
-        });
-    }
-}
-
 impl Swarm for Joined {
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -378,6 +308,11 @@ impl Swarm for Joined {
         drop(state);
         self.wake.notify_one();
         receiver
+    }
+
+    fn fetches(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.fetched.store(now, Ordering::Relaxed);
     }
 
     fn hold(&self, chunks: Range<usize>, urgency: Urgency) -> Duration {

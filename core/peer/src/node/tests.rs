@@ -49,7 +49,9 @@ impl Host {
         let size = (CHUNKS * CHUNK_BYTES) as u64;
         let table = ChunkTable::new(Compression::Gzip, size, (0..CHUNKS).map(chunk).collect());
         let key = Key::new(Digest::of(b"blob"), Digest::of(b"toc"));
-        let layer = cache.create(&key, &table.unwrap(), Meta::default()).unwrap();
+        let layer = cache
+            .create(&key, &table.unwrap(), Meta::default())
+            .unwrap();
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let others = bootstrap.map(|host| host.node.shared.discovery.listen());
         let settings = Settings {
@@ -76,12 +78,17 @@ impl Host {
         for index in chunks {
             let bytes = content(index);
             let digest = Digest::of(&bytes);
-            self.layer.put(index, Verified::check(bytes, &digest).unwrap());
+            self.layer
+                .put(index, Verified::check(bytes, &digest).unwrap());
         }
     }
 
     /// Asks for chunks, and takes what comes until the end: which came, and whether any was late.
-    fn take(&self, swarm: &Arc<dyn Swarm>, chunks: std::ops::Range<usize>) -> (BTreeSet<usize>, bool) {
+    fn take(
+        &self,
+        swarm: &Arc<dyn Swarm>,
+        chunks: std::ops::Range<usize>,
+    ) -> (BTreeSet<usize>, bool) {
         let mut news = swarm.chunks(vec![chunks], Urgency::Demand);
         let (mut came, mut late) = (BTreeSet::new(), false);
         let runtime = &self.node.shared.runtime;
@@ -132,14 +139,18 @@ fn chunks_come_from_whoever_has_them_and_from_nobody_else() {
     first.get(0..CHUNKS / 2);
     let _first = first.node.join(&first.layer);
     let swarm = third.node.join(&third.layer);
-    eventually("a half is there", || (0..CHUNKS / 2).all(|index| swarm.has(index)));
+    eventually("a half is there", || {
+        (0..CHUNKS / 2).all(|index| swarm.has(index))
+    });
     assert!(!swarm.has(CHUNKS / 2));
     let (came, _) = third.take(&swarm, 0..CHUNKS);
     assert_eq!(came, (0..CHUNKS / 2).collect());
     // The others get it later, and say so at once.
     let _second = second.node.join(&second.layer);
     second.get(CHUNKS / 2..CHUNKS);
-    eventually("the rest is there", || (0..CHUNKS).all(|index| swarm.has(index)));
+    eventually("the rest is there", || {
+        (0..CHUNKS).all(|index| swarm.has(index))
+    });
     let (came, _) = third.take(&swarm, CHUNKS / 2..CHUNKS);
     assert_eq!(came, (CHUNKS / 2..CHUNKS).collect());
     let status = third.node.status();

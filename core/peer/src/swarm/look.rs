@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::{Joined, State};
+use super::Joined;
+use super::state::State;
 use crate::policy::Failure;
 use crate::{Have, Peer, PeerId};
 
