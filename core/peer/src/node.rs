@@ -239,15 +239,13 @@ impl Shared {
             settings.discovery.https_port = started.address().port();
             server = Some(started);
         }
-        let token = admission.token().map(|token| token.to_string());
         let client = ClientConfig {
-            token,
             port: server.as_ref().map(|server| server.address().port()),
             ..ClientConfig::default()
         };
         let shared = Arc::new(Shared {
             standing: Mutex::new(Standing::new(policy::Settings::default(), rand::random())),
-            client: Client::new(client, identity.clone()),
+            client: Client::new(client, identity.clone(), admission.clone()),
             discovery: Discovery::start(
                 settings.discovery.clone(),
                 identity.clone(),
