@@ -275,6 +275,11 @@ impl Shared {
         self.shelf.all()
     }
 
+    /// Has all layers look what there is to do.
+    pub(crate) fn wake_all(&self) {
+        self.layers().iter().for_each(|joined| joined.wake());
+    }
+
     /// What this node is known by where nodes are chosen; `None` if it gives nothing.
     pub(crate) fn print(&self) -> Option<u64> {
         let print = policy::print(&self.identity.peer_id().to_bytes());

@@ -216,6 +216,12 @@ impl Joined {
                 self.node.banned(&ban, &reason);
             }
         }
+        // What was under way may have kept other layers waiting.
+        self.node.wake_all();
+    }
+
+    /// Has it done what there is to do.
+    pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
 
