@@ -145,6 +145,15 @@ impl Drop for Node {
     }
 }
 
+/// The numbers that this node decides by.
+fn decisions() -> policy::Settings {
+    policy::Settings {
+        // A chunk of a slow registry takes longer than a moment, and whoever fetches one has nothing new meanwhile.
+        growing: Duration::from_secs(4),
+        ..policy::Settings::default()
+    }
+}
+
 /// Waits for `work` on a thread of its own: this one may be one that must not wait.
 fn block_on<T: Send>(runtime: &Runtime, work: impl Future<Output = T> + Send) -> T {
     thread::scope(|scope| {
@@ -244,7 +253,7 @@ impl Shared {
             ..ClientConfig::default()
         };
         let shared = Arc::new(Shared {
-            standing: Mutex::new(Standing::new(policy::Settings::default(), rand::random())),
+            standing: Mutex::new(Standing::new(decisions(), rand::random())),
             client: Client::new(client, identity.clone(), admission.clone()),
             discovery: Discovery::start(
                 settings.discovery.clone(),
@@ -289,7 +298,7 @@ impl Shared {
     /// The number of the extent in which `chunk` begins.
     pub(crate) fn extent(&self, layout: &dyn Layout, chunk: usize) -> Option<usize> {
         let (offset, _) = layout.place(chunk)?;
-        usize::try_from(offset / policy::Settings::default().extent_bytes).ok()
+        usize::try_from(offset / decisions().extent_bytes).ok()
     }
 
     /// Where another node is, if that is known.
