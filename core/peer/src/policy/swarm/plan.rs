@@ -10,11 +10,20 @@ use crate::policy::{Class, Name, Standing, Tier};
 /// When everybody who has something is busy, it is looked again after so long.
 const BUSY: Duration = Duration::from_millis(10);
 
+/// Others may be done meanwhile that had all the room.
+const NO_ROOM: Duration = Duration::from_millis(50);
+
+/// What others tell changes so often at a start that it is not looked every time what can be fetched ahead.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// So many runs of chunks are looked at to find what to fetch ahead next.
 const RUNS: usize = 64;
 
 /// So often the patience with a request that nobody waits for.
 const PREFETCH_PATIENCE: u32 = 10;
+
+/// See `look_ahead`.
+type Ahead = (Vec<(usize, u64, usize)>, Option<Instant>, Vec<usize>);
 
 /// What can be done for a chunk.
 enum Way<P> {
@@ -207,35 +216,43 @@ impl<P: Name> Swarm<P> {
 
     fn way(&self, standing: &Standing<P>, now: Instant, chunk: usize, class: Class) -> Way<P> {
         let free = self.free_holders(standing, now, chunk, class);
-        if !free.is_empty() {
-            return Way::Ask(free);
+        match free.is_empty() {
+            true => self.way_without_holder(standing, now, chunk, class),
+            false => Way::Ask(free),
         }
+    }
+
+    /// What can be done for a chunk that nobody has who can be asked.
+    fn way_without_holder(
+        &self,
+        standing: &Standing<P>,
+        now: Instant,
+        chunk: usize,
+        class: Class,
+    ) -> Way<P> {
         let Some(wanted) = self.wanted.get(&chunk) else {
             return Way::Registry;
         };
-        let waited = now.saturating_duration_since(wanted.since);
         let settings = &standing.settings;
-        let mut patience = self.left_to_others(standing, now, self.extent(standing, chunk), class);
-        let mut wake = patience.map(|patience| wanted.since + patience);
-        let busy = match class {
-            Class::Demand => settings.demand_patience,
-            Class::Prefetch => settings.prefetch_patience,
-        };
-        let is_busy = self.members.holders(chunk).any(|(peer, _)| {
-            let until = standing.paused_until(now, peer);
-            let is_soon = until.is_none_or(|until| until < wanted.since + busy);
-            let is_banned = standing.bans().is_banned(now, peer);
-            is_soon && !is_banned && !wanted.tried.contains(&peer)
-        });
+        let busy = wanted.since
+            + match class {
+                Class::Demand => settings.demand_patience,
+                Class::Prefetch => settings.prefetch_patience,
+            };
+        let is_busy = busy > now
+            && self.members.holders(chunk).any(|(peer, _)| {
+                let until = standing.paused_until(now, peer);
+                let is_soon = until.is_none_or(|until| until < busy);
+                let is_banned = standing.bans().is_banned(now, peer);
+                is_soon && !is_banned && !wanted.tried.contains(&peer)
+            });
         if is_busy {
             // Somebody has it: that is worth as long as anybody is waited for.
-            patience = Some(busy);
-            wake = Some(now + BUSY);
+            return Way::Wait(now + BUSY);
         }
-        match (patience, wake) {
-            (Some(patience), Some(wake)) if waited < patience => Way::Wait(wake),
-            _ => Way::Registry,
-        }
+        let extent = self.extent(standing, chunk);
+        let until = self.left_to_others(standing, now, extent, class, wanted.since);
+        until.map_or(Way::Registry, Way::Wait)
     }
 
     fn plan_demand(&mut self, standing: &mut Standing<P>, now: Instant) {
@@ -266,7 +283,7 @@ impl<P: Name> Swarm<P> {
         let since = self.wanted.get(&chunk).map_or(now, |wanted| wanted.since);
         let until = since + standing.settings.hedge_registry.1;
         match until > now {
-            true => Way::Wait(until),
+            true => Way::Wait(until.min(now + NO_ROOM)),
             false => Way::Registry,
         }
     }
@@ -283,26 +300,34 @@ impl<P: Name> Swarm<P> {
     }
 
     fn plan_prefetch(&mut self, standing: &mut Standing<P>, now: Instant) {
-        if standing.room(Class::Prefetch) == 0 || self.fresh_prefetch.is_empty() {
+        if self.fresh_prefetch.is_empty() {
             return;
         }
-        let mut ready: Vec<(usize, u64, usize)> = Vec::new();
-        let starts = self.prefetch_starts();
-        for chunk in starts {
-            match self.way(standing, now, chunk, Class::Prefetch) {
-                Way::Ask(_) => {
-                    let holders = self.members.holders(chunk).count();
-                    ready.push((holders, standing.dice.roll(), chunk));
-                }
-                Way::Wait(until) => self.wake_at(until),
-                Way::Registry => self.give_over(chunk..chunk + 1),
-            }
+        if standing.room(Class::Prefetch) == 0 {
+            self.wake_at(now + NO_ROOM);
+            return;
         }
+        let is_due = self.look_at.is_some_and(|at| at <= now);
+        let soon = self
+            .looked
+            .map(|looked| looked + LOOK)
+            .filter(|soon| *soon > now);
+        match (self.is_stale || is_due, soon) {
+            (true, None) => {}
+            (true, Some(soon)) => return self.wake_at(soon),
+            (false, _) => return self.look_at.into_iter().for_each(|at| self.wake_at(at)),
+        }
+        (self.is_stale, self.looked, self.look_at) = (false, Some(now), None);
+        // There may be more behind what is looked at.
+        let is_more = self.fresh_prefetch.len() > RUNS;
+        let (mut ready, wait, over) = self.look_ahead(standing, now);
+        over.into_iter()
+            .for_each(|chunk| self.give_over(chunk..chunk + 1));
         // What few have first: then more have it, and all have something to give.
         ready.sort_unstable();
         for (_, _, chunk) in ready {
             if standing.room(Class::Prefetch) == 0 {
-                return;
+                break;
             }
             let free = self.free_holders(standing, now, chunk, Class::Prefetch);
             if self.fresh_prefetch.contains(&chunk) && !free.is_empty() {
@@ -310,10 +335,33 @@ impl<P: Name> Swarm<P> {
                 self.ask_one_of(standing, now, &free, chunk, Class::Prefetch, most);
             }
         }
-        // There may be more behind what was looked at.
-        if self.fresh_prefetch.len() > RUNS && standing.room(Class::Prefetch) > 0 {
-            self.wake_at(now + BUSY);
+        let more = is_more.then_some(now + BUSY);
+        self.look_at = [wait, more].into_iter().flatten().min();
+        self.look_at.into_iter().for_each(|at| self.wake_at(at));
+    }
+
+    /// What of the next chunks to fetch ahead somebody can be asked for (how many have it, a lot, which), when to look again, and
+    /// what the registry is to be asked for.
+    fn look_ahead(&mut self, standing: &mut Standing<P>, now: Instant) -> Ahead {
+        let starts = self.prefetch_starts();
+        let free = self.members.free(standing, now, Class::Prefetch);
+        let (mut ready, mut wait, mut over) = (Vec::new(), None::<Instant>, Vec::new());
+        for chunk in starts {
+            let tried = self
+                .wanted
+                .get(&chunk)
+                .map_or(&[][..], |wanted| &wanted.tried);
+            let holders = free.iter().filter(|(_, _, chunks)| chunks.get(chunk));
+            match holders.filter(|(peer, _, _)| !tried.contains(peer)).count() {
+                0 => match self.way_without_holder(standing, now, chunk, Class::Prefetch) {
+                    Way::Ask(_) => {}
+                    Way::Wait(until) => wait = Some(wait.map_or(until, |wait| wait.min(until))),
+                    Way::Registry => over.push(chunk),
+                },
+                holders => ready.push((holders, standing.dice.roll(), chunk)),
+            }
         }
+        (ready, wait, over)
     }
 
     /// Where to look for what to fetch ahead: not always at the same.
