@@ -35,7 +35,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 const HELLO_MAX: Duration = Duration::from_secs(3);
 
 /// How many that have not been admitted yet may come from one address at a time.
-const STRANGERS_PER_ADDRESS_MAX: usize = 16;
+const STRANGERS_PER_ADDRESS_MAX: usize = 64;
 
 /// Streams of one connection. Kad has at most 32 in each direction.
 const STREAMS_MAX: usize = 128;

@@ -1,5 +1,8 @@
 //! The task that drives libp2p.
 
+mod events;
+mod upkeep;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,36 +10,30 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use libp2p_connection_limits::{self as limits, ConnectionLimits};
-use libp2p_core::{Endpoint, Multiaddr, Transport};
-use libp2p_kad::store::RecordStore;
-use libp2p_kad::{
-    self as kad, AddProviderError, GetProvidersOk, InboundRequest, Mode, ProviderRecord, QueryId,
-    QueryResult, Quorum, Record, RecordKey,
-};
+use libp2p_core::Transport;
+use libp2p_kad::{self as kad, Mode, QueryId, Quorum, Record, RecordKey};
 use libp2p_mdns as mdns;
 use libp2p_swarm::behaviour::toggle::Toggle;
-use libp2p_swarm::dial_opts::DialOpts;
-use libp2p_swarm::{
-    ConnectionId, DialError, ListenError, NetworkBehaviour, StreamProtocol, Swarm, SwarmEvent,
-};
+use libp2p_swarm::{NetworkBehaviour, StreamProtocol, Swarm, SwarmEvent};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::Event;
 use super::announced::{Announced, Step};
-use super::bootstrap::{self, Rounds};
+use super::bootstrap::Rounds;
 use super::contact::Place;
 use super::door::{Door, Gate};
 use super::lookups::{Asked, Lookups};
-use super::shared::{Gauges, Shared};
-use super::store::{Limits, Store, StoreKey, store_key};
-use super::{Event, remembered};
+use super::shared::Shared;
+use super::store::{Limits, Store, StoreKey};
+use super::table::Table;
 use crate::{Admission, Config, Error, Identity, Peer, PeerId, Result};
 
 /// What kad calls itself.
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/pontoon/kad/1");
 
 /// Connections: being made, made, and of one peer.
-const PENDING_MAX: u32 = 64;
+const PENDING_MAX: u32 = 256;
 const INCOMING_MAX: u32 = 384;
 const CONNECTIONS_MAX: u32 = 512;
 const PER_PEER_MAX: u32 = 3;
@@ -45,7 +42,7 @@ const PER_PEER_MAX: u32 = 3;
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// How long announcing a layer may take; lookups have less.
-const QUERY_MAX: Duration = Duration::from_secs(5);
+const QUERY_MAX: Duration = Duration::from_secs(30);
 
 /// How often to look whether whoever is connected is still admitted, and to bring the figures up to date.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +71,7 @@ pub(super) enum Command {
 #[behaviour(prelude = "libp2p_swarm::derive_prelude")]
 struct Parts {
     limits: limits::Behaviour,
-    kad: kad::Behaviour<Store>,
+    kad: Table,
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
@@ -120,7 +117,7 @@ impl Task {
                     .with_max_established(Some(CONNECTIONS_MAX))
                     .with_max_established_per_peer(Some(PER_PEER_MAX)),
             ),
-            kad: kademlia(local, limits),
+            kad: Table::new(kademlia(local, limits), config.listen.ip().is_loopback()),
             mdns: mdns.into(),
         };
         let swarm = libp2p_swarm::Config::with_tokio_executor()
@@ -156,24 +153,24 @@ impl Task {
             https_port: None,
         };
         let failed = |source: std::io::Error| Error::Listen { address, source };
+        // libp2p shares a port with whoever shares it too, and with another daemon of ours nobody would know whom it reaches.
+        drop(std::net::TcpListener::bind(address).map_err(failed)?);
         self.swarm
             .listen_on(place.tcp())
             .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-        let listening = async {
-            loop {
-                match self.swarm.select_next_some().await {
-                    SwarmEvent::NewListenAddr { address, .. } => break Ok(Place::parse(&address)),
-                    SwarmEvent::ListenerError { error, .. } => break Err(error),
-                    SwarmEvent::ListenerClosed { reason, .. } => {
-                        break reason.map(|()| None);
-                    }
-                    _ => {}
+        let by = Instant::now() + LISTEN_MAX;
+        let place = loop {
+            let event = tokio::time::timeout_at(by, self.swarm.select_next_some()).await;
+            match event.map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))? {
+                SwarmEvent::NewListenAddr { address, .. } => break Place::parse(&address),
+                SwarmEvent::ListenerError { error, .. } => return Err(failed(error)),
+                SwarmEvent::ListenerClosed { reason, .. } => {
+                    reason.map_err(failed)?;
+                    break None;
                 }
+                event => self.happened(event),
             }
         };
-        let listening = tokio::time::timeout(LISTEN_MAX, listening).await;
-        let timed_out = |_| Err(std::io::ErrorKind::TimedOut.into());
-        let place = listening.unwrap_or_else(timed_out).map_err(failed)?;
         let place = place.ok_or_else(|| failed(std::io::ErrorKind::AddrNotAvailable.into()))?;
         self.shared.listens(place.port);
         let own = |ip: IpAddr| SocketAddr::new(ip, place.port);
@@ -301,320 +298,6 @@ impl Task {
         if self.lookups.ended(query) == Some(true) {
             self.shared.counts.lookups_found.fetch_add(1, Relaxed);
         }
-    }
-
-    fn happened(&mut self, event: SwarmEvent<PartsEvent>) {
-        match event {
-            SwarmEvent::Behaviour(PartsEvent::Kad(event)) => self.of_kad(event),
-            SwarmEvent::Behaviour(PartsEvent::Mdns(mdns::Event::Discovered(peers))) => {
-                for (peer, address) in peers.into_iter().take(64) {
-                    self.seen_on_the_network(peer, &address);
-                }
-            }
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.connected(peer_id),
-            SwarmEvent::ConnectionClosed { peer_id, .. } => {
-                if self.shared.contacts().disconnected(&peer_id) {
-                    let _ = self.events.try_send(Event::Disconnected(peer_id));
-                }
-            }
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
-                self.not_reached(peer_id, &error);
-            }
-            SwarmEvent::IncomingConnectionError { error, .. } => {
-                if let ListenError::Denied { .. } = error {
-                    self.shared.counts.too_many.fetch_add(1, Relaxed);
-                }
-                tracing::debug!(%error, "a connection was not taken");
-            }
-            SwarmEvent::ListenerError { error, .. } => {
-                tracing::warn!(%error, "listening for other nodes failed");
-            }
-            _ => {}
-        }
-    }
-
-    fn of_kad(&mut self, event: kad::Event) {
-        match event {
-            kad::Event::InboundRequest {
-                request: InboundRequest::AddProvider { record },
-            } => {
-                if let Some(record) = record {
-                    self.told(record);
-                }
-            }
-            kad::Event::InboundRequest {
-                request: InboundRequest::PutRecord { source, record, .. },
-            } => {
-                // How a layer is withdrawn: by whoever had announced it, with nothing as its value.
-                if let Some(record) = record.filter(|record| record.value.is_empty()) {
-                    let store = self.swarm.behaviour_mut().kad.store_mut();
-                    store.remove_provider(&record.key, &source);
-                }
-            }
-            kad::Event::OutboundQueryProgressed {
-                id, result, step, ..
-            } => self.progressed(&id, result, step.last),
-            _ => {}
-        }
-    }
-
-    fn progressed(&mut self, query: &QueryId, result: QueryResult, is_last: bool) {
-        match result {
-            QueryResult::GetProviders(result) => {
-                if let Ok(GetProvidersOk::FoundProviders { providers, .. }) = result {
-                    let peers: Vec<Peer> = providers
-                        .iter()
-                        .filter_map(|peer| self.found(*peer))
-                        .collect();
-                    if self.lookups.found(query, &peers) {
-                        self.finish(query);
-                    }
-                }
-                if is_last {
-                    self.looked_up(query);
-                }
-            }
-            QueryResult::StartProviding(result) => {
-                // What takes too long has reached some: later is soon enough for the others.
-                let late = matches!(result, Err(AddProviderError::Timeout { .. }));
-                let heard = (result.is_ok() || late) && self.table > 0;
-                self.announced.ended(query, heard);
-            }
-            QueryResult::PutRecord(_) => {
-                self.announced.ended(query, true);
-            }
-            _ => {}
-        }
-        self.shared.gauges().announced = self.announced.len();
-    }
-
-    /// A peer announces a layer. Where it is, is where its connection comes from.
-    fn told(&mut self, mut record: ProviderRecord) {
-        let place = self.shared.contacts().place(&record.provider);
-        let kept = place.filter(|_| store_key(&record.key).is_some());
-        let kept = kept.is_some_and(|place| {
-            record.addresses = vec![place.multiaddr()];
-            let store = self.swarm.behaviour_mut().kad.store_mut();
-            store.add_provider(record).is_ok()
-        });
-        if !kept {
-            self.shared.counts.records_refused.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// A peer that has a layer, with the address that is known best.
-    fn found(&mut self, id: PeerId) -> Option<Peer> {
-        if id == self.local {
-            return None;
-        }
-        {
-            let contacts = self.shared.contacts();
-            if contacts.banned(&id).is_some() {
-                return None;
-            }
-            if let Some(place) = contacts.place(&id) {
-                return place.peer(id);
-            }
-        }
-        // Where kad would connect to it: what it knows itself, then what the query was told.
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        let connection = ConnectionId::new_unchecked(usize::MAX);
-        let told =
-            kad.handle_pending_outbound_connection(connection, Some(id), &[], Endpoint::Dialer);
-        let places = told.ok()?.into_iter().rev().take(64);
-        places
-            .filter_map(|address| Place::parse(&address))
-            .filter(|place| self.is_usable(place))
-            .find_map(|place| place.peer(id))
-    }
-
-    /// Whether an address that somebody told can be one of another node.
-    fn is_usable(&self, place: &Place) -> bool {
-        let ip = place.ip;
-        let link_local = match ip {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
-        let nowhere = ip.is_unspecified() || ip.is_multicast() || link_local;
-        !nowhere && (!ip.is_loopback() || self.config.listen.ip().is_loopback())
-    }
-
-    fn connected(&mut self, peer: PeerId) {
-        let place = self.shared.contacts().connected(&peer);
-        let Some(place) = place else {
-            // It said hello, so it is known; unless there are more connections than are remembered.
-            let _ = self.swarm.disconnect_peer_id(peer);
-            return;
-        };
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        if let Some(bucket) = kad.kbucket(peer) {
-            let is_it = |address: &Multiaddr| Place::parse(address) == Some(place);
-            let known = bucket.iter().find(|node| *node.node.key.preimage() == peer);
-            let elsewhere = known.is_some_and(|node| !node.node.value.iter().any(is_it));
-            drop(bucket);
-            if elsewhere {
-                kad.remove_peer(&peer);
-            }
-        }
-        kad.add_address(&peer, place.multiaddr());
-        let alone = self.table == 0;
-        self.count_table();
-        if alone && self.table > 0 {
-            self.announced.tell_all();
-            self.lookups.forget_nothing();
-        }
-        let connected = Event::Connected(peer, place.peer(peer));
-        let _ = self.events.try_send(connected);
-    }
-
-    /// Somebody could not be reached. Nobody else shall be sent there by us.
-    fn not_reached(&mut self, peer: Option<PeerId>, error: &DialError) {
-        tracing::debug!(?peer, %error, "a peer was not reached");
-        if matches!(
-            error,
-            DialError::Denied { .. } | DialError::DialPeerConditionFalse(_)
-        ) {
-            return;
-        }
-        self.shared.counts.failed.fetch_add(1, Relaxed);
-        if let Some(peer) = peer
-            && !self.swarm.is_connected(&peer)
-        {
-            self.swarm.behaviour_mut().kad.remove_peer(&peer);
-            self.count_table();
-        }
-    }
-
-    fn count_table(&mut self) {
-        let buckets = self.swarm.behaviour_mut().kad.kbuckets();
-        let table = buckets.map(|bucket| bucket.num_entries()).sum();
-        if table == 0 && self.table > 0 {
-            self.rounds.alone();
-        }
-        self.table = table;
-    }
-
-    fn seen_on_the_network(&mut self, peer: PeerId, address: &Multiaddr) {
-        let Some(place) = Place::parse(address).filter(|place| self.is_usable(place)) else {
-            return;
-        };
-        if peer == self.local || self.swarm.is_connected(&peer) {
-            return;
-        }
-        let options = DialOpts::peer_id(peer).addresses(vec![place.tcp()]);
-        let _ = self.swarm.dial(options.build());
-    }
-
-    /// Looks for a first other node, if it is time to.
-    fn begin_round(&mut self) {
-        if !self.rounds.begins(self.table) || self.stopping.is_some() {
-            return;
-        }
-        let places = self.config.bootstrap.clone();
-        let remembered = self.config.remembered.clone();
-        let dial = self.dial.clone();
-        tokio::spawn(async move {
-            let remembered = match remembered {
-                Some(path) => tokio::task::spawn_blocking(move || remembered::read(&path)).await,
-                None => Ok(Vec::new()),
-            };
-            let addresses = bootstrap::round(places, remembered.unwrap_or_default()).await;
-            // One that is still under way is enough.
-            let _ = dial.try_send(addresses);
-        });
-    }
-
-    fn dial(&mut self, addresses: Vec<SocketAddr>) {
-        for address in addresses {
-            let known = self.shared.contacts().is_connected(address);
-            if known || self.shared.is_myself(address) {
-                continue;
-            }
-            let place = Place {
-                ip: address.ip(),
-                port: address.port(),
-                https_port: None,
-            };
-            let options = DialOpts::unknown_peer_id().address(place.tcp());
-            let _ = self.swarm.dial(options.build());
-        }
-    }
-
-    /// Whoever is not admitted any more goes; and what can be seen of all this is brought up to date.
-    fn look(&mut self) {
-        let gone: Vec<(PeerId, IpAddr, crate::Refused)> = {
-            let contacts = self.shared.contacts();
-            let connected = contacts
-                .iter()
-                .filter(|(_, contact)| contact.connections > 0);
-            let refused = connected.filter_map(|(peer, contact)| {
-                let verdict = match contacts.banned(peer) {
-                    Some(_) => Err(crate::Refused::Banned),
-                    None => self
-                        .admission
-                        .still_admits(*peer, contact.from, contact.token),
-                };
-                Some((*peer, contact.from, verdict.err()?))
-            });
-            refused.collect()
-        };
-        for (peer, address, why) in gone {
-            self.shared.refused(peer, address, why);
-            self.shut_out(peer);
-        }
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        kad.store_mut().sweep();
-        let (keys, records) = kad.store_mut().size();
-        self.count_table();
-        *self.shared.gauges() = Gauges {
-            connected: self.swarm.connected_peers().count(),
-            table: self.table,
-            keys,
-            records,
-            announced: self.announced.len(),
-            lookups: self.lookups.len(),
-        };
-        if self.remembered.elapsed() >= REMEMBER_EVERY {
-            self.remembered = Instant::now();
-            self.remember();
-        }
-    }
-
-    fn shut_out(&mut self, peer: PeerId) {
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        kad.remove_peer(&peer);
-        kad.store_mut().forget(&peer);
-        self.lookups.forget(&peer);
-        let _ = self.swarm.disconnect_peer_id(peer);
-        self.count_table();
-    }
-
-    fn remember(&self) {
-        let Some(path) = &self.config.remembered else {
-            return;
-        };
-        let contacts = self.shared.contacts();
-        let mut places: Vec<_> = contacts
-            .iter()
-            .filter(|(peer, contact)| contact.place.port != 0 && contacts.banned(peer).is_none())
-            .map(|(_, contact)| {
-                (
-                    contact.connections == 0,
-                    contact.seen.elapsed(),
-                    contact.place,
-                )
-            })
-            .collect();
-        drop(contacts);
-        if places.is_empty() {
-            return;
-        }
-        places.sort_unstable_by_key(|(idle, since, _)| (*idle, *since));
-        let addresses: Vec<SocketAddr> = places
-            .iter()
-            .map(|(_, _, place)| SocketAddr::new(place.ip, place.port))
-            .collect();
-        remembered::write(path, &addresses);
     }
 }
 
