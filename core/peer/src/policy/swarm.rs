@@ -1,6 +1,8 @@
 //! The nodes that have one layer, and what of it is wanted.
 
+mod ahead;
 mod asks;
+mod late;
 mod members;
 mod plan;
 

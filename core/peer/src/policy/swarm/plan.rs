@@ -8,25 +8,13 @@ use super::{Ask, AskId, Step, Swarm, Underway};
 use crate::policy::{Class, Name, Standing, Tier};
 
 /// When everybody who has something is busy, it is looked again after so long.
-const BUSY: Duration = Duration::from_millis(10);
+pub(super) const BUSY: Duration = Duration::from_millis(10);
 
 /// Others may be done meanwhile that had all the room.
-const NO_ROOM: Duration = Duration::from_millis(50);
-
-/// What others tell changes so often at a start that it is not looked every time what can be fetched ahead.
-const LOOK: Duration = Duration::from_millis(10);
-
-/// So many runs of chunks are looked at to find what to fetch ahead next.
-const RUNS: usize = 64;
-
-/// So often the patience with a request that nobody waits for.
-const PREFETCH_PATIENCE: u32 = 10;
-
-/// See `look_ahead`.
-type Ahead = (Vec<(usize, u64, usize)>, Option<Instant>, Vec<usize>);
+pub(super) const NO_ROOM: Duration = Duration::from_millis(50);
 
 /// What can be done for a chunk.
-enum Way<P> {
+pub(super) enum Way<P> {
     /// Ask one of these.
     Ask(Vec<(P, Tier)>),
     /// Wait until then: somebody is about to have it, or to have time.
@@ -48,7 +36,7 @@ impl<P: Name> Swarm<P> {
         std::mem::take(&mut self.steps)
     }
 
-    fn wake_at(&mut self, at: Instant) {
+    pub(super) fn wake_at(&mut self, at: Instant) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
@@ -70,7 +58,7 @@ impl<P: Name> Swarm<P> {
     }
 
     /// Has the registry asked for `chunks`.
-    fn give_over(&mut self, chunks: Range<usize>) {
+    pub(super) fn give_over(&mut self, chunks: Range<usize>) {
         for chunk in chunks.clone() {
             self.fresh_demand.remove(&chunk);
             self.fresh_prefetch.remove(&chunk);
@@ -88,118 +76,8 @@ impl<P: Name> Swarm<P> {
         }
     }
 
-    /// Looks whether requests under way take too long.
-    fn look_after(&mut self, standing: &mut Standing<P>, now: Instant) {
-        let asks: Vec<AskId> = self.underway.keys().copied().collect();
-        for id in asks {
-            let Some(underway) = self.underway.get(&id) else {
-                continue;
-            };
-            if underway.rest.is_empty() {
-                continue;
-            }
-            let since = underway.silent_since();
-            let silent = now.saturating_duration_since(since);
-            let patience = standing.settings.patience;
-            if underway.urgent_since.is_none() {
-                let patience = patience * PREFETCH_PATIENCE;
-                self.at_last(id, since, silent, patience);
-                continue;
-            }
-            let (bytes, is_hedged, is_late) =
-                (underway.bytes, underway.is_hedged, underway.is_late);
-            let peer_after = standing.hedge.peer_after(bytes);
-            let registry_after = standing.hedge.registry_after(bytes);
-            if !is_hedged && silent >= peer_after {
-                self.hedge(standing, now, id);
-            } else if !is_hedged {
-                self.wake_at(since + peer_after);
-            }
-            if !is_late && silent >= registry_after {
-                self.late(standing, now, id);
-            } else if !is_late {
-                self.wake_at(since + registry_after);
-            }
-            self.at_last(id, since, silent, patience);
-        }
-    }
-
-    /// When nothing at all comes, the registry is asked whatever it costs.
-    fn at_last(&mut self, id: AskId, since: Instant, silent: Duration, patience: Duration) {
-        let Some(underway) = self.underway.get_mut(&id) else {
-            return;
-        };
-        if underway.is_given_over {
-            return;
-        }
-        if silent < patience {
-            self.wake_at(since + patience);
-            return;
-        }
-        underway.is_given_over = true;
-        let rest = underway.rest.clone();
-        self.give_over_rest(rest);
-    }
-
-    fn give_over_rest(&mut self, rest: BTreeSet<usize>) {
-        let is_open = |chunk: &usize| {
-            let wanted = self.wanted.get(chunk);
-            wanted.is_some_and(|wanted| !wanted.is_given_over)
-        };
-        let open: BTreeSet<usize> = rest.into_iter().filter(is_open).collect();
-        for run in runs(open) {
-            self.give_over(run);
-        }
-    }
-
-    /// Asks another node for what a request has not brought, if there is one and the budget allows it.
-    fn hedge(&mut self, standing: &mut Standing<P>, now: Instant, id: AskId) {
-        let Some(underway) = self.underway.get_mut(&id) else {
-            return;
-        };
-        underway.is_hedged = true;
-        let (asked, is_hedge) = (underway.ask.peer, underway.ask.is_hedge);
-        let Some(chunks) = runs(underway.rest.clone()).into_iter().next() else {
-            return;
-        };
-        // Twice is enough.
-        if is_hedge {
-            return;
-        }
-        let free = self.free_holders(standing, now, chunks.start, Class::Demand);
-        let others: Vec<(P, Tier)> = free
-            .into_iter()
-            .filter(|(peer, _)| *peer != asked)
-            .collect();
-        let bytes = self.bytes(chunks.clone());
-        let Some(peer) = standing.choose(now, &others, bytes) else {
-            return;
-        };
-        let chunks = self.stretch(chunks, peer, u64::MAX);
-        let bytes = self.bytes(chunks.clone());
-        if standing.hedge.allow(now, bytes) {
-            self.ask(standing, now, peer, chunks, Class::Demand, true);
-        }
-    }
-
-    /// Asks the registry for what a request has not brought, if the budget allows it.
-    fn late(&mut self, standing: &mut Standing<P>, now: Instant, id: AskId) {
-        let Some(underway) = self.underway.get_mut(&id) else {
-            return;
-        };
-        underway.is_late = true;
-        let rest = underway.rest.clone();
-        let bytes = self.bytes(rest.iter().copied());
-        if standing.hedge.allow(now, bytes) {
-            if let Some(underway) = self.underway.get_mut(&id) {
-                underway.is_given_over = true;
-            }
-            self.give_over_rest(rest);
-        }
-    }
-
     /// Who has `chunk`, was not tried for it, and may be asked now.
-    fn free_holders(
+    pub(super) fn free_holders(
         &self,
         standing: &Standing<P>,
         now: Instant,
@@ -223,7 +101,7 @@ impl<P: Name> Swarm<P> {
     }
 
     /// What can be done for a chunk that nobody has who can be asked.
-    fn way_without_holder(
+    pub(super) fn way_without_holder(
         &self,
         standing: &Standing<P>,
         now: Instant,
@@ -299,84 +177,8 @@ impl<P: Name> Swarm<P> {
         chunk..end
     }
 
-    fn plan_prefetch(&mut self, standing: &mut Standing<P>, now: Instant) {
-        if self.fresh_prefetch.is_empty() {
-            return;
-        }
-        if standing.room(Class::Prefetch) == 0 {
-            self.wake_at(now + NO_ROOM);
-            return;
-        }
-        let is_due = self.look_at.is_some_and(|at| at <= now);
-        let soon = self
-            .looked
-            .map(|looked| looked + LOOK)
-            .filter(|soon| *soon > now);
-        match (self.is_stale || is_due, soon) {
-            (true, None) => {}
-            (true, Some(soon)) => return self.wake_at(soon),
-            (false, _) => return self.look_at.into_iter().for_each(|at| self.wake_at(at)),
-        }
-        (self.is_stale, self.looked, self.look_at) = (false, Some(now), None);
-        // There may be more behind what is looked at.
-        let is_more = self.fresh_prefetch.len() > RUNS;
-        let (mut ready, wait, over) = self.look_ahead(standing, now);
-        over.into_iter()
-            .for_each(|chunk| self.give_over(chunk..chunk + 1));
-        // What few have first: then more have it, and all have something to give.
-        ready.sort_unstable();
-        for (_, _, chunk) in ready {
-            if standing.room(Class::Prefetch) == 0 {
-                break;
-            }
-            let free = self.free_holders(standing, now, chunk, Class::Prefetch);
-            if self.fresh_prefetch.contains(&chunk) && !free.is_empty() {
-                let most = standing.settings.prefetch_bytes_max;
-                self.ask_one_of(standing, now, &free, chunk, Class::Prefetch, most);
-            }
-        }
-        let more = is_more.then_some(now + BUSY);
-        self.look_at = [wait, more].into_iter().flatten().min();
-        self.look_at.into_iter().for_each(|at| self.wake_at(at));
-    }
-
-    /// What of the next chunks to fetch ahead somebody can be asked for (how many have it, a lot, which), when to look again, and
-    /// what the registry is to be asked for.
-    fn look_ahead(&mut self, standing: &mut Standing<P>, now: Instant) -> Ahead {
-        let starts = self.prefetch_starts();
-        let free = self.members.free(standing, now, Class::Prefetch);
-        let (mut ready, mut wait, mut over) = (Vec::new(), None::<Instant>, Vec::new());
-        for chunk in starts {
-            let tried = self
-                .wanted
-                .get(&chunk)
-                .map_or(&[][..], |wanted| &wanted.tried);
-            let holders = free.iter().filter(|(_, _, chunks)| chunks.get(chunk));
-            match holders.filter(|(peer, _, _)| !tried.contains(peer)).count() {
-                0 => match self.way_without_holder(standing, now, chunk, Class::Prefetch) {
-                    Way::Ask(_) => {}
-                    Way::Wait(until) => wait = Some(wait.map_or(until, |wait| wait.min(until))),
-                    Way::Registry => over.push(chunk),
-                },
-                holders => ready.push((holders, standing.dice.roll(), chunk)),
-            }
-        }
-        (ready, wait, over)
-    }
-
-    /// Where to look for what to fetch ahead: not always at the same.
-    fn prefetch_starts(&mut self) -> Vec<usize> {
-        let behind = self.fresh_prefetch.range(self.cursor..);
-        let before = self.fresh_prefetch.range(..self.cursor);
-        let starts: Vec<usize> = behind.chain(before).take(RUNS).copied().collect();
-        if self.fresh_prefetch.len() > RUNS {
-            self.cursor = starts.last().map_or(0, |last| last + 1);
-        }
-        starts
-    }
-
     /// Asks one of `free` for `chunk` and what follows it, up to `most` bytes. Answers where that ends.
-    fn ask_one_of(
+    pub(super) fn ask_one_of(
         &mut self,
         standing: &mut Standing<P>,
         now: Instant,
@@ -401,7 +203,7 @@ impl<P: Name> Swarm<P> {
     }
 
     /// As much of `chunks` as `peer` has from their beginning on, up to `most` bytes, but the first one in any case.
-    fn stretch(&self, chunks: Range<usize>, peer: P, most: u64) -> Range<usize> {
+    pub(super) fn stretch(&self, chunks: Range<usize>, peer: P, most: u64) -> Range<usize> {
         let mut bytes = self.length(chunks.start);
         let mut end = chunks.start + 1;
         while end < chunks.end && self.members.holds(peer, end) {
@@ -415,7 +217,7 @@ impl<P: Name> Swarm<P> {
         chunks.start..end
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         standing: &mut Standing<P>,
         now: Instant,
@@ -466,7 +268,7 @@ impl<P: Name> Swarm<P> {
 }
 
 /// The runs of numbers in `set`.
-fn runs(set: BTreeSet<usize>) -> Vec<Range<usize>> {
+pub(super) fn runs(set: BTreeSet<usize>) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for number in set {
         match runs.last_mut() {
