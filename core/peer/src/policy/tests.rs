@@ -254,11 +254,30 @@ fn who_is_called_and_was_never_asked_is_waited_for() {
     let watched = world.swarm.watch(&mut world.standing, world.now, 4);
     let called = origin::called(1, 0, (1..50_u32).map(|peer| (peer, u64::from(peer))));
     assert!(called.iter().all(|peer| watched.contains(peer)));
+    // One that was not watched before is waited for until it has had time to answer.
+    assert_eq!(world.plan(), []);
+    assert_eq!(world.after(ms(100)), []);
     // They tell that they have nothing and get nothing.
     for peer in called {
         world.tell(peer, 0..0, false);
     }
     assert_eq!(world.plan(), [Step::Registry(3..4)]);
+}
+
+#[test]
+fn who_cannot_be_asked_is_not_waited_for() {
+    let mut world = World::new(256, 65_536);
+    world.join(1, 0..0, true);
+    world.join(2, 0..0, true);
+    world.now += Duration::from_secs(5);
+    world.swarm.watch(&mut world.standing, world.now, 4);
+    for peer in [1, 2] {
+        let failed = (&mut world.standing, world.now, peer, Failure::Broken);
+        world
+            .swarm
+            .on_have_failed(failed.0, failed.1, failed.2, failed.3);
+    }
+    assert_eq!(world.want(3..4, Class::Demand), [Step::Registry(3..4)]);
 }
 
 #[test]

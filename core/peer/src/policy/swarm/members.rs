@@ -25,13 +25,13 @@ const SILENT: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 struct Known<P> {
     member: Member<P>,
-    joined: Instant,
     /// What it told last.
     told: Option<Told>,
     told_at: Option<Instant>,
     /// When it was last seen to get something, or said that it does.
     grew: Option<Instant>,
-    is_watched: bool,
+    /// Since when it is asked again and again.
+    watched: Option<Instant>,
 }
 
 /// Who is called to fetch an extent is found out again after so long, for bans end.
@@ -134,8 +134,8 @@ impl<P: Name> Members<P> {
     fn is_growing(&self, peer: P, now: Instant, growing: Duration) -> bool {
         let within = |at: Instant, time| now.saturating_duration_since(at) < time;
         self.known.get(&peer).is_some_and(|known| {
-            // Who was not asked yet may have anything.
-            let is_new = !known.is_watched || within(known.joined, SILENT);
+            // Who was not asked yet, or has not answered yet, may have anything.
+            let is_new = known.watched.is_none_or(|since| within(since, SILENT));
             (known.told_at.is_none() && is_new)
                 || known.grew.is_some_and(|grew| within(grew, growing))
         })
@@ -162,11 +162,10 @@ impl<P: Name> Swarm<P> {
         }
         let joined = Known {
             member,
-            joined: now,
             told: None,
             told_at: None,
             grew: None,
-            is_watched: false,
+            watched: None,
         };
         known.insert(member.peer, joined);
     }
@@ -207,8 +206,8 @@ impl<P: Name> Swarm<P> {
         failure: Failure,
     ) -> Option<crate::policy::Ban<P>> {
         if let Some(known) = self.members.known.get_mut(&peer) {
-            known.is_watched = false;
-            known.told = None;
+            // It was asked, so it is not as if it might have anything.
+            (known.watched, known.told, known.told_at) = (None, None, Some(now));
         }
         match failure {
             // It has the layer no more.
@@ -252,14 +251,17 @@ impl<P: Name> Swarm<P> {
         let mut rest: Vec<(bool, u64, P)> = Vec::new();
         for (peer, known) in &self.members.known {
             if !watched.contains(peer) && standing.is_usable(now, *peer) {
-                rest.push((!known.is_watched, standing.dice.roll(), *peer));
+                rest.push((known.watched.is_none(), standing.dice.roll(), *peer));
             }
         }
         rest.sort_unstable();
         watched.extend(rest.into_iter().map(|(_, _, peer)| peer));
         watched.truncate(most);
         for (peer, known) in &mut self.members.known {
-            known.is_watched = watched.contains(peer);
+            match watched.contains(peer) {
+                true => drop(known.watched.get_or_insert(now)),
+                false => known.watched = None,
+            }
         }
         watched
     }
