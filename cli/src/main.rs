@@ -10,6 +10,7 @@ mod inspect;
 mod interrupt;
 mod layers;
 mod optimize;
+mod peers;
 mod place;
 mod produce;
 mod profile;
@@ -44,6 +45,7 @@ enum Verb {
     Inspect(inspect::Inspect),
     Hydrate(hydrate::Hydrate),
     Profile(profile::Profile),
+    Peers(peers::Peers),
     Convert(convert::Convert),
     Optimize(Box<optimize::Optimize>),
     Check(check::Check),
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Inspect(inspect) => run("inspect", inspect.run()),
         Verb::Hydrate(hydrate) => run("hydrate", hydrate.run()),
         Verb::Profile(profile) => run("profile", profile.run()),
+        Verb::Peers(peers) => run("peers", peers.run()),
         Verb::Convert(convert) => run("convert", convert.run()),
         Verb::Optimize(optimize) => run("optimize", optimize.run()),
         Verb::Check(check) => run("check", check.run()),

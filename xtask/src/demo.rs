@@ -1,10 +1,12 @@
 //! `cargo xtask demo [--plugin NAME | --image REF [COMMAND...]]`: a container on Pontoon, shown step by step; then, without
 //! `--image`, a lazily pulled image beside the same image pulled as a whole, in the form of the plugin that is named.
+//! `cargo xtask demo --nodes N`: several nodes that start one image at once, and give each other what they have.
 //!
 //! Everything private: sandboxes below `target/rig` with their own plugins, containerds and registries. They are gone at
 //! the end, also after a failure and after Ctrl-C.
 
 mod lazy;
+mod nodes;
 
 use std::error::Error;
 use std::path::Path;
@@ -26,7 +28,8 @@ const PLUGIN: &str = "pontoon-overlayfs";
 const HOLDER: &str = "pontoon-holder";
 const COMMAND: &str = "pontoon";
 
-const USAGE: &str = "usage: cargo xtask demo [--plugin stargz|nydus | --image REF [COMMAND...]]";
+const USAGE: &str =
+    "usage: cargo xtask demo [--plugin stargz|nydus | --nodes N | --image REF [COMMAND...]]";
 
 /// Numbers the steps and times them.
 struct Show {
@@ -53,9 +56,15 @@ impl Show {
 
 /// Shows one container's life; with `--image REF` on an image from a registry.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let mut nodes = None;
     let (image, command, form) = match arguments {
         [] => (None, &[][..], Form::Estargz),
         [flag, name] if flag == "--plugin" => (None, &[][..], Form::of(name)?),
+        [flag, number] if flag == "--nodes" => {
+            let parsed = number.parse().ok().filter(|nodes| (2..=16).contains(nodes));
+            nodes = Some(parsed.ok_or("--nodes takes a number from 2 to 16")?);
+            (None, &[][..], Form::Estargz)
+        }
         [flag, reference, command @ ..] if flag == "--image" => {
             (Some(reference.as_str()), command, Form::Estargz)
         }
@@ -74,12 +83,14 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
     };
     prepare(root, &mut show, image.is_none().then_some(form))?;
     let target = root.join("target/release");
-    let ended =
-        present(&mut show, &target.join(PLUGIN), image, command).and_then(|()| match image {
-            None => lazy::present(&mut show, &target, form),
-            // Nobody says that it can be pulled lazily.
-            Some(_) => Ok(()),
-        });
+    let plugin = target.join(PLUGIN);
+    let ended = match (nodes, image) {
+        (Some(nodes), _) => nodes::present(&mut show, &target, nodes),
+        // Nobody says that it can be pulled lazily.
+        (None, Some(_)) => present(&mut show, &plugin, image, command),
+        (None, None) => present(&mut show, &plugin, image, command)
+            .and_then(|()| lazy::present(&mut show, &target, form)),
+    };
     // The sandboxes are gone here: every value that held a part of them was dropped.
     println!("\nCleaned up: no process, mount or file of the demo is left.");
     ended.map_err(|error| format!("{error:?}"))?;

@@ -30,6 +30,8 @@ pub struct Setup {
     /// With a directory of `hosts.toml` files, the image service of Kubernetes on the
     /// plugin (1.7 only).
     pub cri_hosts: Option<PathBuf>,
+    /// The network namespace that both run in, if not this process's.
+    pub namespace: Option<String>,
 }
 
 impl Setup {
@@ -42,6 +44,7 @@ impl Setup {
             lazy: false,
             other_names: Vec::new(),
             cri_hosts: None,
+            namespace: None,
         }
     }
 
@@ -84,7 +87,8 @@ impl Cluster {
     }
 
     /// Starts both in a sandbox that has something already, a registry for example.
-    pub fn start_in(sandbox: Sandbox, setup: Setup) -> Result<Self> {
+    pub fn start_in(sandbox: Sandbox, mut setup: Setup) -> Result<Self> {
+        setup.plugin.namespace.clone_from(&setup.namespace);
         let plugin = Plugin::start(&sandbox, setup.plugin)?;
         let mut proxy = Proxy {
             name: SNAPSHOTTER.into(),
@@ -113,6 +117,7 @@ impl Cluster {
                     snapshotter: SNAPSHOTTER.into(),
                     hosts,
                 }),
+                namespace: setup.namespace,
             },
         )?;
         Ok(Self {

@@ -81,6 +81,7 @@ fn holds_up_nobody(setup: Setup, stalls: &[Stall], answer: Code) {
         site: site::Setup {
             users: Users::Bearer,
             tls: false,
+            ..site::Setup::default()
         },
         known: Known::DockerConfig,
         ..setup
