@@ -136,6 +136,14 @@ pub enum Error {
         /// What the registry said, shortened.
         reason: String,
     },
+    /// What is to be given to a registry cannot be read here.
+    #[error("what is to become {object} cannot be read: {source}; look at where it comes from")]
+    Unreadable {
+        /// What it was to become.
+        object: String,
+        /// Why it cannot be read.
+        source: Cause,
+    },
     /// Our own configuration is wrong.
     #[error("cannot use {path}: {reason}; correct it")]
     Configuration {
@@ -188,6 +196,7 @@ impl Error {
             Error::Malformed { .. } => "malformed",
             Error::Unsupported { .. } => "unsupported",
             Error::Refused { .. } => "refused",
+            Error::Unreadable { .. } => "unreadable",
             Error::Configuration { .. } => "configuration",
             Error::Credentials { .. } => "credentials",
         }

@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) can_pull: bool,
     /// Whether it is believed what a tag stands for.
     pub(crate) can_resolve: bool,
+    /// Whether it may be given something.
+    pub(crate) can_push: bool,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) tls: TlsSettings,
     pub(crate) dial_timeout: Option<Duration>,
@@ -130,6 +132,7 @@ fn registry_itself(host: &str, tls: TlsSettings) -> Result<Settings> {
         is_mirror: false,
         can_pull: true,
         can_resolve: true,
+        can_push: true,
         headers: Vec::new(),
         tls,
         dial_timeout: None,

@@ -4,6 +4,8 @@
 //! mirrors. It speaks the OCI distribution specification, asks [`Credentials`] when a registry wants some, and gives
 //! [`Blob`]s, of which any range can be read, several of them as if they were one ([`Joined`]). What can go wrong is an [`Error`], which knows whether it will pass.
 //!
+//! It also gives: [`Registry::push_blob`] and [`Registry::push_manifest`].
+//!
 //! Nothing here is verified but manifests and what [`Registry::fetch`] gives whole: whoever reads a range knows the
 //! digests of its parts.
 
@@ -30,4 +32,4 @@ pub use manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest, Platform};
 pub use reference::Reference;
 #[cfg(feature = "fuzzing")]
 pub use registry::fuzzing;
-pub use registry::{Registry, Traffic};
+pub use registry::{Open, Pushed, Registry, Sent, Traffic, Upload};

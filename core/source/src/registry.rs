@@ -11,9 +11,11 @@ pub(crate) mod failure;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod meter;
+mod push;
 mod token;
 mod tour;
 mod transfer;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +33,9 @@ use crate::credential::Credentials;
 use crate::error::{Error, Result};
 use crate::manifest::{self, Descriptor, Document, MANIFEST_BYTES_MAX, Manifest};
 use crate::reference::Reference;
+
+pub use push::Pushed;
+pub use upload::{Open, Sent, Upload};
 
 pub(crate) use body::whole;
 pub(crate) use book::build;
@@ -196,6 +201,21 @@ impl Registry {
             object: reference.to_string(),
             reason: "its indexes are nested too deeply".to_owned(),
         })
+    }
+
+    /// The bytes of the manifest or the index `digest` of the repository of `reference`, verified. Nothing is read out of
+    /// them.
+    pub async fn manifest_bytes(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Verified<Bytes>> {
+        let object = format!(
+            "manifest {digest} of {}/{}",
+            reference.host(),
+            reference.repository()
+        );
+        self.document(reference, digest, &object).await
     }
 
     async fn document(

@@ -93,6 +93,7 @@ impl File<'_> {
             base,
             can_pull: true,
             can_resolve: true,
+            can_push: true,
             headers: Vec::new(),
             tls: TlsSettings::default(),
             dial_timeout: None,
@@ -142,6 +143,7 @@ impl File<'_> {
         if !words.is_empty() {
             fields.can_pull = has("pull");
             fields.can_resolve = has("resolve");
+            fields.can_push = has("push");
         }
     }
 
@@ -207,6 +209,7 @@ impl File<'_> {
 struct Fields {
     can_pull: bool,
     can_resolve: bool,
+    can_push: bool,
     headers: Vec<(String, String)>,
     tls: TlsSettings,
     dial_timeout: Option<Duration>,
@@ -218,6 +221,7 @@ impl Default for Fields {
         Fields {
             can_pull: true,
             can_resolve: true,
+            can_push: true,
             headers: Vec::new(),
             tls: TlsSettings::default(),
             dial_timeout: None,
@@ -230,6 +234,7 @@ impl Fields {
     fn apply(self, settings: &mut Settings) {
         settings.can_pull = self.can_pull;
         settings.can_resolve = self.can_resolve;
+        settings.can_push = self.can_push;
         settings.headers = self.headers;
         settings.tls = self.tls;
         settings.dial_timeout = self.dial_timeout;
@@ -311,8 +316,8 @@ mod tests {
             ]
         );
         assert_eq!(settings[0].host, "z.example:5000");
-        assert!(settings[0].can_pull && !settings[0].can_resolve);
-        assert!(settings[1].can_resolve);
+        assert!(settings[0].can_pull && !settings[0].can_resolve && !settings[0].can_push);
+        assert!(settings[1].can_resolve && settings[1].can_push);
         assert_eq!(
             settings[0].dial_timeout,
             Some(Duration::from_millis(61_500))

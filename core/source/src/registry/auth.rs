@@ -22,7 +22,7 @@ use crate::credential::{CANDIDATES_MAX, Credential, Secret};
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 
-/// Repositories whose passes are kept per host.
+/// Passes that are kept per host: one for each repository and what is done there.
 const SLOTS_MAX: usize = 4096;
 
 /// For how long a host is not asked again whether it takes what it refused.
@@ -40,6 +40,7 @@ const MARGIN_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Auth {
     /// As the host said last; with it a new repository needs no refused request first.
     scheme: RwLock<Option<Scheme>>,
+    /// By the scope that is asked for.
     slots: Mutex<HashMap<String, Arc<Slot>>>,
 }
 
@@ -93,7 +94,7 @@ impl Slot {
 impl Auth {
     /// What to show, as far as is known: nothing before the host has asked for something.
     pub(crate) async fn pass(&self, visit: &Visit<'_>) -> Result<Option<Arc<Pass>>> {
-        let slot = self.slot(visit.reference.repository());
+        let slot = self.slot(&visit.own_scope());
         if let Some(pass) = slot.current() {
             return Ok(Some(pass));
         }
@@ -140,34 +141,77 @@ impl Auth {
         let Some(scheme) = scheme else {
             return Err(visit.unauthorized("it refuses, and does not say how to log in"));
         };
-        let slot = self.slot(visit.reference.repository());
+        let slot = self.slot(&visit.own_scope());
         match visit.renew(&slot, &scheme, scope, used).await? {
             Some(_) => Ok(()),
             None => Err(visit.unauthorized("there are no credentials for it")),
         }
     }
 
-    fn slot(&self, repository: &str) -> Arc<Slot> {
+    fn slot(&self, scope: &str) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = slots.get(repository) {
+        if let Some(slot) = slots.get(scope) {
             return Arc::clone(slot);
         }
         if slots.len() >= SLOTS_MAX {
             slots.retain(|_, slot| Arc::strong_count(slot) > 1);
         }
-        Arc::clone(slots.entry(repository.to_owned()).or_default())
+        Arc::clone(slots.entry(scope.to_owned()).or_default())
     }
 }
 
-/// Somebody who asks a host for something.
+/// What somebody wants to do in a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rights<'a> {
+    /// Reading.
+    Pull,
+    /// Giving it something, perhaps out of another repository.
+    Push {
+        /// That other one.
+        from: Option<&'a str>,
+    },
+}
+
+/// Somebody who asks a host for something, or gives it something.
 pub(crate) struct Visit<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) reference: &'a Reference,
     pub(crate) object: &'a str,
+    pub(crate) rights: Rights<'a>,
 }
 
 impl Visit<'_> {
+    /// What a token has to be good for, as far as we know.
+    fn own_scope(&self) -> String {
+        let repository = self.reference.repository();
+        match self.rights {
+            Rights::Pull => format!("repository:{repository}:pull"),
+            Rights::Push { from: None } => format!("repository:{repository}:pull,push"),
+            Rights::Push { from: Some(from) } => {
+                format!("repository:{repository}:pull,push repository:{from}:pull")
+            }
+        }
+    }
+
+    /// The same where the registry has said what it wants. Who pushes asks for that from the first request on, which may be
+    /// one for which the registry wants less.
+    fn scope(&self, wanted: Option<&str>) -> String {
+        let own = self.own_scope();
+        match (self.rights, wanted) {
+            (_, None) => own,
+            (Rights::Pull, Some(wanted)) => wanted.to_owned(),
+            (Rights::Push { .. }, Some(wanted)) => {
+                let place = |scope: &str| scope.rsplit_once(':').map(|(place, _)| place.to_owned());
+                let is_other =
+                    |scope: &&str| own.split(' ').all(|known| place(known) != place(scope));
+                let others = wanted.split_ascii_whitespace().filter(is_other);
+                let all: Vec<&str> = own.split(' ').chain(others).collect();
+                all.join(" ")
+            }
+        }
+    }
+
     /// A pass other than `used`. `None` if there is nothing to show and nothing was refused yet.
     async fn renew(
         &self,
@@ -294,11 +338,11 @@ impl Visit<'_> {
                 return Err(self.unauthorized("it takes only user and password"));
             }
             (Scheme::Bearer { realm, service }, secret) => {
-                let own = format!("repository:{}:pull", self.reference.repository());
+                let scope = self.scope(scope);
                 let asked = token::Request {
                     realm,
                     service: service.as_deref(),
-                    scope: scope.unwrap_or(&own),
+                    scope: &scope,
                     secret,
                 };
                 let token = token::request(self, &asked).await?;

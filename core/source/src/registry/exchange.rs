@@ -7,7 +7,7 @@ use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LO
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::Shared;
-use super::auth::{Pass, Visit};
+use super::auth::{Pass, Rights, Visit};
 use super::endpoint::Endpoint;
 use super::{body, challenge, failure};
 use crate::credential::CANDIDATES_MAX;
@@ -19,7 +19,7 @@ use crate::reference::Reference;
 const REDIRECTS_MAX: usize = 5;
 
 /// Every credential, one pass that ended, one request to learn the scheme, one as nobody.
-const TRIES_MAX: usize = CANDIDATES_MAX + 3;
+pub(super) const TRIES_MAX: usize = CANDIDATES_MAX + 3;
 
 /// What is asked for, of whichever host.
 pub(crate) struct Ask<'a> {
@@ -53,8 +53,9 @@ impl Endpoint {
             endpoint: self,
             reference: ask.reference,
             object: ask.object,
+            rights: Rights::Pull,
         };
-        let url = self.url(ask);
+        let url = self.url(ask.reference, &ask.path);
         for _ in 0..TRIES_MAX {
             let pass = self.auth.pass(&visit).await?;
             let answer = self
@@ -102,17 +103,13 @@ impl Endpoint {
         self.follow(shared, ask, url.clone(), None).await
     }
 
-    fn url(&self, ask: &Ask<'_>) -> Url {
+    /// Where `path` of the repository of `reference` is.
+    pub(super) fn url(&self, reference: &Reference, path: &str) -> Url {
         let mut url = self.settings.base.clone();
         let base = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!(
-            "{base}/{}/{}",
-            ask.reference.repository(),
-            ask.path
-        ));
+        url.set_path(&format!("{base}/{}/{path}", reference.repository()));
         if self.settings.is_mirror {
-            url.query_pairs_mut()
-                .append_pair("ns", ask.reference.host());
+            url.query_pairs_mut().append_pair("ns", reference.host());
         }
         url
     }

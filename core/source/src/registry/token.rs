@@ -89,9 +89,10 @@ pub(crate) async fn request(visit: &Visit<'_>, asked: &Request<'_>) -> Result<To
 
 fn get(visit: &Visit<'_>, asked: &Request<'_>, account: Option<&str>) -> RequestBuilder {
     let mut url = asked.realm.clone();
+    let scopes = asked.scope.split_ascii_whitespace();
     url.query_pairs_mut()
         .extend_pairs(asked.service.map(|service| ("service", service)))
-        .append_pair("scope", asked.scope)
+        .extend_pairs(scopes.map(|scope| ("scope", scope)))
         .extend_pairs(account.map(|account| ("account", account)));
     builder(visit, Method::GET, url)
 }

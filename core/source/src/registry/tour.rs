@@ -207,7 +207,7 @@ impl Tour {
 }
 
 /// Doubles from round to round; random, so that many who failed together do not come back together.
-fn pause(config: &Config, round: u32) -> Duration {
+pub(super) fn pause(config: &Config, round: u32) -> Duration {
     let whole = config
         .backoff
         .saturating_mul(2_u32.saturating_pow(round.saturating_sub(1).min(16)))
