@@ -13,9 +13,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::body::Body;
+use super::dfdaemon::TOLD;
 use super::endpoint::Endpoint;
 use super::exchange::{Answer, Ask};
-use super::dfdaemon::TOLD;
 use super::failure;
 use super::part::{Held, content_range};
 use super::tour::{Need, Tour};

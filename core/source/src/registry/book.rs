@@ -181,7 +181,12 @@ impl Book {
             // What HTTP_PROXY names is not asked how to get to a dfdaemon.
             client.any.clone_from(&client.loopback);
         }
-        Ok(Arc::new(Endpoint::new(settings, client, door, &self.config)))
+        Ok(Arc::new(Endpoint::new(
+            settings,
+            client,
+            door,
+            &self.config,
+        )))
     }
 
     /// Hosts with the same TLS settings share a pool.
@@ -214,7 +219,10 @@ fn build_with(tls: &TlsSettings, connect_timeout: Duration, proxy: Option<&str>)
         path: "the HTTP client".to_owned(),
         reason: error.to_string(),
     };
-    let proxy = proxy.map(reqwest::Proxy::all).transpose().map_err(unusable)?;
+    let proxy = proxy
+        .map(reqwest::Proxy::all)
+        .transpose()
+        .map_err(unusable)?;
     let builder = || {
         reqwest::Client::builder()
             .tls_backend_preconfigured(config.clone())

@@ -215,7 +215,10 @@ impl Endpoint {
     }
 
     fn failed_itself(&self, object: &str, status: StatusCode) -> Error {
-        let reason = format!("it answers {} and failed itself; see its log", status.as_u16());
+        let reason = format!(
+            "it answers {} and failed itself; see its log",
+            status.as_u16()
+        );
         failure::unavailable(&self.settings.host, object, reason)
     }
 

@@ -104,7 +104,9 @@ impl Transfer {
                     let queued = Instant::now();
                     let permit = endpoint.place(self.urgency).await;
                     tour.queued(queued.elapsed());
-                    let opened = self.source.open(&endpoint, self.range.clone(), self.urgency, permit);
+                    let opened =
+                        self.source
+                            .open(&endpoint, self.range.clone(), self.urgency, permit);
                     match opened.await {
                         Ok(open) => none.insert((place, open)),
                         Err(error) => {
