@@ -13,6 +13,7 @@ use pontoon_remote::{
 use pontoon_source::{Credential, KubernetesConfig};
 
 use crate::Flavor;
+use crate::doors::{DragonflySection, MirrorSection};
 
 section! {
     /// As for every overlay snapshotter.
@@ -195,6 +196,8 @@ pub struct LazySections<F> {
     pub overlay: OverlaySection,
     /// `[registry]`
     pub registry: RegistrySection,
+    /// `[dragonfly]`
+    pub dragonfly: DragonflySection,
     /// `[credentials]`
     pub credentials: CredentialsSection,
     /// `[cache]`
@@ -207,6 +210,8 @@ pub struct LazySections<F> {
     pub lazy: LazySection,
     /// `[unpack]`
     pub unpack: UnpackSection,
+    /// `[mirror]`
+    pub mirror: MirrorSection,
     flavor: PhantomData<F>,
 }
 
@@ -215,12 +220,14 @@ impl<F: Flavor> Sections for LazySections<F> {
         vec![
             (F::NAME, &mut self.overlay),
             ("registry", &mut self.registry),
+            ("dragonfly", &mut self.dragonfly),
             ("credentials", &mut self.credentials),
             ("cache", &mut self.cache),
             ("background", &mut self.background),
             ("holder", &mut self.holder),
             ("lazy", &mut self.lazy),
             ("unpack", &mut self.unpack),
+            ("mirror", &mut self.mirror),
         ]
     }
 }
@@ -241,6 +248,7 @@ impl<F: Flavor> LazySections<F> {
                 hosts_directories: std::env::split_paths(&self.registry.config_path)
                     .filter(|path| path.is_absolute())
                     .collect(),
+                dragonfly: self.dragonfly.provider(),
                 connect_timeout: seconds(self.registry.connect_seconds.0),
                 stall_timeout: seconds(self.registry.stall_seconds.0),
                 patience,
