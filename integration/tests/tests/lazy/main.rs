@@ -20,6 +20,7 @@ mod faults;
 mod holder;
 mod life;
 mod memory;
+mod mirror;
 mod nydus;
 mod ordinary;
 mod readers;

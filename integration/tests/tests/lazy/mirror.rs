@@ -1,0 +1,187 @@
+//! The mirror for other clients: another containerd, without any plugin of ours, pulls what the first one has.
+
+use std::path::Path;
+
+use pontoon_integration::BUILTIN;
+use pontoon_layer::Digest;
+use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
+use pontoon_rig::command::{attempt, run};
+use pontoon_rig::containerd::{self, Containerd, Pull, Version};
+use pontoon_rig::gate::Request;
+use pontoon_rig::hosts::{self, Host};
+use pontoon_rig::image;
+use pontoon_rig::plugin::Kind;
+use pontoon_rig::sandbox::Sandbox;
+use pontoon_rig::site::{self, Site, Users};
+use pontoon_rig::token::{PASSWORD, USER};
+
+use crate::stage::LIMIT;
+
+/// A node with the plugin and its mirror, and an ordinary image that it has pulled. The registry ends first.
+struct Node {
+    site: Site,
+    cluster: Cluster,
+    mirror: String,
+    image: String,
+    /// The same by digest.
+    digest: String,
+}
+
+impl Node {
+    /// `registries` are those whose content the mirror gives. `None` if the plugin under test is not ours.
+    fn start(users: Users, registries: &[&str]) -> Option<Self> {
+        if Kind::lazy_from_env() == Kind::Stargz {
+            return None;
+        }
+        let sandbox = Sandbox::new().unwrap();
+        let setup = site::Setup { users, tls: false };
+        let site = Site::start(&sandbox, setup).unwrap();
+        let config = format!(
+            "[registry]\nconfig_path = {:?}\n[mirror]\nlisten = \"127.0.0.1:0\"\ncontainerd = {:?}\nnamespace = {:?}\nregistries = {registries:?}\n",
+            site.hosts_dir(),
+            sandbox.path("containerd/c.sock"),
+            sandbox.name(),
+        );
+        let cluster = Cluster::start_in(sandbox, Setup::lazy(Version::V2_3, &config)).unwrap();
+        let log = cluster.plugin.log();
+        let told = log
+            .lines()
+            .find(|line| line.contains("other clients on this node"))
+            .unwrap();
+        let address = told.split("address=").nth(1).unwrap();
+        let mirror = address.split_whitespace().next().unwrap().to_owned();
+
+        let dir = cluster.sandbox.subdir("odd").unwrap();
+        let image = site
+            .push(&image::odd(&dir).unwrap(), "team/odd", "1")
+            .unwrap();
+        let user = (users != Users::All).then(|| format!("{USER}:{PASSWORD}"));
+        let pull = Pull {
+            reference: &image,
+            snapshotter: SNAPSHOTTER,
+            hosts: Some(site.hosts_dir()),
+            user: user.as_deref(),
+        };
+        cluster.containerd.pull(&pull).unwrap();
+        let manifest = site.store().manifest("team/odd", "1").unwrap();
+        let digest = format!("{}/team/odd@{}", site.host(), Digest::of(&manifest));
+        Some(Node {
+            site,
+            cluster,
+            mirror,
+            image,
+            digest,
+        })
+    }
+}
+
+/// A containerd of its own, which asks the mirror of a node first.
+struct Other {
+    containerd: Containerd,
+    sandbox: Sandbox,
+}
+
+impl Other {
+    fn start(version: Version, node: &Node) -> Self {
+        let sandbox = Sandbox::new().unwrap();
+        let setup = containerd::Setup {
+            version,
+            proxies: Vec::new(),
+            concurrent_unpacks: 1,
+            cri: None,
+        };
+        let host = Host {
+            capabilities: vec!["pull".to_owned(), "resolve".to_owned()],
+            ..Host::new(format!("http://{}", node.mirror))
+        };
+        let registry = format!("http://{}", node.site.host());
+        let dir = sandbox.subdir("hosts").unwrap();
+        hosts::write(&dir, node.site.host(), Some(&registry), &[host]).unwrap();
+        Other {
+            containerd: Containerd::start(&sandbox, &setup).unwrap(),
+            sandbox,
+        }
+    }
+
+    fn hosts(&self) -> std::path::PathBuf {
+        self.sandbox.path("hosts")
+    }
+
+    fn pull(&self, reference: &str) -> bool {
+        let hosts = self.hosts();
+        let pull = pull(reference, &hosts);
+        let mut command = self.containerd.transfer_pull_command(&pull);
+        attempt(&mut command, LIMIT).unwrap().status.success()
+    }
+}
+
+fn pull<'a>(reference: &'a str, hosts: &'a Path) -> Pull<'a> {
+    Pull {
+        reference,
+        snapshotter: BUILTIN,
+        hosts: Some(hosts),
+        user: None,
+    }
+}
+
+/// With the registry only for what the tag stands for; and without it, by digest.
+#[test]
+fn a_plain_containerd_pulls_from_the_mirror() {
+    // As containerd names them, without the port.
+    let Some(node) = Node::start(Users::All, &["127.0.0.1"]) else {
+        return;
+    };
+    for version in Version::ALL {
+        let other = Other::start(version, &node);
+        let gate = &node.site.gate;
+        let (requests, blobs) = (gate.requests(), gate.count(Request::is_blob));
+        let hosts = other.hosts();
+        let mut command = other
+            .containerd
+            .transfer_pull_command(&pull(&node.image, &hosts));
+        run(&mut command, LIMIT).unwrap();
+        assert_eq!(gate.count(Request::is_blob), blobs, "{version:?}");
+        assert!(
+            gate.requests() > requests,
+            "{version:?}: a tag is the registry's to tell"
+        );
+    }
+    node.site.gate.down().unwrap();
+    for version in Version::ALL {
+        let other = Other::start(version, &node);
+        assert!(
+            !other.pull(&node.image),
+            "{version:?}: nobody can tell what a tag stands for"
+        );
+        assert!(other.pull(&node.digest), "{version:?}");
+        let cat = ["/bin/cat", "/data/kept"];
+        let kept = other
+            .containerd
+            .run(BUILTIN, &[], &node.digest, "reader", &cat);
+        assert_eq!(kept.unwrap().stdout.trim_end(), "kept", "{version:?}");
+    }
+    // What is not there is not found, and nothing else happens.
+    let absent = Other::start(Version::V2_3, &node);
+    let digest = format!("{}/team/odd@{}", node.site.host(), Digest::of(b"absent"));
+    assert!(!absent.pull(&digest));
+    assert!(
+        !node.cluster.plugin.log().contains(" ERROR "),
+        "{}",
+        node.cluster.plugin.log()
+    );
+}
+
+/// Whoever knows a digest gets it without credentials, which is what the page about the mirror says; a name is of no use to
+/// him. An operator can keep a registry out of it.
+#[test]
+fn a_private_image_is_found_by_digest_only() {
+    let user = Users::Basic;
+    for (registries, is_given) in [(&[][..], true), (&["public.example"][..], false)] {
+        let Some(node) = Node::start(user, registries) else {
+            return;
+        };
+        let other = Other::start(Version::V2_3, &node);
+        assert!(!other.pull(&node.image));
+        assert_eq!(other.pull(&node.digest), is_given, "{registries:?}");
+    }
+}
