@@ -94,15 +94,14 @@ pub enum DragonflyCredentials {
 }
 
 impl Dragonfly {
-    /// Whether it is asked for what lies at `registry`, whose place is `settings`.
-    pub(crate) fn serves(&self, registry: &str, settings: &Settings) -> bool {
-        let is_named =
-            self.registries.is_empty() || self.registries.iter().any(|one| one == registry);
-        // A dfdaemon that does not trust itself to be let through TLS would only break it.
-        let is_open = self.mode == DragonflyMode::Mirror
-            || settings.base.scheme() == "http"
-            || self.ca.is_some();
-        is_named && is_open
+    /// Whether it is to be asked for what lies at `registry`.
+    pub(crate) fn names(&self, registry: &str) -> bool {
+        self.registries.is_empty() || self.registries.iter().any(|one| one == registry)
+    }
+
+    /// Whether it can be asked for what lies at the place `registry`: as a proxy it would show a certificate of its own.
+    pub(crate) fn opens(&self, registry: &Settings) -> bool {
+        self.mode == DragonflyMode::Mirror || registry.base.scheme() == "http" || self.ca.is_some()
     }
 
     /// The place at which it stands in for `registry`. `None` without an address.

@@ -33,9 +33,17 @@ const CLIENTS_MAX: usize = 64;
 pub(crate) struct Book {
     config: Config,
     known: Mutex<HashMap<String, Known>>,
-    clients: Mutex<HashMap<(TlsSettings, Duration, Option<String>), Client>>,
+    clients: Mutex<HashMap<Way, Client>>,
     /// It was said that registries with TLS go past the dfdaemon.
     is_told_of_tls: AtomicBool,
+}
+
+/// What makes connections different.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Way {
+    tls: TlsSettings,
+    connect_timeout: Duration,
+    proxy: Option<String>,
 }
 
 #[derive(Debug)]
@@ -132,10 +140,11 @@ impl Book {
         if places.iter().any(is_known) {
             return Ok(None);
         }
-        if !config.serves(host, &registry.settings) {
-            let is_for_tls =
-                config.mode == DragonflyMode::Proxy && registry.settings.base.scheme() == "https";
-            if is_for_tls && !self.is_told_of_tls.swap(true, Ordering::Relaxed) {
+        if !config.names(host) {
+            return Ok(None);
+        }
+        if !config.opens(&registry.settings) {
+            if !self.is_told_of_tls.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     host,
                     "registries with TLS are read past the dfdaemon; set [dragonfly] mode = \"mirror\", or ca"
@@ -192,7 +201,11 @@ impl Book {
     /// Hosts with the same TLS settings share a pool.
     fn client(&self, settings: &Settings, proxy: Option<&str>) -> Result<Client> {
         let timeout = settings.dial_timeout.unwrap_or(self.config.connect_timeout);
-        let key = (settings.tls.clone(), timeout, proxy.map(str::to_owned));
+        let key = Way {
+            tls: settings.tls.clone(),
+            connect_timeout: timeout,
+            proxy: proxy.map(str::to_owned),
+        };
         let mut clients = lock(&self.clients);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
