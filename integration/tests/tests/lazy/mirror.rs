@@ -1,7 +1,12 @@
 //! The mirror for other clients: another containerd, without any plugin of ours, pulls what the first one has.
 
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
+use bytes::Bytes;
+use pontoon_containerd::{Client, Descriptor};
 use pontoon_integration::BUILTIN;
 use pontoon_layer::Digest;
 use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
@@ -184,4 +189,66 @@ fn a_private_image_is_found_by_digest_only() {
         assert!(!other.pull(&node.image));
         assert_eq!(other.pull(&node.digest), is_given, "{registries:?}");
     }
+}
+
+/// More than sockets and windows of HTTP/2 hold.
+const LARGE: usize = 64 << 20;
+
+/// A blob in containerd that nothing refers to, kept by a lease that ends with the test.
+async fn put(node: &Node, bytes: &Bytes) -> Digest {
+    let containerd = &node.cluster.containerd;
+    let client = Client::new(&containerd.socket(), containerd.namespace()).unwrap();
+    let lease = client.leases().create("test", LIMIT * 10).await.unwrap();
+    let descriptor = Descriptor {
+        media_type: "application/octet-stream".to_owned(),
+        digest: Digest::of(bytes),
+        size: bytes.len() as u64,
+        annotations: BTreeMap::new(),
+    };
+    let whole = |offset: u64| {
+        let rest = bytes.slice(offset as usize..);
+        let pieces = rest.chunks(1 << 20).map(Bytes::copy_from_slice);
+        tokio_stream::iter(pieces.map(io::Result::Ok).collect::<Vec<_>>())
+    };
+    let store = lease.client().content();
+    store
+        .ingest(&descriptor, &BTreeMap::new(), whole)
+        .await
+        .unwrap();
+    descriptor.digest
+}
+
+/// Asks the mirror for a blob, and leaves the answer unread.
+fn ask(node: &Node, digest: &Digest) -> TcpStream {
+    let mut stream = TcpStream::connect(&node.mirror).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let host = &node.mirror;
+    let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// All of them are read over one connection to containerd.
+#[test]
+fn a_client_that_does_not_read_holds_nobody_up() {
+    let Some(node) = Node::start(Users::All, &[]) else {
+        return;
+    };
+    let bytes = Bytes::from(image::noise(5, LARGE));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let digest = runtime.block_on(put(&node, &bytes));
+    let mut idle: Vec<TcpStream> = (0..8).map(|_| ask(&node, &digest)).collect();
+    for stream in &mut idle {
+        // It has begun.
+        stream.read_exact(&mut [0]).unwrap();
+    }
+    let mut reader = BufReader::new(ask(&node, &digest));
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+    }
+    let mut whole = vec![0; LARGE];
+    reader.read_exact(&mut whole).unwrap();
+    assert!(whole == bytes);
 }
