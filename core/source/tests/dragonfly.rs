@@ -63,7 +63,9 @@ async fn blobs_come_through_it_and_nothing_else_does() {
     let image = reference(&server, "team/app");
     let found = registry.resolve(&image).await.unwrap();
     registry.manifest(&image, &found).await.unwrap();
-    assert_eq!((server.seen().len(), dfdaemon.seen().len()), (2, 0));
+    let size = registry.blob_size(&image, &digest).await.unwrap();
+    assert_eq!(size, SIZE as u64);
+    assert_eq!((server.seen().len(), dfdaemon.seen().len()), (3, 0));
 
     let app = registry.blob(&image, digest.clone(), SIZE as u64);
     let demanded = app.read(10..20_000, Urgency::Demand).await.unwrap();
@@ -72,7 +74,7 @@ async fn blobs_come_through_it_and_nothing_else_does() {
     assert_eq!(ahead.unwrap(), bytes[20_000..30_000]);
     assert_eq!(
         (server.seen().len(), registry.traffic().dragonfly_bytes),
-        (2, 29_990)
+        (3, 29_990)
     );
     let seen = dfdaemon.seen();
     let [first, second] = seen.as_slice() else {
@@ -384,6 +386,56 @@ async fn a_hosts_toml_that_was_written_for_it_is_understood() {
         assert_eq!(seen.header("x-dragonfly-registry"), Some(&*named));
     }
     assert_eq!(dfdaemon.seen_of("/blobs/").len(), 2);
+}
+
+#[tokio::test]
+async fn a_part_that_is_called_the_whole_says_how_large_that_is() {
+    let (bytes, digest) = blob(SIZE);
+    let content = Content::default().blob(&bytes);
+    let dfdaemon = Server::start(move |seen| {
+        let mut reply = content.answer(seen);
+        reply.status = 200;
+        reply
+    })
+    .await;
+    let text = format!(
+        "[host.'{}'.header]\nX-Dragonfly-Registry = 'https://r.example'\n",
+        dfdaemon.url()
+    );
+    let (_root, hosts_directories) = hosts(&text);
+    let config = Config {
+        hosts_directories,
+        ..quick()
+    };
+    let registry = Registry::new(config, Arc::new(Anonymous));
+    let image = Reference::parse("r.example/app:1").unwrap();
+    let size = registry.blob_size(&image, &digest).await.unwrap();
+    assert_eq!(size, SIZE as u64);
+}
+
+#[tokio::test]
+async fn nothing_is_pushed_through_it() {
+    let server = Server::start(|_| Reply::new(201)).await;
+    let dfdaemon = Server::start(|_| Reply::new(201)).await;
+    let text = format!(
+        "server = '{}'\n[host.'{}'.header]\nX-Dragonfly-Registry = '{}'\n",
+        server.url(),
+        dfdaemon.url(),
+        server.url()
+    );
+    let (_root, hosts_directories) = hosts(&text);
+    let config = Config {
+        hosts_directories,
+        ..quick()
+    };
+    let registry = Registry::new(config, Arc::new(Anonymous));
+    let image = Reference::parse("r.example/app:1").unwrap();
+    let (name, media_type) = ("1", "application/vnd.oci.image.manifest.v1+json");
+    let pushed = registry
+        .push_manifest(&image, name, media_type, b"{}")
+        .await;
+    pushed.unwrap();
+    assert_eq!((server.seen().len(), dfdaemon.seen().len()), (1, 0));
 }
 
 #[tokio::test]

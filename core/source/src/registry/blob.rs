@@ -187,17 +187,19 @@ impl Source {
             path: format!("blobs/{}", self.digest),
             headers,
         };
-        let mut tour = self.tour()?;
+        // As a manifest would, it says what is true of the blob, and no digest checks it.
+        let tour = Tour::new(&self.shared, &self.reference, Need::Manifest, &self.object)?;
+        let mut tour = tour.without(|endpoint| self.is_absent(endpoint));
         loop {
             let (place, endpoint) = tour.next().await?;
             let told = async {
                 let answer = endpoint.ask(&self.shared, &ask).await?;
                 let answer = answer.successful(&self.object).await?;
-                let total = match answer.response.status() {
-                    StatusCode::PARTIAL_CONTENT => {
-                        content_range(&answer.response).and_then(|range| range.total)
-                    }
-                    _ => answer.response.content_length(),
+                // With a part, also one that is called the whole, its length is that of the part.
+                let total = match content_range(&answer.response) {
+                    Some(range) => range.total,
+                    None if answer.response.status() == StatusCode::PARTIAL_CONTENT => None,
+                    None => answer.response.content_length(),
                 };
                 let silent = || failure::malformed(&answer.host, &self.object, "no size of it");
                 total.ok_or_else(silent)

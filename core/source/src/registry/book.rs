@@ -107,13 +107,15 @@ impl Book {
         if let Some(dfdaemon) = self.dfdaemon(host, &registry, &places, before)? {
             endpoints.push(dfdaemon);
         }
-        for place in places {
+        for mut place in places {
             // Of a registry other than the one that is meant, we have no passes.
             let named = dragonfly::registry_named(&place);
             let door = named.map(|named| {
                 let is_ours = registry.owns(&named);
                 self.door(&registry, is_ours, false)
             });
+            // It has no place of its own for what it is given, and would see who gives it.
+            place.can_push &= door.is_none();
             endpoints.push(self.endpoint(place, before, door, None)?);
         }
         endpoints.push(registry);
