@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dragonfly::Dragonfly;
 use crate::manifest::Platform;
 
 /// Settings of a [`Registry`](crate::Registry). The defaults suit a node on a network.
@@ -11,6 +12,8 @@ pub struct Config {
     /// Directories of containerd's `config_path` form (`HOST_PORT_/hosts.toml`, `_default/hosts.toml`); the first
     /// that knows a host wins.
     pub hosts_directories: Vec<PathBuf>,
+    /// The dfdaemon of Dragonfly through which blobs are fetched, if there is one.
+    pub dragonfly: Dragonfly,
     /// Which manifest of an index is ours.
     pub platform: Platform,
     /// How long connecting and the TLS handshake may take together. `dial_timeout` of a hosts.toml wins.
@@ -39,6 +42,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             hosts_directories: Vec::new(),
+            dragonfly: Dragonfly::default(),
             platform: Platform::host(),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(10),

@@ -63,7 +63,7 @@ pub(crate) struct Pem {
 }
 
 impl Pem {
-    fn read(path: PathBuf) -> Result<Self> {
+    pub(crate) fn read(path: PathBuf) -> Result<Self> {
         let bytes = read(&path).map_err(|error| Error::Configuration {
             path: path.display().to_string(),
             reason: format!("it cannot be read: {error}"),

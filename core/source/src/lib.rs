@@ -12,6 +12,7 @@
 mod blob;
 mod config;
 mod credential;
+mod dragonfly;
 mod error;
 mod hosts;
 mod joined;
@@ -26,6 +27,7 @@ pub use credential::{
     Anonymous, Chain, Credential, Credentials, DockerConfig, Fixed, ImageServiceProxy, Kubernetes,
     KubernetesConfig, Remembered, Secret,
 };
+pub use dragonfly::{Dragonfly, DragonflyAddress, DragonflyCredentials, DragonflyMode};
 pub use error::{Cause, Error, Result};
 pub use joined::Joined;
 pub use manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest, Platform};

@@ -5,12 +5,14 @@ mod blob;
 mod body;
 mod book;
 mod challenge;
+mod dfdaemon;
 mod endpoint;
 mod exchange;
 pub(crate) mod failure;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod meter;
+mod part;
 mod push;
 mod pusher;
 mod token;
@@ -72,6 +74,7 @@ pub(crate) struct Counters {
     pub(crate) retries: AtomicU64,
     pub(crate) resumed: AtomicU64,
     pub(crate) blob_bytes: AtomicU64,
+    pub(crate) dragonfly_bytes: AtomicU64,
     failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -96,6 +99,8 @@ pub struct Traffic {
     pub resumed: u64,
     /// Bytes of blobs received, those that were passed over included.
     pub blob_bytes: u64,
+    /// Bytes of blobs among them that a dfdaemon gave.
+    pub dragonfly_bytes: u64,
 }
 
 impl fmt::Debug for Registry {
@@ -225,7 +230,7 @@ impl Registry {
         digest: &Digest,
         object: &str,
     ) -> Result<Verified<Bytes>> {
-        let mut tour = Tour::new(&self.shared, reference, Need::Pull, object)?;
+        let mut tour = Tour::new(&self.shared, reference, Need::Manifest, object)?;
         let ask = Ask {
             reference,
             object,
@@ -335,6 +340,7 @@ impl Registry {
             retries: read(&counters.retries),
             resumed: read(&counters.resumed),
             blob_bytes: read(&counters.blob_bytes),
+            dragonfly_bytes: read(&counters.dragonfly_bytes),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod auth;
 mod credentials;
+mod dragonfly;
 
 mod faults;
 mod hosts;

@@ -16,15 +16,20 @@ use crate::server::{Content, Reply, Server};
 use crate::{blob, quick, reference};
 
 /// A CA and what it has signed.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut parameters = CertificateParams::new([]).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         Authority(CertifiedIssuer::self_signed(parameters, key).unwrap())
+    }
+
+    /// Its own certificate, in PEM.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
     }
 
     /// Certificate and key, in PEM.
@@ -35,7 +40,7 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
-    fn server(&self, clients: Option<&Authority>) -> ServerConfig {
+    pub(crate) fn server(&self, clients: Option<&Authority>) -> ServerConfig {
         use rustls::pki_types::pem::PemObject;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

@@ -12,6 +12,7 @@ use pontoon_remote::{
 };
 use pontoon_source::{Credential, KubernetesConfig};
 
+use crate::doors::{DragonflySection, MirrorSection};
 use crate::{Flavor, PeerSection};
 
 section! {
@@ -195,6 +196,8 @@ pub struct LazySections<F> {
     pub overlay: OverlaySection,
     /// `[registry]`
     pub registry: RegistrySection,
+    /// `[dragonfly]`
+    pub dragonfly: DragonflySection,
     /// `[credentials]`
     pub credentials: CredentialsSection,
     /// `[cache]`
@@ -209,6 +212,8 @@ pub struct LazySections<F> {
     pub unpack: UnpackSection,
     /// `[peer]`
     pub peer: PeerSection,
+    /// `[mirror]`
+    pub mirror: MirrorSection,
     flavor: PhantomData<F>,
 }
 
@@ -217,6 +222,7 @@ impl<F: Flavor> Sections for LazySections<F> {
         vec![
             (F::NAME, &mut self.overlay),
             ("registry", &mut self.registry),
+            ("dragonfly", &mut self.dragonfly),
             ("credentials", &mut self.credentials),
             ("cache", &mut self.cache),
             ("background", &mut self.background),
@@ -224,6 +230,7 @@ impl<F: Flavor> Sections for LazySections<F> {
             ("lazy", &mut self.lazy),
             ("unpack", &mut self.unpack),
             ("peer", &mut self.peer),
+            ("mirror", &mut self.mirror),
         ]
     }
 }
@@ -244,6 +251,7 @@ impl<F: Flavor> LazySections<F> {
                 hosts_directories: std::env::split_paths(&self.registry.config_path)
                     .filter(|path| path.is_absolute())
                     .collect(),
+                dragonfly: self.dragonfly.provider(),
                 connect_timeout: seconds(self.registry.connect_seconds.0),
                 stall_timeout: seconds(self.registry.stall_seconds.0),
                 patience,

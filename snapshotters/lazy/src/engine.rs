@@ -4,18 +4,21 @@ use std::io;
 use std::sync::Arc;
 
 use pontoon_daemon::{Census, Number, Profiles};
+use pontoon_mirror::Mirror;
 use pontoon_overlay::Engine;
 use pontoon_remote::Remote;
 use pontoon_snapshot::{Keyspaces, Result, Snapshotter, SnapshotterName};
 
-use crate::numbers;
 use crate::peer::Peering;
+use crate::{doors, numbers};
 
 /// An engine, and what brings its layers.
 pub(crate) struct LazyEngine {
     pub(crate) engine: Arc<Engine>,
     pub(crate) remote: Arc<Remote>,
     pub(crate) peering: Peering,
+    /// Ends with this.
+    pub(crate) mirror: Option<Mirror>,
 }
 
 impl Keyspaces for LazyEngine {
@@ -48,6 +51,8 @@ impl pontoon_daemon::Engine for LazyEngine {
     fn numbers(&self) -> Vec<Number> {
         let mut numbers = numbers::of(&self.remote.totals());
         numbers.extend(numbers::peers(self.peering.node().as_deref()));
+        let counts = self.mirror.as_ref().map(Mirror::counts);
+        numbers.extend(doors::numbers(counts.unwrap_or_default()));
         numbers
     }
 

@@ -4,6 +4,7 @@
 //! It is a library of its own because the command `pontoon` reads the daemons' files too.
 
 mod config;
+mod doors;
 mod engine;
 mod holder;
 mod numbers;
@@ -21,6 +22,11 @@ use pontoon_daemon::Plugin;
 use pontoon_overlay::{Engine, Features, Options};
 use pontoon_remote::Remote;
 use pontoon_snapshot::{Error, Result};
+
+pub use doors::{
+    DragonflyAddressSetting, DragonflyCredentialsSetting, DragonflyModeSetting, DragonflySection,
+    MirrorAddressSetting, MirrorSection,
+};
 
 pub use config::{
     BackgroundSection, CacheSection, CredentialsSection, FixedCredentials, FrontEndSetting,
@@ -86,10 +92,12 @@ impl<F: Flavor> Plugin for Lazy<F> {
             mount_options: section.mount_options.clone(),
         };
         let engine = Engine::open(root, options, Arc::clone(&remote) as _)?;
+        let mirror = sections.mirror.open();
         Ok(Arc::new(LazyEngine {
             engine,
             remote,
             peering,
+            mirror,
         }))
     }
 

@@ -191,6 +191,11 @@ fn asked(totals: &Totals) -> Vec<Number> {
             "Bytes of blobs that registries sent, unwanted ones included",
             totals.traffic.blob_bytes,
         ),
+        counter(
+            "registry_dragonfly_bytes",
+            "Bytes of blobs among them that came from a dfdaemon of Dragonfly",
+            totals.traffic.dragonfly_bytes,
+        ),
     ]
 }
 

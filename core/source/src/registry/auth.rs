@@ -54,6 +54,18 @@ pub(crate) struct Pass {
     is_proven: AtomicBool,
 }
 
+impl Pass {
+    /// Whether anybody gets one like it.
+    pub(crate) fn is_anybodys(&self) -> bool {
+        self.credential.is_none()
+    }
+
+    /// Whether it is good for a while only.
+    pub(crate) fn ends(&self) -> bool {
+        self.ends.is_some()
+    }
+}
+
 impl fmt::Debug for Pass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pass")

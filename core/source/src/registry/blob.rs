@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pontoon_layer::Digest;
-use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Response, StatusCode, Url};
+use reqwest::header::{HeaderMap, HeaderValue, RANGE};
+use reqwest::{StatusCode, Url};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::body::Body;
+use super::dfdaemon::TOLD;
 use super::endpoint::Endpoint;
 use super::exchange::{Answer, Ask};
 use super::failure;
+use super::part::{Held, content_range};
 use super::tour::{Need, Tour};
 use super::transfer::{Open, Transfer};
 use crate::blob::{Blob, BoxFuture, ByteStream, Pace, READ_BYTES_MAX, Urgency};
@@ -49,7 +51,7 @@ pub(crate) struct Source {
     pub(super) shared: Arc<Shared>,
     reference: Reference,
     digest: Digest,
-    size: u64,
+    pub(super) size: u64,
     /// By the base URLs of hosts.
     routes: Mutex<HashMap<Url, Route>>,
     /// Who delivered what, the last ones.
@@ -65,6 +67,8 @@ struct Route {
     is_whole_only: bool,
     /// It is not asked before.
     absent_until: Option<Instant>,
+    /// Told to fetch all of it.
+    told: Option<Instant>,
 }
 
 impl std::fmt::Debug for Source {
@@ -183,17 +187,19 @@ impl Source {
             path: format!("blobs/{}", self.digest),
             headers,
         };
-        let mut tour = self.tour()?;
+        // As a manifest would, it says what is true of the blob, and no digest checks it.
+        let tour = Tour::new(&self.shared, &self.reference, Need::Manifest, &self.object)?;
+        let mut tour = tour.without(|endpoint| self.is_absent(endpoint));
         loop {
             let (place, endpoint) = tour.next().await?;
             let told = async {
                 let answer = endpoint.ask(&self.shared, &ask).await?;
                 let answer = answer.successful(&self.object).await?;
-                let total = match answer.response.status() {
-                    StatusCode::PARTIAL_CONTENT => {
-                        content_range(&answer.response).and_then(|range| range.total)
-                    }
-                    _ => answer.response.content_length(),
+                // With a part, also one that is called the whole, its length is that of the part.
+                let total = match content_range(&answer.response) {
+                    Some(range) => range.total,
+                    None if answer.response.status() == StatusCode::PARTIAL_CONTENT => None,
+                    None => answer.response.content_length(),
                 };
                 let silent = || failure::malformed(&answer.host, &self.object, "no size of it");
                 total.ok_or_else(silent)
@@ -241,6 +247,30 @@ impl Source {
             .any(|endpoint| endpoint.settings.can_pull && !self.is_absent(endpoint))
     }
 
+    /// The error of whoever must not ask now: what nobody waits for is not asked of the registry instead of a dfdaemon that
+    /// is overloaded, which would overload the registry.
+    pub(super) fn gives_way(&self, urgency: Urgency) -> Result<()> {
+        if urgency == Urgency::Demand {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let endpoints = self.shared.book.endpoints(self.reference.host())?;
+        let busy = endpoints.iter().find_map(|endpoint| {
+            let left = endpoint.door.as_ref()?.is_busy(now)?;
+            Some((endpoint, left))
+        });
+        match busy {
+            None => Ok(()),
+            Some((endpoint, left)) => Err(Error::Unavailable {
+                host: endpoint.settings.host.clone(),
+                object: self.object.clone(),
+                reason: "it has too many requests, and nobody waits for this one".to_owned(),
+                retry_after: Some(left),
+                source: None,
+            }),
+        }
+    }
+
     fn is_absent(&self, endpoint: &Endpoint) -> bool {
         let absent_until = self.route(endpoint, |route| route.absent_until);
         absent_until.is_some_and(|until| until > Instant::now())
@@ -252,7 +282,7 @@ impl Source {
     }
 
     pub(super) fn tour(&self) -> Result<Tour> {
-        let tour = Tour::new(&self.shared, &self.reference, Need::Pull, &self.object)?;
+        let tour = Tour::new(&self.shared, &self.reference, Need::Blob, &self.object)?;
         Ok(tour.without(|endpoint| self.is_absent(endpoint)))
     }
 
@@ -261,6 +291,7 @@ impl Source {
         &self,
         endpoint: &Arc<Endpoint>,
         range: Range<u64>,
+        urgency: Urgency,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Open> {
         let is_whole_only = self.route(endpoint, |route| route.is_whole_only);
@@ -268,16 +299,12 @@ impl Source {
             return Err(self.range_unsupported(&endpoint.settings.host));
         }
         let (asked, alone) = (Instant::now(), endpoint.is_idle());
-        let answer = self.ask(endpoint, &range).await?;
+        let answer = self.ask(endpoint, &range, urgency).await?;
         let answering = endpoint.answers(asked.elapsed(), alone);
         let stall = self.shared.config.stall_timeout;
-        let passed_over = match answer.response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                self.check_range(&answer.response, &answer.host, &range)?;
-                0
-            }
-            _ => {
-                self.check_whole(&answer.response, &answer.host)?;
+        let passed_over = match self.held(&answer, endpoint, &range)? {
+            Held::Part => 0,
+            Held::Whole => {
                 if range.start > 0 {
                     self.route(endpoint, |route| route.is_whole_only = true);
                 }
@@ -298,13 +325,27 @@ impl Source {
     }
 
     /// A successful answer to a request for `range`, from where the host sent us before if that still works.
-    async fn ask(&self, endpoint: &Endpoint, range: &Range<u64>) -> Result<Answer> {
+    async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        range: &Range<u64>,
+        urgency: Urgency,
+    ) -> Result<Answer> {
         let mut headers = HeaderMap::new();
         if *range != (0..self.size) {
             let text = format!("bytes={}-{}", range.start, range.end - 1);
             if let Ok(value) = HeaderValue::from_str(&text) {
                 headers.insert(RANGE, value);
             }
+        }
+        if let Some(door) = &endpoint.door {
+            let now = Instant::now();
+            let is_first = self.route(endpoint, |route| {
+                let is_told = route.told.is_some_and(|at| now.duration_since(at) < TOLD);
+                route.told = Some(route.told.filter(|_| is_told).unwrap_or(now));
+                !is_told
+            });
+            door.hint(&mut headers, urgency, is_first);
         }
         let ask = Ask {
             reference: &self.reference,
@@ -317,9 +358,11 @@ impl Source {
         if let Some(answer) = self.ask_target(endpoint, &ask).await? {
             return self.check_size(answer);
         }
-        let answer = endpoint.ask(&self.shared, &ask).await?;
-        let answer = self.check_size(answer)?;
-        match answer.successful(&self.object).await {
+        let asked = async {
+            let answer = endpoint.ask(&self.shared, &ask).await?;
+            self.check_size(answer)?.successful(&self.object).await
+        };
+        match asked.await {
             Ok(answer) => {
                 let until = Instant::now() + self.shared.config.redirect_lifetime;
                 let target = answer.elsewhere.clone().map(|url| (url, until));
@@ -327,10 +370,14 @@ impl Source {
                 Ok(answer)
             }
             Err(error) => {
-                if matches!(error, Error::NotFound { .. }) {
-                    let until = Some(Instant::now() + ABSENCE);
-                    self.route(endpoint, |route| route.absent_until = until);
-                }
+                // A dfdaemon may not be let in where we are.
+                let is_refused = endpoint.door.is_some() && !error.is_transient();
+                self.route(endpoint, |route| {
+                    route.told = None;
+                    if is_refused || matches!(error, Error::NotFound { .. }) {
+                        route.absent_until = Some(Instant::now() + ABSENCE);
+                    }
+                });
                 Err(error)
             }
         }
@@ -386,42 +433,6 @@ impl Source {
         }
     }
 
-    fn check_range(&self, response: &Response, host: &str, range: &Range<u64>) -> Result<()> {
-        let got = content_range(response).filter(|got| got.bytes.is_some());
-        let Some(got) = got else {
-            return Err(failure::malformed(
-                host,
-                &self.object,
-                "a part of it without saying which",
-            ));
-        };
-        if got.total.is_some_and(|total| total != self.size) {
-            return Err(self.other_size(host, got.total));
-        }
-        match got.bytes {
-            Some((start, _)) if start == range.start => Ok(()),
-            _ => Err(failure::malformed(
-                host,
-                &self.object,
-                "another part of it than was asked for",
-            )),
-        }
-    }
-
-    fn check_whole(&self, response: &Response, host: &str) -> Result<()> {
-        match response.content_length() {
-            Some(length) if length != self.size => Err(self.other_size(host, Some(length))),
-            _ => Ok(()),
-        }
-    }
-
-    fn other_size(&self, host: &str, stated: Option<u64>) -> Error {
-        let actual = stated.map_or("smaller".to_owned(), |stated| {
-            format!("{stated} bytes large")
-        });
-        failure::mismatch(host, &self.object, &format!("{} bytes", self.size), &actual)
-    }
-
     fn range_unsupported(&self, host: &str) -> Error {
         Error::RangeUnsupported {
             host: host.to_owned(),
@@ -443,34 +454,6 @@ impl Source {
         }
         served.push_back((range, Arc::clone(endpoint)));
     }
-}
-
-pub(super) struct ContentRange {
-    /// First and last.
-    pub(super) bytes: Option<(u64, u64)>,
-    total: Option<u64>,
-}
-
-/// RFC 9110 section 14.4.
-pub(super) fn content_range(response: &Response) -> Option<ContentRange> {
-    let text = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
-    let (bytes, total) = text
-        .trim()
-        .strip_prefix("bytes")?
-        .trim_start()
-        .split_once('/')?;
-    let bytes = match bytes.trim() {
-        "*" => None,
-        bytes => {
-            let (first, last) = bytes.split_once('-')?;
-            Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
-        }
-    };
-    let total = match total.trim() {
-        "*" => None,
-        total => Some(total.parse().ok()?),
-    };
-    Some(ContentRange { bytes, total })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -9,6 +9,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::auth::Auth;
+use super::dfdaemon::Door;
 use super::meter::Meter;
 use crate::blob::{Pace, Urgency};
 use crate::config::Config;
@@ -30,6 +31,8 @@ pub(crate) struct Endpoint {
     pub(crate) settings: Settings,
     pub(crate) client: Client,
     pub(crate) auth: Auth,
+    /// It is a dfdaemon.
+    pub(crate) door: Option<Door>,
     /// Those of the settings, ready to be sent.
     pub(crate) headers: HeaderMap,
     /// How long an answer may take to begin, connecting included.
@@ -81,7 +84,12 @@ pub(crate) enum Standing {
 }
 
 impl Endpoint {
-    pub(crate) fn new(settings: Settings, client: Client, config: &Config) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        client: Client,
+        door: Option<Door>,
+        config: &Config,
+    ) -> Self {
         let mut headers = HeaderMap::new();
         for (name, value) in &settings.headers {
             let name = HeaderName::from_bytes(name.as_bytes());
@@ -97,6 +105,7 @@ impl Endpoint {
             settings,
             client,
             auth: Auth::default(),
+            door,
             headers,
             health: Mutex::default(),
             meter: Mutex::default(),
@@ -196,6 +205,11 @@ impl Endpoint {
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is not to be asked for manifests.
+    pub(crate) fn is_for_blobs(&self) -> bool {
+        self.door.as_ref().is_some_and(|door| door.is_for_blobs)
     }
 
     /// Whether `url` lies at this host, which may then see its credentials and headers.

@@ -48,6 +48,9 @@ impl Endpoint {
     /// Asks this host, as somebody if it wants that. An answer may be a refusal of any kind but for want of
     /// credentials.
     pub(crate) async fn ask(&self, shared: &Shared, ask: &Ask<'_>) -> Result<Answer> {
+        if let Some(door) = &self.door {
+            return self.ask_through(door, shared, ask).await;
+        }
         let visit = Visit {
             shared,
             endpoint: self,
@@ -114,7 +117,7 @@ impl Endpoint {
         url
     }
 
-    async fn follow(
+    pub(super) async fn follow(
         &self,
         shared: &Shared,
         ask: &Ask<'_>,

@@ -8,7 +8,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Response, StatusCode};
 
 use super::challenge::Scheme;
-use super::{blob, challenge, failure};
+use super::{challenge, failure, part};
 use crate::error::Error;
 
 /// What was read of an answer.
@@ -49,7 +49,7 @@ pub fn answer(status: u16, headers: &[(&str, &[u8])], body: &[u8]) -> Answer {
     Answer {
         realm,
         retry_after,
-        range: blob::content_range(&response).and_then(|range| range.bytes),
+        range: part::content_range(&response).and_then(|range| range.bytes),
         said,
     }
 }

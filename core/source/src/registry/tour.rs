@@ -17,7 +17,8 @@ const PROGRESS: u64 = 16 << 10;
 /// What a host must be allowed to do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Need {
-    Pull,
+    Blob,
+    Manifest,
     Resolve,
 }
 
@@ -53,7 +54,8 @@ impl Tour {
         let endpoints = shared.book.endpoints(reference.host())?;
         let place = |endpoint: &Arc<Endpoint>| Place {
             is_out: !match need {
-                Need::Pull => endpoint.settings.can_pull,
+                Need::Blob => endpoint.settings.can_pull,
+                Need::Manifest => endpoint.settings.can_pull && !endpoint.is_for_blobs(),
                 Need::Resolve => endpoint.settings.can_resolve,
             },
             ..Place::default()

@@ -99,11 +99,14 @@ impl Transfer {
             let (place, open) = match &mut self.open {
                 Some(open) => open,
                 none => {
+                    self.source.gives_way(self.urgency)?;
                     let (place, endpoint) = tour.next().await?;
                     let queued = Instant::now();
                     let permit = endpoint.place(self.urgency).await;
                     tour.queued(queued.elapsed());
-                    let opened = self.source.open(&endpoint, self.range.clone(), permit);
+                    let opened =
+                        self.source
+                            .open(&endpoint, self.range.clone(), self.urgency, permit);
                     match opened.await {
                         Ok(open) => none.insert((place, open)),
                         Err(error) => {
@@ -157,6 +160,10 @@ impl Open {
             };
             let counter = &source.shared.counters.blob_bytes;
             counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            if self.endpoint.door.is_some() {
+                let counter = &source.shared.counters.dragonfly_bytes;
+                counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            }
             let passed_over = self.passed_over.min(piece.len() as u64);
             self.passed_over -= passed_over;
             piece.advance(passed_over as usize);

@@ -23,6 +23,7 @@ mod holder;
 mod json;
 mod life;
 mod memory;
+mod mirror;
 mod nydus;
 mod ordinary;
 mod peers;
