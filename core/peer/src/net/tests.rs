@@ -12,8 +12,9 @@ use tokio::net::TcpSocket;
 use super::*;
 use crate::admission::{self, ClusterKey};
 
-/// Everything here is over in a fraction of that, unless the machine has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Everything here is over in a fraction of that, unless the machine has other things to do: unoptimized, the nodes of the large
+/// swarm are a minute of work by themselves.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 const TTL: Duration = Duration::from_secs(900);
 
