@@ -50,9 +50,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// No certificate could be made of the key.
-    #[error("making a certificate of the node's key failed")]
-    Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The node's key does not suit the cryptography.
+    #[error("making TLS of the node's key failed: this is a bug, please report it")]
+    Tls(#[source] rustls::Error),
     /// The configuration asks for something that cannot be.
     #[error("[peer] {0}")]
     Config(String),

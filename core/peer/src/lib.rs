@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`Identity`] | the one key of a node, and its [`PeerId`] |
 //! | [`Admission`] | who may take part: an allow-list, membership tokens |
-//! | [`certificate`] | TLS 1.3 on both ports, bound to the [`PeerId`] |
+//! | [`tls`] | TLS 1.3 on both ports, bound to the [`PeerId`] |
 //! | [`net`] | who has which layer: [`Discovery`], a Kademlia table |
 //! | [`wire`] | HAVE and chunks over HTTP/1.1 |
 //! | [`policy`] | whom to ask, when to ask somebody else. Pure |
@@ -16,23 +16,24 @@
 //! | [`status`] | what `pontoon peers` shows |
 
 pub mod admission;
-pub mod certificate;
 pub mod config;
 mod error;
 mod have;
 mod identity;
+mod key_file;
 pub mod net;
 pub mod node;
 mod peer;
 pub mod policy;
 pub mod status;
 pub mod swarm;
+pub mod tls;
 pub mod wire;
 
 pub use admission::{Admission, Refused};
 pub use config::Config;
 pub use error::{Error, Result};
-pub use have::{BITMAP_BYTES_MAX, Bitmap, Have, PEERS_TOLD_MAX};
+pub use have::{BITMAP_BYTES_MAX, Bitmap, Have, PEERS_TOLD_MAX, Told, ZONE_BYTES_MAX};
 pub use identity::Identity;
 pub use libp2p_identity::PeerId;
 pub use net::{Discovery, Event, Health, PeerStatus};

@@ -1,0 +1,424 @@
+//! What to do next.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::{Ask, AskId, Step, Swarm, Underway};
+use crate::policy::{Class, Name, Standing, Tier};
+
+/// When everybody who has something is busy, it is looked again after so long.
+const BUSY: Duration = Duration::from_millis(10);
+
+/// So many runs of chunks are looked at to find what to fetch ahead next.
+const RUNS: usize = 64;
+
+/// So often the patience with a request that nobody waits for.
+const PREFETCH_PATIENCE: u32 = 10;
+
+/// What can be done for a chunk.
+enum Way<P> {
+    /// Ask one of these.
+    Ask(Vec<(P, Tier)>),
+    /// Wait until then: somebody is about to have it, or to have time.
+    Wait(Instant),
+    Registry,
+}
+
+impl<P: Name> Swarm<P> {
+    /// What is to be done now.
+    pub fn plan(&mut self, standing: &mut Standing<P>, now: Instant) -> Vec<Step<P>> {
+        self.wake = None;
+        if standing.off_until(now).is_some() {
+            self.give_all_over(standing, now);
+            return std::mem::take(&mut self.steps);
+        }
+        self.look_after(standing, now);
+        self.plan_demand(standing, now);
+        self.plan_prefetch(standing, now);
+        std::mem::take(&mut self.steps)
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Nobody is asked any more.
+    fn give_all_over(&mut self, standing: &mut Standing<P>, now: Instant) {
+        let asks: Vec<AskId> = self.underway.keys().copied().collect();
+        asks.into_iter()
+            .for_each(|id| self.cancel(standing, now, id));
+        let fresh: BTreeSet<usize> = std::mem::take(&mut self.fresh_demand);
+        let prefetch = std::mem::take(&mut self.fresh_prefetch);
+        for run in runs(fresh.into_iter().chain(prefetch).collect::<BTreeSet<usize>>()) {
+            self.give_over(run);
+        }
+    }
+
+    /// Has the registry asked for `chunks`.
+    fn give_over(&mut self, chunks: Range<usize>) {
+        for chunk in chunks.clone() {
+            self.fresh_demand.remove(&chunk);
+            self.fresh_prefetch.remove(&chunk);
+            if let Some(wanted) = self.wanted.get_mut(&chunk) {
+                wanted.is_given_over = true;
+                // Nothing brings it any more that is to be told of.
+                if wanted.asks.is_empty() {
+                    self.wanted.remove(&chunk);
+                }
+            }
+        }
+        match self.steps.last_mut() {
+            Some(Step::Registry(last)) if last.end == chunks.start => last.end = chunks.end,
+            _ => self.steps.push(Step::Registry(chunks)),
+        }
+    }
+
+    /// Looks whether requests under way take too long.
+    fn look_after(&mut self, standing: &mut Standing<P>, now: Instant) {
+        let asks: Vec<AskId> = self.underway.keys().copied().collect();
+        for id in asks {
+            let Some(underway) = self.underway.get(&id) else {
+                continue;
+            };
+            if underway.rest.is_empty() {
+                continue;
+            }
+            let since = underway.silent_since();
+            let silent = now.saturating_duration_since(since);
+            let patience = standing.settings.patience;
+            if underway.urgent_since.is_none() {
+                let patience = patience * PREFETCH_PATIENCE;
+                self.at_last(id, since, silent, patience);
+                continue;
+            }
+            let (bytes, is_hedged, is_late) =
+                (underway.bytes, underway.is_hedged, underway.is_late);
+            let peer_after = standing.hedge.peer_after(bytes);
+            let registry_after = standing.hedge.registry_after(bytes);
+            if !is_hedged && silent >= peer_after {
+                self.hedge(standing, now, id);
+            } else if !is_hedged {
+                self.wake_at(since + peer_after);
+            }
+            if !is_late && silent >= registry_after {
+                self.late(standing, now, id);
+            } else if !is_late {
+                self.wake_at(since + registry_after);
+            }
+            self.at_last(id, since, silent, patience);
+        }
+    }
+
+    /// When nothing at all comes, the registry is asked whatever it costs.
+    fn at_last(&mut self, id: AskId, since: Instant, silent: Duration, patience: Duration) {
+        let Some(underway) = self.underway.get_mut(&id) else {
+            return;
+        };
+        if underway.is_given_over {
+            return;
+        }
+        if silent < patience {
+            self.wake_at(since + patience);
+            return;
+        }
+        underway.is_given_over = true;
+        let rest = underway.rest.clone();
+        self.give_over_rest(rest);
+    }
+
+    fn give_over_rest(&mut self, rest: BTreeSet<usize>) {
+        let is_open = |chunk: &usize| {
+            let wanted = self.wanted.get(chunk);
+            wanted.is_some_and(|wanted| !wanted.is_given_over)
+        };
+        let open: BTreeSet<usize> = rest.into_iter().filter(is_open).collect();
+        for run in runs(open) {
+            self.give_over(run);
+        }
+    }
+
+    /// Asks another node for what a request has not brought, if there is one and the budget allows it.
+    fn hedge(&mut self, standing: &mut Standing<P>, now: Instant, id: AskId) {
+        let Some(underway) = self.underway.get_mut(&id) else {
+            return;
+        };
+        underway.is_hedged = true;
+        let (asked, is_hedge) = (underway.ask.peer, underway.ask.is_hedge);
+        let Some(chunks) = runs(underway.rest.clone()).into_iter().next() else {
+            return;
+        };
+        // Twice is enough.
+        if is_hedge {
+            return;
+        }
+        let free = self.free_holders(standing, now, chunks.start, Class::Demand);
+        let others: Vec<(P, Tier)> = free.into_iter().filter(|(peer, _)| *peer != asked).collect();
+        let bytes = self.bytes(chunks.clone());
+        let Some(peer) = standing.choose(now, &others, bytes) else {
+            return;
+        };
+        let chunks = self.stretch(chunks, peer, u64::MAX);
+        let bytes = self.bytes(chunks.clone());
+        if standing.hedge.allow(now, bytes) {
+            self.ask(standing, now, peer, chunks, Class::Demand, true);
+        }
+    }
+
+    /// Asks the registry for what a request has not brought, if the budget allows it.
+    fn late(&mut self, standing: &mut Standing<P>, now: Instant, id: AskId) {
+        let Some(underway) = self.underway.get_mut(&id) else {
+            return;
+        };
+        underway.is_late = true;
+        let rest = underway.rest.clone();
+        let bytes = self.bytes(rest.iter().copied());
+        if standing.hedge.allow(now, bytes) {
+            if let Some(underway) = self.underway.get_mut(&id) {
+                underway.is_given_over = true;
+            }
+            self.give_over_rest(rest);
+        }
+    }
+
+    /// Who has `chunk`, was not tried for it, and may be asked now.
+    fn free_holders(
+        &self,
+        standing: &Standing<P>,
+        now: Instant,
+        chunk: usize,
+        class: Class,
+    ) -> Vec<(P, Tier)> {
+        let tried = self.wanted.get(&chunk).map(|wanted| &wanted.tried);
+        let holders = self.members.holders(chunk).filter(|(peer, _)| {
+            let is_tried = tried.is_some_and(|tried| tried.contains(peer));
+            !is_tried && standing.is_free(now, *peer, class)
+        });
+        holders.collect()
+    }
+
+    fn way(&self, standing: &Standing<P>, now: Instant, chunk: usize, class: Class) -> Way<P> {
+        let free = self.free_holders(standing, now, chunk, class);
+        if !free.is_empty() {
+            return Way::Ask(free);
+        }
+        let Some(wanted) = self.wanted.get(&chunk) else {
+            return Way::Registry;
+        };
+        let waited = now.saturating_duration_since(wanted.since);
+        let settings = &standing.settings;
+        let mut patience = self.left_to_others(
+            standing,
+            now,
+            self.extent(standing, chunk),
+            class,
+        );
+        let mut wake = patience.map(|patience| wanted.since + patience);
+        let is_busy = self.members.holders(chunk).any(|(peer, _)| {
+            !wanted.tried.contains(&peer) && !standing.bans().is_banned(now, peer)
+        });
+        if is_busy {
+            // Somebody has it: that is worth as long as anybody is waited for.
+            let busy = match class {
+                Class::Demand => settings.demand_patience,
+                Class::Prefetch => settings.prefetch_patience,
+            };
+            patience = Some(busy);
+            wake = Some(now + BUSY);
+        }
+        match (patience, wake) {
+            (Some(patience), Some(wake)) if waited < patience => Way::Wait(wake),
+            _ => Way::Registry,
+        }
+    }
+
+    fn plan_demand(&mut self, standing: &mut Standing<P>, now: Instant) {
+        let mut next = 0;
+        while let Some(chunk) = self.fresh_demand.range(next..).next().copied() {
+            next = chunk + 1;
+            let way = match standing.room(Class::Demand) {
+                // As long as there is none, others are waited for who are about to be done.
+                0 => self.way_without_room(standing, now, chunk),
+                _ => self.way(standing, now, chunk, Class::Demand),
+            };
+            match way {
+                Way::Ask(free) => {
+                    let most = standing.settings.demand_bytes_max;
+                    next = self.ask_one_of(standing, now, &free, chunk, Class::Demand, most);
+                }
+                Way::Wait(until) => self.wake_at(until),
+                Way::Registry => {
+                    let run = self.alike(standing, now, chunk);
+                    next = run.end;
+                    self.give_over(run);
+                }
+            }
+        }
+    }
+
+    fn way_without_room(&self, standing: &Standing<P>, now: Instant, chunk: usize) -> Way<P> {
+        let since = self.wanted.get(&chunk).map_or(now, |wanted| wanted.since);
+        let until = since + standing.settings.hedge_registry.1;
+        match until > now {
+            true => Way::Wait(until),
+            false => Way::Registry,
+        }
+    }
+
+    /// `chunk`, for which the registry is asked, and those behind it for which it is too.
+    fn alike(&self, standing: &Standing<P>, now: Instant, chunk: usize) -> Range<usize> {
+        let mut end = chunk + 1;
+        while self.fresh_demand.contains(&end)
+            && matches!(self.way(standing, now, end, Class::Demand), Way::Registry)
+        {
+            end += 1;
+        }
+        chunk..end
+    }
+
+    fn plan_prefetch(&mut self, standing: &mut Standing<P>, now: Instant) {
+        if standing.room(Class::Prefetch) == 0 || self.fresh_prefetch.is_empty() {
+            return;
+        }
+        let mut ready: Vec<(usize, u64, usize, Vec<(P, Tier)>)> = Vec::new();
+        let starts = self.prefetch_starts();
+        for chunk in starts {
+            match self.way(standing, now, chunk, Class::Prefetch) {
+                Way::Ask(free) => {
+                    let holders = self.members.holders(chunk).count();
+                    ready.push((holders, standing.dice.roll(), chunk, free));
+                }
+                Way::Wait(until) => self.wake_at(until),
+                Way::Registry => self.give_over(chunk..chunk + 1),
+            }
+        }
+        // What few have first: then more have it, and all have something to give.
+        ready.sort_unstable();
+        for (_, _, chunk, _) in ready {
+            if standing.room(Class::Prefetch) == 0 {
+                return;
+            }
+            let free = self.free_holders(standing, now, chunk, Class::Prefetch);
+            if self.fresh_prefetch.contains(&chunk) && !free.is_empty() {
+                let most = standing.settings.prefetch_bytes_max;
+                self.ask_one_of(standing, now, &free, chunk, Class::Prefetch, most);
+            }
+        }
+        // There may be more behind what was looked at.
+        if self.fresh_prefetch.len() > RUNS && standing.room(Class::Prefetch) > 0 {
+            self.wake_at(now + BUSY);
+        }
+    }
+
+    /// Where to look for what to fetch ahead: not always at the same.
+    fn prefetch_starts(&mut self) -> Vec<usize> {
+        let behind = self.fresh_prefetch.range(self.cursor..);
+        let before = self.fresh_prefetch.range(..self.cursor);
+        let starts: Vec<usize> = behind.chain(before).take(RUNS).copied().collect();
+        if self.fresh_prefetch.len() > RUNS {
+            self.cursor = starts.last().map_or(0, |last| last + 1);
+        }
+        starts
+    }
+
+    /// Asks one of `free` for `chunk` and what follows it, up to `most` bytes. Answers where that ends.
+    fn ask_one_of(
+        &mut self,
+        standing: &mut Standing<P>,
+        now: Instant,
+        free: &[(P, Tier)],
+        chunk: usize,
+        class: Class,
+        most: u64,
+    ) -> usize {
+        let bytes = self.length(chunk);
+        let Some(peer) = standing.choose(now, free, bytes) else {
+            return chunk + 1;
+        };
+        let fresh = self.fresh(class);
+        let mut end = chunk + 1;
+        while fresh.contains(&end) {
+            end += 1;
+        }
+        let chunks = self.stretch(chunk..end, peer, most);
+        let end = chunks.end;
+        self.ask(standing, now, peer, chunks, class, false);
+        end
+    }
+
+    /// As much of `chunks` as `peer` has from their beginning on, up to `most` bytes, but the first one in any case.
+    fn stretch(&self, chunks: Range<usize>, peer: P, most: u64) -> Range<usize> {
+        let mut bytes = self.length(chunks.start);
+        let mut end = chunks.start + 1;
+        while end < chunks.end && self.members.holds(peer, end) {
+            bytes += self.length(end);
+            let is_tried = self.wanted.get(&end);
+            if bytes > most || is_tried.is_some_and(|wanted| wanted.tried.contains(&peer)) {
+                break;
+            }
+            end += 1;
+        }
+        chunks.start..end
+    }
+
+    fn ask(
+        &mut self,
+        standing: &mut Standing<P>,
+        now: Instant,
+        peer: P,
+        chunks: Range<usize>,
+        class: Class,
+        is_hedge: bool,
+    ) {
+        let bytes = self.bytes(chunks.clone());
+        standing.asked(peer, class, bytes, is_hedge);
+        let id = AskId(self.next_id);
+        self.next_id += 1;
+        let mut rest = BTreeSet::new();
+        for chunk in chunks.clone() {
+            self.fresh_demand.remove(&chunk);
+            self.fresh_prefetch.remove(&chunk);
+            if let Some(wanted) = self.wanted.get_mut(&chunk) {
+                wanted.asks.push(id);
+                rest.insert(chunk);
+            }
+        }
+        let ask = Ask {
+            id,
+            peer,
+            chunks,
+            class,
+            is_hedge,
+        };
+        if class == Class::Demand {
+            self.wake_at(now + standing.hedge.peer_after(bytes));
+        }
+        self.steps.push(Step::Ask(ask.clone()));
+        let underway = Underway {
+            ask,
+            began: now,
+            progress: now,
+            bytes,
+            came: 0,
+            forgone: 0,
+            rest,
+            urgent_since: (class == Class::Demand).then_some(now),
+            is_hedged: false,
+            is_late: false,
+            is_given_over: false,
+        };
+        self.underway.insert(id, underway);
+    }
+}
+
+/// The runs of numbers in `set`.
+fn runs(set: BTreeSet<usize>) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for number in set {
+        match runs.last_mut() {
+            Some(run) if run.end == number => run.end = number + 1,
+            _ => runs.push(number..number + 1),
+        }
+    }
+    runs
+}

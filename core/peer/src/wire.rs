@@ -1,0 +1,1 @@
+//! HAVE and chunks over HTTP/1.1.
