@@ -110,6 +110,11 @@ impl Admin {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
+    /// What it knows of other nodes, as JSON.
+    pub(crate) async fn peers(&self) -> Result<Bytes, Failure> {
+        self.answered(self.get("/peers").await?)
+    }
+
     /// A list of the learned orders that it has, as JSON.
     pub(crate) async fn profiles(&self) -> Result<Bytes, Failure> {
         self.answered(self.get("/profiles").await?)

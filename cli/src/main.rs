@@ -9,6 +9,7 @@ mod hydrate;
 mod inspect;
 mod interrupt;
 mod layers;
+mod peers;
 mod profile;
 mod progress;
 mod status;
@@ -39,6 +40,7 @@ enum Verb {
     Inspect(inspect::Inspect),
     Hydrate(hydrate::Hydrate),
     Profile(profile::Profile),
+    Peers(peers::Peers),
     Convert(convert::Convert),
     Check(check::Check),
     Fsck(fsck::Fsck),
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Inspect(inspect) => run("inspect", inspect.run()),
         Verb::Hydrate(hydrate) => run("hydrate", hydrate.run()),
         Verb::Profile(profile) => run("profile", profile.run()),
+        Verb::Peers(peers) => run("peers", peers.run()),
         Verb::Convert(convert) => run("convert", convert.run()),
         Verb::Check(check) => run("check", check.run()),
         Verb::Fsck(fsck) => fsck.run(),

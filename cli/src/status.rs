@@ -42,6 +42,7 @@ struct Answer {
     report: Report,
     cache: Cache,
     registry: Registry,
+    peers: Peers,
     reads: Reads,
 }
 
@@ -57,6 +58,17 @@ struct Registry {
     requests: u64,
     retries: u64,
     blob_bytes: u64,
+}
+
+/// What came from other nodes, and went there.
+#[derive(Debug, Serialize)]
+struct Peers {
+    /// Other nodes that are known.
+    nodes: u64,
+    chunks: u64,
+    bytes: u64,
+    given_bytes: u64,
+    bans: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,6 +106,13 @@ impl Status {
                 requests: value("pontoon_registry_requests_total"),
                 retries: value("pontoon_registry_retries_total"),
                 blob_bytes: value("pontoon_registry_blob_bytes_total"),
+            },
+            peers: Peers {
+                nodes: value("pontoon_peer_nodes"),
+                chunks: value("pontoon_lazy_peer_chunks_total"),
+                bytes: value("pontoon_lazy_peer_bytes_total"),
+                given_bytes: value("pontoon_peer_given_bytes_total"),
+                bans: value("pontoon_peer_bans_total"),
             },
             reads: Reads {
                 ready: value("pontoon_lazy_reads_total{result=\"ready\"}"),
@@ -145,6 +164,16 @@ impl Answer {
             },
             text::bytes(registry.blob_bytes),
         ));
+        let peers = &self.peers;
+        if peers.nodes + peers.chunks + peers.given_bytes > 0 {
+            text.push_str(&format!(
+                "peers     {}, {} taken, {} given, {}\n",
+                count(peers.nodes, "node"),
+                text::bytes(peers.bytes),
+                text::bytes(peers.given_bytes),
+                count(peers.bans, "ban"),
+            ));
+        }
         text.push_str(&format!(
             "reads     {} from disk, {} after a fetch, {} failed\n",
             reads.ready, reads.waited, reads.failed

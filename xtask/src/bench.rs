@@ -46,6 +46,7 @@ fn daemons(arguments: &[String]) -> &'static [&'static str] {
     match arguments.first().map(String::as_str) {
         Some("lazy") => &["pontoon-stargz", "pontoon-holder", "pontoon"],
         Some("convert") => &["pontoon"],
+        Some("peers") => &[],
         _ => &["pontoon-overlayfs"],
     }
 }

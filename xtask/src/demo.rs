@@ -1,10 +1,12 @@
 //! `cargo xtask demo [--image REF [COMMAND...]]`: a container on Pontoon, shown step by step; then, without `--image`,
-//! a lazily pulled image beside the same image pulled as a whole.
+//! a lazily pulled image beside the same image pulled as a whole. `cargo xtask demo --nodes N`: several nodes that start one
+//! image at once, and give each other what they have.
 //!
 //! Everything private: sandboxes below `target/rig` with their own plugins, containerds and registries. They are gone at
 //! the end, also after a failure and after Ctrl-C.
 
 mod lazy;
+mod nodes;
 
 use std::error::Error;
 use std::path::Path;
@@ -51,10 +53,16 @@ impl Show {
 
 /// Shows one container's life; with `--image REF` on an image from a registry.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let mut nodes = None;
     let (image, command) = match arguments {
         [] => (None, &[][..]),
+        [flag, number] if flag == "--nodes" => {
+            let parsed = number.parse().ok().filter(|nodes| (2..=16).contains(nodes));
+            nodes = Some(parsed.ok_or("--nodes takes a number from 2 to 16")?);
+            (None, &[][..])
+        }
         [flag, reference, command @ ..] if flag == "--image" => (Some(reference.as_str()), command),
-        _ => return Err("usage: cargo xtask demo [--image REF [COMMAND...]]".into()),
+        _ => return Err("usage: cargo xtask demo [--image REF [COMMAND...] | --nodes N]".into()),
     };
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, wait::interrupt_flag())?;
@@ -69,12 +77,16 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
     };
     prepare(root, &mut show, image.is_none())?;
     let target = root.join("target/release");
-    let ended =
-        present(&mut show, &target.join(PLUGIN), image, command).and_then(|()| match image {
-            None => lazy::present(&mut show, &target),
-            // Nobody says that it can be pulled lazily.
-            Some(_) => Ok(()),
-        });
+    let ended = match nodes {
+        Some(nodes) => nodes::present(&mut show, &target, nodes),
+        None => present(&mut show, &target.join(PLUGIN), image, command).and_then(|()| {
+            match image {
+                None => lazy::present(&mut show, &target),
+                // Nobody says that it can be pulled lazily.
+                Some(_) => Ok(()),
+            }
+        }),
+    };
     // The sandboxes are gone here: every value that held a part of them was dropped.
     println!("\nCleaned up: no process, mount or file of the demo is left.");
     ended.map_err(|error| format!("{error:?}"))?;

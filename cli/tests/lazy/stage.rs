@@ -26,6 +26,7 @@ impl Stage {
         let setup = site::Setup {
             users: Users::Bearer,
             tls: false,
+            ..site::Setup::default()
         };
         let site = Site::start(&sandbox, setup).unwrap();
         // Never that of who runs the tests.

@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, OFlags, Timespec, Timestamps, UTIME_OMIT, statvfs, utimensat};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 /// The space of a filesystem, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,11 @@ pub(crate) trait Disk: Send + Sync + fmt::Debug {
     fn open(&self, path: &Path) -> io::Result<File>;
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Fills `buffer` if all of that is in memory. If not, or if that cannot be known, false.
+    fn read_now(&self, file: &File, buffer: &mut [u8], offset: u64) -> bool {
+        let _ = (file, buffer, offset);
+        false
+    }
     fn set_len(&self, file: &File, len: u64) -> io::Result<()>;
     /// The content of a file, and its length.
     fn sync_data(&self, file: &File) -> io::Result<()>;
@@ -80,6 +86,13 @@ impl Disk for System {
 
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         file.read_exact_at(buffer, offset)
+    }
+
+    fn read_now(&self, file: &File, buffer: &mut [u8], offset: u64) -> bool {
+        let length = buffer.len();
+        let mut buffers = [IoSliceMut::new(buffer)];
+        let read = preadv2(file, &mut buffers, offset, ReadWriteFlags::NOWAIT);
+        read == Ok(length)
     }
 
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {

@@ -11,6 +11,7 @@ use pontoon_layer::{Chunk, ChunkTableRef, Digest, Verified};
 
 use crate::bits::Bits;
 use crate::cache::Shared;
+use crate::change::Changes;
 use crate::disk::is_full;
 use crate::index::Index;
 use crate::open::Files;
@@ -39,6 +40,7 @@ pub struct CachedLayer {
     /// Of what is ready. Nobody reads it before it is checked.
     pub(crate) doubts: Doubts,
     pub(crate) index: OnceLock<Index>,
+    pub(crate) changes: Changes,
     pub(crate) me: Weak<CachedLayer>,
 }
 
@@ -100,6 +102,7 @@ impl CachedLayer {
             is_doubted && chunk.is_some_and(|chunk| !chunk.is_zeros())
         };
         let doubts = Doubts::new(bits.len(), ready.iter().filter(is_in_doubt));
+        let changes = Changes::new(shared.disk.now());
         Arc::new_cyclic(|me| {
             let layer = CachedLayer {
                 shared,
@@ -113,6 +116,7 @@ impl CachedLayer {
                 ready: Mutex::new(ready),
                 doubts,
                 index: OnceLock::new(),
+                changes,
                 me: me.clone(),
             };
             layer.set_zero_chunks();
@@ -378,6 +382,7 @@ impl CachedLayer {
             self.ready_chunks.fetch_add(1, Ordering::Relaxed);
             self.ready_bytes
                 .fetch_add(u64::from(chunk.length), Ordering::Relaxed);
+            self.changes.note();
         }
         set
     }
@@ -388,6 +393,7 @@ impl CachedLayer {
             self.ready_chunks.fetch_sub(1, Ordering::Relaxed);
             self.ready_bytes
                 .fetch_sub(u64::from(chunk.length), Ordering::Relaxed);
+            self.changes.note();
         }
         cleared
     }

@@ -52,6 +52,7 @@
 mod bits;
 mod build;
 mod cache;
+mod change;
 mod dir;
 mod disk;
 mod error;
@@ -61,6 +62,7 @@ mod index;
 mod key;
 mod layer;
 mod meta;
+mod now;
 mod open;
 mod pending;
 mod pin;
@@ -75,6 +77,7 @@ mod trust;
 mod verify;
 
 pub use cache::{Cache, Config};
+pub use change::Changed;
 pub use error::{Error, Result};
 pub use flush::FLUSH_DELAY;
 pub use key::Key;

@@ -127,19 +127,20 @@ impl Admin {
             },
             ("/metrics", Method::GET) => self.metrics().await,
             ("/layers", Method::GET) => self.layers().await,
+            ("/peers", Method::GET) => self.peers().await,
             ("/profiles", Method::GET) => profiles::list(&self.engine).await,
             ("/profiles", Method::PUT) => profiles::import(&self.engine, request.into_body()).await,
             ("/profiles", _) => not_allowed("GET, PUT"),
             ("/log-level", Method::GET) => text(StatusCode::OK, &self.level.get().to_string()),
             ("/log-level", Method::PUT) => self.change_level(request.into_body()).await,
             ("/log-level", _) => not_allowed("GET, PUT"),
-            ("/live" | "/ready" | "/metrics" | "/layers", _) => not_allowed("GET"),
+            ("/live" | "/ready" | "/metrics" | "/layers" | "/peers", _) => not_allowed("GET"),
             (path, method) => match (path.strip_prefix("/profiles/"), method) {
                 (Some(name), Method::GET) => profiles::export(&self.engine, name).await,
                 (Some(_), _) => not_allowed("GET"),
                 (None, _) => text(
                     StatusCode::NOT_FOUND,
-                    "there are /live, /ready, /metrics, /layers, /profiles and /log-level",
+                    "there are /live, /ready, /metrics, /layers, /peers, /profiles and /log-level",
                 ),
             },
         }
@@ -173,6 +174,22 @@ impl Admin {
             Err(_) => text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the layers cannot be told",
+            ),
+        }
+    }
+
+    /// On a blocking thread, like the metrics.
+    async fn peers(&self) -> Response<Full<Bytes>> {
+        let engine = Arc::clone(&self.engine);
+        match tokio::task::spawn_blocking(move || engine.peers()).await {
+            Ok(Some(peers)) => with_type(format!("{peers}\n"), "application/json"),
+            Ok(None) => text(
+                StatusCode::NOT_FOUND,
+                "this plugin has no layers that other nodes could send",
+            ),
+            Err(_) => text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the other nodes cannot be told",
             ),
         }
     }

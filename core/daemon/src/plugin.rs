@@ -45,6 +45,11 @@ pub trait Engine: Keyspaces {
         None
     }
 
+    /// What is known of other nodes that layers are exchanged with, for `GET /peers`; `None` if there can be none.
+    fn peers(&self) -> Option<serde_json::Value> {
+        None
+    }
+
     /// The learned orders of starts, for `/profiles`; `None` if it learns none.
     fn profiles(&self) -> Option<Arc<dyn Profiles>> {
         None

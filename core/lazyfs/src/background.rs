@@ -31,6 +31,9 @@ const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How soon a job is looked at again that only waits for its last requests.
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
+/// How soon what was left to other nodes is looked at again.
+const LEFT_PAUSE: Duration = Duration::from_millis(150);
+
 /// The window as long as nobody knows how fast the way to a registry is, in bytes.
 pub(crate) const WINDOW_UNKNOWN: u64 = 512 << 10;
 
@@ -70,6 +73,8 @@ struct Job {
     requests: Arc<Requests>,
     /// Something has failed on this pass, so another one is needed.
     incomplete: bool,
+    /// Something was left to other nodes on this pass, which may not bring it.
+    is_left: bool,
     pause: Duration,
 }
 
@@ -113,9 +118,17 @@ impl Background {
         self.stopped.send_replace(true);
     }
 
+    /// Whether the cache has space for what nobody waits for.
+    pub(crate) fn admits(&self) -> bool {
+        self.cache.admits_background()
+    }
+
     /// Has `course` fetched when it is its turn.
     pub(crate) fn add(&self, layer: &Arc<LazyLayer>, course: Course, rank: Rank) {
         layer.begin_job();
+        if rank.class != Class::Near {
+            layer.lane.add(rank, &course);
+        }
         if rank.class == Class::Learned {
             self.learned.fetch_add(1, Ordering::Relaxed);
         }
@@ -125,6 +138,7 @@ impl Background {
             course,
             requests: Arc::default(),
             incomplete: false,
+            is_left: false,
             pause: FAILURE_PAUSE_MIN,
         });
     }
@@ -204,7 +218,7 @@ impl Background {
             job.pause = (job.pause * 2).min(FAILURE_PAUSE_MAX);
             return self.set_aside(job, &layer, pause);
         }
-        if !self.cache.admits_background() {
+        if !self.admits() {
             layer.set_background(BackgroundState::NoSpace);
             return self.set_aside(job, &layer, SPACE_PAUSE);
         }
@@ -217,7 +231,7 @@ impl Background {
             false => window / 4,
         };
         let bytes = self.request_bytes.min(part).max(1);
-        let fetches = layer.fetch_ahead(&mut job.course, bytes, class.gap_max());
+        let fetches = layer.fetch_ahead(&mut job.course, bytes, class.gap_max(), &mut job.is_left);
         if fetches.is_empty() {
             return self.finish(job, &layer);
         }
@@ -321,6 +335,10 @@ impl Background {
         if std::mem::take(&mut job.incomplete) || failed {
             job.course.restart();
             return self.put(job);
+        }
+        if std::mem::take(&mut job.is_left) && job.rank.class != Class::Near {
+            job.course.restart();
+            return self.put_later(job, LEFT_PAUSE);
         }
         self.drop_job(&job, Some(layer));
     }

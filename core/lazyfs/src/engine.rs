@@ -27,6 +27,8 @@ pub struct Engine {
     pub(crate) leftovers: Leftovers,
     memory: Places,
     inflaters: Places,
+    /// Places for what is fetched ahead from other nodes.
+    pub(crate) lanes: Arc<Semaphore>,
     pub(crate) line: Arc<Line>,
     layers: AtomicU64,
     /// First uses of chunks, of all layers: their order.
@@ -44,6 +46,9 @@ impl fmt::Debug for Engine {
 /// The unit of memory that is budgeted.
 const KIB: u64 = 1024;
 
+/// How much is fetched ahead from other nodes at the same time, in batches, of all layers.
+const LANES: usize = 8;
+
 impl Engine {
     /// An engine that works on `runtime`, which must have a timer, and fetches ahead as long as `cache` admits it.
     pub fn new(config: Config, cache: Arc<Cache>, runtime: Handle) -> Arc<Self> {
@@ -55,6 +60,7 @@ impl Engine {
             memory: Places::new(kib - kib / 3, kib / 3),
             // One more than there are processors at worst; so none waits behind what nobody wants.
             inflaters: Places::new(inflaters, (inflaters / 2).max(1)),
+            lanes: Arc::new(Semaphore::new(LANES)),
             config,
             runtime,
             counters: Counters::default(),

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pontoon_cache::Put;
-use pontoon_layer::{Chunk, ChunkTableRef, Compression, Member as Stream, Verified};
 use pontoon_source::Blob;
 use tokio::time::Instant;
 
 use crate::engine::Place;
 use crate::feed::Feed;
-use crate::flight::{Claim, Landed, Piece, Rush};
+use crate::flight::{Claim, Landed, Piece, Rush, Ticket};
 use crate::line::Trip;
 use crate::missing::TAKEN_GAP_MAX;
+use crate::peers::Swarm;
+use crate::plan::{Member, coalesce};
+use crate::race::Race;
+use crate::unpack::unpack;
 use crate::{Error, LazyLayer, Result};
 
 /// The pause before a request is made again, at first and at most.
@@ -41,6 +43,13 @@ pub(crate) struct Fetch {
     /// Who is asked, and how many have refused before.
     from: Option<Arc<dyn Blob>>,
     refusals: usize,
+}
+
+/// What a request could not bring, and why.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    pub(crate) claims: Vec<Claim>,
 }
 
 impl Fetch {
@@ -69,7 +78,7 @@ impl Fetch {
         }
     }
 
-    /// Takes what is here elsewhere, and fetches the rest.
+    /// Takes what is here elsewhere, and has the rest fetched from whoever has it first.
     pub(crate) fn start(self) {
         let runtime = self.layer.engine.runtime.clone();
         runtime.spawn(async move {
@@ -83,10 +92,19 @@ impl Fetch {
         });
     }
 
-    /// Only fetches.
+    /// Has it fetched from whoever has it first.
     pub(crate) fn spawn(self) {
         let runtime = self.layer.engine.runtime.clone();
-        runtime.spawn(self.run());
+        match self.layer.swarm() {
+            Some(swarm) => drop(runtime.spawn(self.race(swarm).run())),
+            None => drop(runtime.spawn(self.run())),
+        }
+    }
+
+    /// The same, from other nodes too.
+    fn race(mut self, swarm: Arc<dyn Swarm>) -> Race {
+        let claims = self.claims.drain(..).collect();
+        Race::new(&self.layer, swarm, claims, &self.rush, self.trip)
     }
 
     pub(crate) fn layer(&self) -> &Arc<LazyLayer> {
@@ -107,20 +125,26 @@ impl Fetch {
         }
         // What it weighed on the line it does no more.
         self.trip = None;
-        let gap_max = self.layer.engine.config.gap_bytes_max.min(TAKEN_GAP_MAX);
-        let mut groups: Vec<Vec<Claim>> = Vec::new();
-        for claim in kept {
-            let is_near = |last: &Claim| {
-                let gap = claim.member.blob.start.saturating_sub(last.member.blob.end);
-                gap <= gap_max
-            };
-            match groups.last_mut() {
-                Some(group) if group.last().is_some_and(is_near) => group.push(claim),
-                _ => groups.push(vec![claim]),
-            }
-        }
-        let fetch = |claims| Fetch::new(&self.layer, claims, &self.rush);
-        groups.into_iter().map(fetch).collect()
+        Fetch::of(&self.layer, kept, &self.rush)
+    }
+
+    /// Requests for some of what was to be fetched: what lies between them is not wanted.
+    pub(crate) fn of(layer: &Arc<LazyLayer>, claims: Vec<Claim>, rush: &Arc<Rush>) -> Vec<Fetch> {
+        let members = claims.iter().map(|claim| claim.member.clone()).collect();
+        let mut claims: HashMap<usize, Claim> = claims
+            .into_iter()
+            .map(|claim| (claim.member.key(), claim))
+            .collect();
+        let mut bounds = layer.bounds(layer.engine.config.request_bytes_max);
+        bounds.gap_max = bounds.gap_max.min(TAKEN_GAP_MAX);
+        let groups = coalesce(members, bounds).into_iter();
+        let fetch = |group: Vec<Member>| {
+            let claims = group
+                .iter()
+                .filter_map(|member| claims.remove(&member.key()));
+            Fetch::new(layer, claims.collect(), rush)
+        };
+        groups.map(fetch).collect()
     }
 
     /// Compressed bytes that it will ask for.
@@ -132,13 +156,48 @@ impl Fetch {
     }
 
     /// Fetches; tries again what may be mended by time, as long as the patience lasts and somebody waits.
-    pub(crate) async fn run(mut self) -> Result<()> {
+    pub(crate) async fn run(self) -> Result<()> {
+        let ended = self.end().await;
+        ended.map_err(|failed| {
+            for claim in failed.claims {
+                claim.land(Landed::Failed(failed.error.clone()));
+            }
+            failed.error
+        })
+    }
+
+    /// The same, but nobody is told of a failure yet. Ends also when others have brought all of it.
+    pub(crate) async fn end(mut self) -> Result<(), Failed> {
         let layer = self.layer.clone();
-        tokio::select! {
+        let tickets: Vec<Ticket> = self.claims.iter().map(Claim::ticket).collect();
+        let brought = async {
+            for mut ticket in tickets {
+                ticket.landed().await;
+            }
+        };
+        let ended = tokio::select! {
             ended = self.fly() => ended,
+            () = brought => Ok(()),
             // The claims land as given up.
-            () = layer.closed() => Err(Error::Abandoned { layer: layer.digest().clone() }),
+            () = layer.closed() => {
+                self.claims.clear();
+                Err(Error::Abandoned { layer: layer.digest().clone() })
+            }
+        };
+        ended.map_err(|error| Failed {
+            error,
+            claims: self.claims.into(),
+        })
+    }
+
+    /// As [`Fetch::end`]; ends well only when all of it has landed.
+    pub(crate) async fn landed(self) -> Result<(), Failed> {
+        let tickets: Vec<Ticket> = self.claims.iter().map(Claim::ticket).collect();
+        self.end().await?;
+        for mut ticket in tickets {
+            ticket.landed().await;
         }
+        Ok(())
     }
 
     async fn fly(&mut self) -> Result<()> {
@@ -169,6 +228,7 @@ impl Fetch {
     }
 
     async fn attempt(&mut self) -> pontoon_source::Result<()> {
+        self.claims.retain(|claim| !claim.has_landed());
         let (Some(first), Some(last)) = (self.claims.front(), self.claims.back()) else {
             return Ok(());
         };
@@ -190,6 +250,10 @@ impl Fetch {
         self.from = Some(Arc::clone(&blob));
         let mut feed = Feed::open(&layer, &rush, blob, range, trip);
         while let Some(claim) = self.claims.front() {
+            if claim.has_landed() {
+                self.claims.pop_front();
+                continue;
+            }
             let range = claim.member.blob.clone();
             let same = self.claims.iter();
             let same = same.take_while(|claim| claim.member.blob == range).count();
@@ -240,9 +304,6 @@ impl Fetch {
             }
         };
         self.layer.note_failure(&error);
-        for claim in self.claims.drain(..) {
-            claim.land(Landed::Failed(error.clone()));
-        }
         error
     }
 }
@@ -308,87 +369,5 @@ fn store(
     }
     if !again.is_empty() {
         Fetch::new(layer, again, rush).spawn();
-    }
-}
-
-/// Stores what `claims` miss of the member `bytes`. What is not in the cache then.
-fn unpack(layer: &LazyLayer, claims: &[Claim], bytes: &[u8]) -> HashMap<usize, Piece> {
-    let table = layer.cached().chunks();
-    let chunks = claims.iter().flat_map(|claim| claim.member.chunks.clone());
-    let mut missing: Vec<(usize, Chunk)> = chunks
-        .filter(|index| !layer.cached().is_ready(*index))
-        .filter_map(|index| Some((index, table.get(index)?)))
-        .collect();
-    // As they come out of the stream, the same ones after each other.
-    missing.sort_by_key(|(_, chunk)| (chunk.inner_offset, chunk.length, chunk.digest));
-    let mut unpacker = Unpacker::new(table, bytes);
-    let is_second = claims.iter().any(|claim| claim.second);
-    let mut pieces = HashMap::new();
-    for (index, chunk) in missing {
-        match unpacker.chunk(&chunk) {
-            Ok(verified) => {
-                let bytes = verified.clone().into_inner();
-                if let Put::NotStored(_) = layer.cached().put(index, verified) {
-                    layer.keep(index, bytes.clone());
-                    pieces.insert(index, Piece::Memory(bytes));
-                }
-            }
-            Err(reason) => {
-                if let Some(chunks) = layer.wrong_chunks.add() {
-                    tracing::warn!(layer = %layer.digest(), chunk = index, second = is_second, reason, chunks, "a chunk came with wrong bytes");
-                }
-                pieces.insert(index, Piece::Failed(layer.wrong_bytes(index, reason)));
-            }
-        }
-    }
-    pieces
-}
-
-/// Takes chunks out of a member, each once though several chunks are the same.
-struct Unpacker<'a> {
-    table: ChunkTableRef<'a>,
-    bytes: &'a [u8],
-    stream: Option<(Compression, Stream<'a>)>,
-    last: Option<(Chunk, Result<Verified<Bytes>, String>)>,
-}
-
-impl<'a> Unpacker<'a> {
-    fn new(table: ChunkTableRef<'a>, bytes: &'a [u8]) -> Self {
-        Unpacker {
-            table,
-            bytes,
-            stream: None,
-            last: None,
-        }
-    }
-
-    fn chunk(&mut self, chunk: &Chunk) -> Result<Verified<Bytes>, String> {
-        let is_same = |last: &Chunk| {
-            (last.inner_offset, last.length, last.compression)
-                == (chunk.inner_offset, chunk.length, chunk.compression)
-                && last.digest() == chunk.digest()
-        };
-        match &self.last {
-            Some((last, unpacked)) if is_same(last) => unpacked.clone(),
-            _ => {
-                let unpacked = self.unpack(chunk);
-                self.last = Some((*chunk, unpacked.clone()));
-                unpacked
-            }
-        }
-    }
-
-    fn unpack(&mut self, chunk: &Chunk) -> Result<Verified<Bytes>, String> {
-        let stream = match &mut self.stream {
-            Some((compression, stream)) if *compression == chunk.compression => stream,
-            stream => {
-                let new = self.table.member(chunk, self.bytes);
-                &mut stream.insert((chunk.compression, new)).1
-            }
-        };
-        let bytes = stream
-            .chunk(chunk.inner_offset, chunk.length)
-            .map_err(|error| error.to_string())?;
-        Verified::check(bytes, &chunk.digest()).map_err(|error| error.to_string())
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -83,6 +83,27 @@ impl Flights {
     /// Whether nothing is being fetched or inflated.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+
+    /// Ends a flight, unless it has ended: who comes first tells how. Whether it was this one.
+    fn end(&self, key: usize, flight: &Arc<Flight>, landed: Option<Landed>) -> bool {
+        // First off the map: who comes now finds the chunk in the cache, or starts anew.
+        let mut map = self.lock();
+        if map
+            .get(&key)
+            .is_some_and(|known| Arc::ptr_eq(known, flight))
+        {
+            map.remove(&key);
+        }
+        drop(map);
+        let mut landed = landed;
+        flight.landed.send_if_modified(|now| {
+            let is_first = now.is_none() && landed.is_some();
+            if is_first {
+                *now = landed.take();
+            }
+            is_first
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<usize, Arc<Flight>>> {
@@ -185,11 +206,43 @@ impl Claim {
         if std::mem::replace(&mut self.landed, true) {
             return;
         }
-        // First off the map: who comes now finds the chunk in the cache, or starts anew.
-        self.flights.lock().remove(&self.member.key());
-        if landed.is_some() {
-            self.flight.landed.send_replace(landed);
+        self.flights.end(self.member.key(), &self.flight, landed);
+    }
+
+    /// The right to land it for whoever has the claim.
+    pub(crate) fn landing(&self) -> Landing {
+        Landing {
+            key: self.member.key(),
+            flight: Arc::downgrade(&self.flight),
+            flights: Arc::clone(&self.flights),
         }
+    }
+
+    /// Whether somebody with a [`Landing`] has landed it.
+    pub(crate) fn has_landed(&self) -> bool {
+        self.flight.landed.borrow().is_some()
+    }
+}
+
+/// The right to land a flight that somebody else has the claim to. Keeps nobody waiting if that one gives up.
+pub(crate) struct Landing {
+    key: usize,
+    flight: Weak<Flight>,
+    flights: Arc<Flights>,
+}
+
+impl Landing {
+    /// Tells everybody who waits, unless that was done. What is in the cache must be there already. Whether this was the
+    /// first to tell.
+    pub(crate) fn land(&self, landed: Landed) -> bool {
+        let flight = self.flight.upgrade();
+        flight.is_some_and(|flight| self.flights.end(self.key, &flight, Some(landed)))
+    }
+
+    /// Whether it landed, or was given up.
+    pub(crate) fn is_over(&self) -> bool {
+        let flight = self.flight.upgrade();
+        flight.is_none_or(|flight| flight.landed.borrow().is_some())
     }
 }
 

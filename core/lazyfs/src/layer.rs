@@ -19,7 +19,9 @@ use crate::course::Course;
 use crate::engine::Engine;
 use crate::flight::Flights;
 use crate::kin::Donors;
+use crate::lane::Lane;
 use crate::link::{Connect, Link};
+use crate::peers::{Peers, Swarm};
 use crate::queue::{Class, Rank};
 use crate::sequence::Sequence;
 use crate::status::{BackgroundState, Counters, LastError, Status, percent};
@@ -37,6 +39,9 @@ pub struct LazyLayer {
     pin: CachePin,
     pub(crate) flights: Arc<Flights>,
     pub(crate) donors: Donors,
+    /// The other nodes that have the layer, until it is closed.
+    swarm: Mutex<Option<Arc<dyn Swarm>>>,
+    pub(crate) lane: Lane,
     trace: Trace,
     pub(crate) sequence: Sequence,
     counters: Counters,
@@ -125,6 +130,8 @@ impl LazyLayer {
             pin,
             flights: Arc::default(),
             donors: Donors::default(),
+            swarm: Mutex::default(),
+            lane: Lane::default(),
             trace: Trace::new(cached.chunks().len()),
             sequence: Sequence::default(),
             counters: Counters::default(),
@@ -267,6 +274,17 @@ impl LazyLayer {
         Some(window.max(*bounds.start()).min(*bounds.end()))
     }
 
+    /// About how long the registry takes for `bytes`, as far as that was measured.
+    pub(crate) fn registry_time(&self, bytes: u64) -> std::time::Duration {
+        let Some(pace) = self.link.pace() else {
+            return std::time::Duration::ZERO;
+        };
+        let time = u128::from(bytes) * 1_000_000_000 / u128::from(pace.bytes_per_second.max(1));
+        let time = u64::try_from(time).unwrap_or(u64::MAX);
+        pace.round_trip
+            .saturating_add(std::time::Duration::from_nanos(time))
+    }
+
     pub(crate) fn is_wanted_whole(&self) -> bool {
         self.is_wanted_whole.load(Ordering::Relaxed)
     }
@@ -308,6 +326,25 @@ impl LazyLayer {
     pub fn close(&self) {
         self.closed.send_replace(true);
         self.donors.clear();
+        self.swarm_mut().take();
+    }
+
+    /// Has chunks fetched from other nodes that have them, and tells other nodes that this one has the layer, until it is
+    /// closed. Once; what is told later is ignored.
+    pub fn share(self: &Arc<Self>, peers: &dyn Peers) {
+        let mut swarm = self.swarm_mut();
+        if swarm.is_none() && !self.is_closed() {
+            self.open_lane(swarm.insert(peers.join(self.cached())));
+        }
+    }
+
+    /// The other nodes that have the layer, if there is any way to them.
+    pub(crate) fn swarm(&self) -> Option<Arc<dyn Swarm>> {
+        self.swarm_mut().clone()
+    }
+
+    fn swarm_mut(&self) -> std::sync::MutexGuard<'_, Option<Arc<dyn Swarm>>> {
+        self.swarm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn count(&self, counter: impl Fn(&Counters) -> &AtomicU64, number: u64) {

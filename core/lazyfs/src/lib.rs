@@ -12,7 +12,8 @@
 //! ([`LazyLayer::prefetch`], [`LazyLayer::follow`]): that is in one order for all layers, and asked for only as far as the
 //! line would be idle otherwise.
 //!
-//! What another layer has is not fetched, if it is one that [`LazyLayer::set_kin`] names.
+//! What another layer has is not fetched, if it is one that [`LazyLayer::set_kin`] names. What other nodes have is fetched from
+//! them, if [`LazyLayer::share`] is told of [`Peers`].
 //!
 //! Knows no kernel and no format. Reads may come from any thread; the work is done on the engine's runtime, inflation
 //! on its blocking threads.
@@ -27,16 +28,20 @@ mod feed;
 mod fetch;
 mod flight;
 mod kin;
+mod lane;
 mod layer;
 mod leftovers;
 mod line;
 mod link;
 mod missing;
+mod peers;
 mod plan;
 mod queue;
+mod race;
 mod sequence;
 mod status;
 mod trace;
+mod unpack;
 
 pub use config::{BackgroundConfig, Config};
 pub use engine::Engine;
@@ -44,6 +49,8 @@ pub use error::{Error, Result};
 pub use kin::Kin;
 pub use layer::{LazyLayer, PendingRead, Prefetch, Read};
 pub use link::{Connect, Connected};
+pub use peers::{News, Peers, Swarm};
+pub use pontoon_source::Urgency;
 pub use status::{BackgroundState, Counted, LastError, Status};
 
 /// The tree of a layer, as whoever shows it needs to know it.

@@ -10,6 +10,7 @@ use pontoon_cache::Read as CacheRead;
 use crate::course::Course;
 use crate::fetch::Fetch;
 use crate::flight::{Gate, Landed, Piece, Rush, Ticket};
+use crate::peers::Swarm;
 use crate::plan::{Bounds, Member, Members, coalesce, widen};
 use crate::{Error, LazyLayer, Result};
 
@@ -120,14 +121,22 @@ impl LazyLayer {
     }
 
     /// The next requests of about `bytes` in all, made for nobody yet, with at most `gap_max` bytes between two members of
-    /// one. None if everything is here or on its way.
+    /// one. None if everything is here or on its way, or left to other nodes: then `is_left` is set.
     pub(crate) fn fetch_ahead(
         self: &Arc<Self>,
         course: &mut Course,
         bytes: u64,
         gap_max: u64,
+        is_left: &mut bool,
     ) -> Vec<Fetch> {
         let table = self.cached().chunks();
+        let swarm = self.swarm();
+        let mut leave = |member: &Member| {
+            let is_peers = |swarm: &Arc<dyn Swarm>| self.is_left_to_peers(&**swarm, member);
+            let is_peers = swarm.as_ref().is_some_and(is_peers);
+            *is_left |= is_peers;
+            is_peers
+        };
         let mut seen = Members::default();
         loop {
             let mut wanted = Vec::new();
@@ -145,7 +154,7 @@ impl LazyLayer {
                     continue;
                 };
                 seen.add(&member);
-                if within.has(&member.blob) {
+                if within.has(&member.blob) && !leave(&member) {
                     sum += member.bytes();
                     data_bytes = data_bytes.saturating_add(member.data_bytes(&table));
                     wanted.push(member);
@@ -165,13 +174,16 @@ impl LazyLayer {
                 let claims = claims.collect();
                 fetches.push(Fetch::new(self, claims, &rush));
             }
+            if let (Some(swarm), false) = (&swarm, fetches.is_empty()) {
+                swarm.fetches();
+            }
             if ended || !fetches.is_empty() {
                 return fetches;
             }
         }
     }
 
-    fn bounds(&self, request_max: u64) -> Bounds<'_> {
+    pub(crate) fn bounds(&self, request_max: u64) -> Bounds<'_> {
         let gap_max = self.engine.config.gap_bytes_max;
         Bounds {
             gap_max: match self.is_like_another() {
@@ -184,7 +196,7 @@ impl LazyLayer {
     }
 
     /// Whether some of `member` is missing and nobody fetches it.
-    fn is_free(&self, gate: &Gate<'_>, member: &Member) -> bool {
+    pub(crate) fn is_free(&self, gate: &Gate<'_>, member: &Member) -> bool {
         let mut chunks = member.chunks.clone();
         !gate.is_in_flight(member) && chunks.any(|index| !self.cached().is_ready(index))
     }

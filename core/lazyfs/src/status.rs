@@ -86,6 +86,12 @@ counters! {
     taken_chunks,
     /// Their bytes.
     taken_bytes,
+    /// Chunks that came from other nodes.
+    peer_chunks,
+    /// Their bytes.
+    peer_bytes,
+    /// Members that the registry was asked for too, because other nodes that have them were late.
+    late_peers,
     /// Members inflated.
     inflated_members,
     /// Members that had wrong bytes, each time.

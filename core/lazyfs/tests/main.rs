@@ -10,4 +10,5 @@ mod blobs;
 mod contexts;
 mod faults;
 mod kin;
+mod peers;
 mod reading;

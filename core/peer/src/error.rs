@@ -41,6 +41,9 @@ pub enum Error {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// The system gives no threads.
+    #[error("starting the threads for other nodes failed")]
+    Threads(#[source] io::Error),
     /// Nobody can be reached at the address.
     #[error("listening on {address} failed: is another daemon there? Set another one in [peer]")]
     Listen {

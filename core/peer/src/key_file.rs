@@ -53,9 +53,8 @@ pub(crate) fn create(path: &Path, key: &Keypair) -> Result<bool> {
     };
     fs::create_dir_all(directory).map_err(&failed)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(".{:016x}.new", rand::random::<u64>()));
     let new = Removed(directory.join(name));
-    let _ = fs::remove_file(&new.0);
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

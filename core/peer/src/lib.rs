@@ -12,7 +12,7 @@
 //! | [`net`] | who has which layer: [`Discovery`], a Kademlia table |
 //! | [`wire`] | HAVE and chunks over HTTP/1.1 |
 //! | [`policy`] | whom to ask, when to ask somebody else. Pure |
-//! | [`swarm`], [`node`] | what a mounted layer knows of other nodes; the seam to `core/lazyfs` |
+//! | `swarm`, [`node`] | what a mounted layer knows of other nodes; the seam to `core/lazyfs` |
 //! | [`status`] | what `pontoon peers` shows |
 
 pub mod admission;
@@ -26,7 +26,7 @@ pub mod node;
 mod peer;
 pub mod policy;
 pub mod status;
-pub mod swarm;
+mod swarm;
 pub mod tls;
 pub mod wire;
 
@@ -36,5 +36,6 @@ pub use error::{Error, Result};
 pub use have::{BITMAP_BYTES_MAX, Bitmap, Have, PEERS_TOLD_MAX, Told, ZONE_BYTES_MAX};
 pub use identity::Identity;
 pub use libp2p_identity::PeerId;
-pub use net::{Discovery, Event, Health, PeerStatus};
+pub use net::{Bootstrap, Discovery, Event, Health, PeerStatus};
+pub use node::{Node, Settings};
 pub use peer::{Class, Peer};

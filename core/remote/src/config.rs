@@ -1,9 +1,11 @@
 //! What the operator chooses.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_layer::{Limits, OpaqueXattr};
+use pontoon_lazyfs::Peers;
 use pontoon_source::{Credential, KubernetesConfig};
 
 use crate::FrontEnd;
@@ -19,6 +21,8 @@ pub struct Config {
     pub cache: pontoon_cache::Config,
     /// How layers are fetched, the background included.
     pub fetching: pontoon_lazyfs::Config,
+    /// Other nodes that layers are exchanged with. `None`: all comes from registries. `[peer]`
+    pub peers: Option<Arc<dyn Peers>>,
     /// How layers are served.
     pub serving: pontoon_fuse::Config,
     /// Who keeps what is served when this process ends. `None`: nobody, so it ends too. `[holder]`
@@ -106,6 +110,7 @@ impl Default for Config {
                 free_bytes_min: 0,
             },
             fetching: pontoon_lazyfs::Config::default(),
+            peers: None,
             serving: pontoon_fuse::Config::default(),
             holder: None,
             lazy: LazyConfig {

@@ -84,7 +84,7 @@ pub(crate) fn stock() -> Stocked {
     );
     let erofs = Arc::new(erofs);
     let of = Arc::clone(&engine);
-    let stock = Stock::open(directory.path(), cache, of, registry, erofs, handle).unwrap();
+    let stock = Stock::open(directory.path(), cache, of, registry, erofs, None, handle).unwrap();
     drop(inside);
     Stocked {
         stock,

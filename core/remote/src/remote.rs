@@ -104,6 +104,7 @@ impl Remote {
             Arc::clone(&engine),
             registry.clone(),
             Arc::clone(&erofs),
+            config.peers.clone(),
             handle.clone(),
         );
         let failed = |source| Error::Io {

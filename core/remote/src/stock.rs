@@ -14,7 +14,7 @@ use std::time::Duration;
 use pontoon_cache::{Cache, Key, Meta};
 use pontoon_fuse::LayerTable;
 use pontoon_layer::ChunkTable;
-use pontoon_lazyfs::LazyLayer;
+use pontoon_lazyfs::{LazyLayer, Peers};
 use pontoon_overlay::{Recorded, SnapshotId};
 use pontoon_snapshot::{Error, Result};
 use pontoon_source::{Reference, Registry};
@@ -51,6 +51,9 @@ pub(crate) struct Stock {
     pub(crate) table: Arc<LayerTable>,
     /// What the kernel shows.
     erofs: Arc<Erofs>,
+    /// Who is told which layers are open, and asked for their chunks. By digests alone: no name, no tag, no credential goes
+    /// there.
+    peers: Option<Arc<dyn Peers>>,
     items: Mutex<BTreeMap<String, Arc<Item>>>,
     /// Nothing is deleted any more: another daemon may have taken over. Changes while `items` is locked.
     pub(crate) closed: AtomicBool,
@@ -114,6 +117,7 @@ impl Stock {
         engine: Arc<pontoon_lazyfs::Engine>,
         registry: Registry,
         erofs: Arc<Erofs>,
+        peers: Option<Arc<dyn Peers>>,
         runtime: Handle,
     ) -> io::Result<Arc<Self>> {
         let trees = Arc::new(Trees::open(directory.join(TREES))?);
@@ -128,6 +132,7 @@ impl Stock {
             runtime,
             table: Arc::default(),
             erofs,
+            peers,
             items: Mutex::default(),
             closed: AtomicBool::new(false),
             failures: Failures::default(),
@@ -312,6 +317,9 @@ impl Stock {
             None => {
                 let layer = self.read_layer(&item)?;
                 layer.set_kin(Arc::new(Neighbours::of(&self.me, &item)));
+                if let Some(peers) = &self.peers {
+                    layer.share(&**peers);
+                }
                 self.table.insert(item.record.number, Arc::clone(&layer));
                 Arc::clone(opened.insert(layer))
             }

@@ -8,6 +8,7 @@ mod layers;
 mod lazy;
 mod memory;
 mod metadata;
+mod peers;
 mod report;
 mod unpack;
 
@@ -42,6 +43,8 @@ enum Benchmark {
     Lazy(lazy::Lazy),
     /// Converting images into what can be pulled lazily, beside the tools of others.
     Convert(convert::Convert),
+    /// Chunks from another node, beside bare TLS.
+    Peers(peers::Peers),
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Benchmark::Snapshots(arguments) => snapshots(&arguments),
         Benchmark::Lazy(arguments) => lazy::run(&arguments),
         Benchmark::Convert(arguments) => convert::run(&arguments),
+        Benchmark::Peers(arguments) => peers::run(&arguments),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,6 +28,8 @@ pub struct Setup {
     /// With a directory of `hosts.toml` files, the image service of Kubernetes on the
     /// plugin (1.7 only).
     pub cri_hosts: Option<PathBuf>,
+    /// The network namespace that both run in, if not this process's.
+    pub namespace: Option<String>,
 }
 
 impl Setup {
@@ -39,6 +41,7 @@ impl Setup {
             concurrent_unpacks: 1,
             lazy: false,
             cri_hosts: None,
+            namespace: None,
         }
     }
 
@@ -81,7 +84,8 @@ impl Cluster {
     }
 
     /// Starts both in a sandbox that has something already, a registry for example.
-    pub fn start_in(sandbox: Sandbox, setup: Setup) -> Result<Self> {
+    pub fn start_in(sandbox: Sandbox, mut setup: Setup) -> Result<Self> {
+        setup.plugin.namespace.clone_from(&setup.namespace);
         let plugin = Plugin::start(&sandbox, setup.plugin)?;
         let mut proxy = Proxy {
             name: SNAPSHOTTER.into(),
@@ -105,6 +109,7 @@ impl Cluster {
                     snapshotter: SNAPSHOTTER.into(),
                     hosts,
                 }),
+                namespace: setup.namespace,
             },
         )?;
         Ok(Self {

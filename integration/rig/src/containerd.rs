@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::command::{Output, attempt, run};
 use crate::error::{At, Result};
 use crate::image::architecture;
+use crate::network;
 use crate::process::Process;
 use crate::sandbox::Sandbox;
 use crate::tools::Tool;
@@ -63,6 +64,8 @@ pub struct Setup {
     /// Kubernetes' image service, as it is set up for lazy loading (1.7 only: the other
     /// is built without it).
     pub cri: Option<Cri>,
+    /// The network namespace that it runs in, if not this process's.
+    pub namespace: Option<String>,
 }
 
 /// How the CRI plugin pulls.
@@ -95,6 +98,8 @@ pub struct Containerd {
     bin: PathBuf,
     path: std::ffi::OsString,
     namespace: String,
+    /// The network namespace.
+    network: Option<String>,
     dir: PathBuf,
     tmp: PathBuf,
     process: Option<Process>,
@@ -121,6 +126,7 @@ impl Containerd {
             bin,
             path,
             namespace,
+            network: setup.namespace.clone(),
             dir,
             tmp,
             process: None,
@@ -131,7 +137,8 @@ impl Containerd {
 
     /// Starts it again after [`terminate`](Self::terminate) or [`kill`](Self::kill).
     pub fn resume(&mut self) -> Result<()> {
-        let mut command = Command::new(self.bin.join("containerd"));
+        let program = self.bin.join("containerd");
+        let mut command = network::inside(self.network.as_deref(), &program);
         command.arg("--config").arg(self.dir.join("config.toml"));
         command.arg("--root").arg(self.dir.join("root"));
         command.arg("--state").arg(self.dir.join("state"));
@@ -235,7 +242,7 @@ impl Containerd {
 
     /// A `ctr` command for this containerd, to be completed.
     pub fn ctr_command(&self) -> Command {
-        let mut command = Command::new(self.bin.join("ctr"));
+        let mut command = network::inside(self.network.as_deref(), &self.bin.join("ctr"));
         command
             .arg("--address")
             .arg(self.socket())
@@ -316,7 +323,8 @@ impl Containerd {
     }
 
     fn pull_tool(&self, socket: &Path) -> Result<Command> {
-        let mut command = Command::new(Tool::Images.dir()?.join("pull"));
+        let program = Tool::Images.dir()?.join("pull");
+        let mut command = network::inside(self.network.as_deref(), &program);
         command.arg("-address").arg(socket);
         command.env("PATH", &self.path).env("TMPDIR", &self.tmp);
         Ok(command)

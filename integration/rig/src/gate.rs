@@ -31,7 +31,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -71,17 +71,23 @@ impl Gate {
     /// Starts a gate in front of `upstream` (`address:port`, plain HTTP). It answers
     /// plain HTTP.
     pub fn start(upstream: &str) -> Result<Self> {
-        Self::open(upstream, None)
+        Self::start_at(IpAddr::V4(Ipv4Addr::LOCALHOST), upstream)
+    }
+
+    /// The same, where others than this machine's programs find it.
+    pub fn start_at(address: IpAddr, upstream: &str) -> Result<Self> {
+        Self::open(address, upstream, None)
     }
 
     /// Starts a gate that answers HTTPS as `identity`, with HTTP/2 for who asks for it.
     /// The way from it to `upstream` is plain HTTP.
     pub fn start_tls(upstream: &str, identity: &Identity) -> Result<Self> {
-        Self::open(upstream, Some(Arc::new(identity.server_config()?)))
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self::open(address, upstream, Some(Arc::new(identity.server_config()?)))
     }
 
-    fn open(upstream: &str, tls: Option<Arc<ServerConfig>>) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").at("listen on", "127.0.0.1")?;
+    fn open(address: IpAddr, upstream: &str, tls: Option<Arc<ServerConfig>>) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0)).at("listen on", "a free port")?;
         let address = listener.local_addr().at("find the address of", "a gate")?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let runtime = Builder::new_multi_thread()

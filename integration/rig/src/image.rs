@@ -19,7 +19,7 @@ pub use convert::{
     ADDED_BY_FORMATS, Conversion, Converted, convert, convert_with_prefetch, skopeo, store, verify,
 };
 pub use debian::debian;
-pub use heavy::{HEAVY_LAYERS, heavy, heavy_content, heavy_part};
+pub use heavy::{HEAVY_LAYERS, bulky, bulky_content, heavy, heavy_content, heavy_part};
 pub(crate) use layer::read_xattrs;
 pub use layer::{Layer, LayerBuilder};
 pub use layout::{Layout, Spec};

@@ -12,6 +12,7 @@
 //! | [`site`], [`token`], [`authority`], [`hosts`] | registries with TLS, users and tokens |
 //! | [`wire`] | a link of a bandwidth and a round trip, for benchmarks |
 //! | [`cluster`] | a plugin and the containerd that uses it |
+//! | [`fleet`], [`network`] | several of these, each in a network namespace, and their registry |
 //! | [`tree`] | directory trees compared byte for byte |
 //! | [`wait`] | deadlines, and Ctrl-C |
 //!
@@ -26,10 +27,12 @@ pub mod containerd;
 pub mod digest;
 pub mod docker;
 mod error;
+pub mod fleet;
 pub mod gate;
 pub mod hosts;
 pub mod http;
 pub mod image;
+pub mod network;
 pub mod plugin;
 pub mod process;
 pub mod registry;

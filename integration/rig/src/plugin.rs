@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::thread;
 use std::time::Duration;
 
 use crate::checkout;
 use crate::error::{At, Error, Result};
+use crate::network;
 use crate::process::Process;
 use crate::sandbox::{Sandbox, mounts_below};
 use crate::tools::Tool;
@@ -65,6 +66,8 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// Its log level: `debug` says most when a test fails, `info` is what users have.
     pub log_level: &'static str,
+    /// The network namespace that it runs in, if not this process's.
+    pub namespace: Option<String>,
 }
 
 impl Default for Setup {
@@ -75,6 +78,7 @@ impl Default for Setup {
             args: Vec::new(),
             env: Vec::new(),
             log_level: "debug",
+            namespace: None,
         }
     }
 }
@@ -133,7 +137,7 @@ impl Plugin {
     }
 
     fn begin(&self) -> Result<Process> {
-        let mut command = Command::new(&self.binary);
+        let mut command = network::inside(self.setup.namespace.as_deref(), &self.binary);
         command
             .arg("--root")
             .arg(&self.root)

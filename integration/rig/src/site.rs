@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub struct Setup {
     pub users: Users,
     /// Whether clients come by HTTPS.
     pub tls: bool,
+    /// Where clients come, if not on loopback.
+    pub address: Option<IpAddr>,
 }
 
 /// A running registry behind a gate. Clients go through [`gate`](Self::gate); pushing by
@@ -62,7 +65,10 @@ impl Site {
         let hosts = sandbox.subdir("hosts")?;
         let authority = setup.tls.then(Authority::new).transpose()?;
         let gate = match &authority {
-            None => Gate::start(store.host())?,
+            None => match setup.address {
+                None => Gate::start(store.host())?,
+                Some(address) => Gate::start_at(address, store.host())?,
+            },
             Some(authority) => Gate::start_tls(store.host(), &authority.server()?)?,
         };
         let url = format!("{}://{}", gate.scheme(), gate.host());

@@ -12,7 +12,7 @@ use pontoon_remote::{
 };
 use pontoon_source::{Credential, KubernetesConfig};
 
-use crate::Flavor;
+use crate::{Flavor, PeerSection};
 
 section! {
     /// As for every overlay snapshotter.
@@ -207,6 +207,8 @@ pub struct LazySections<F> {
     pub lazy: LazySection,
     /// `[unpack]`
     pub unpack: UnpackSection,
+    /// `[peer]`
+    pub peer: PeerSection,
     flavor: PhantomData<F>,
 }
 
@@ -221,6 +223,7 @@ impl<F: Flavor> Sections for LazySections<F> {
             ("holder", &mut self.holder),
             ("lazy", &mut self.lazy),
             ("unpack", &mut self.unpack),
+            ("peer", &mut self.peer),
         ]
     }
 }

@@ -9,11 +9,13 @@ use pontoon_remote::Remote;
 use pontoon_snapshot::{Keyspaces, Result, Snapshotter, SnapshotterName};
 
 use crate::numbers;
+use crate::peer::Peering;
 
 /// An engine, and what brings its layers.
 pub(crate) struct LazyEngine {
     pub(crate) engine: Arc<Engine>,
     pub(crate) remote: Arc<Remote>,
+    pub(crate) peering: Peering,
 }
 
 impl Keyspaces for LazyEngine {
@@ -35,16 +37,23 @@ impl pontoon_daemon::Engine for LazyEngine {
         serde_json::to_value(self.remote.report()).ok()
     }
 
+    fn peers(&self) -> Option<serde_json::Value> {
+        Some(self.peering.status())
+    }
+
     fn profiles(&self) -> Option<Arc<dyn Profiles>> {
         Some(Arc::new(Learned(Arc::clone(&self.remote))))
     }
 
     fn numbers(&self) -> Vec<Number> {
-        numbers::of(&self.remote.totals())
+        let mut numbers = numbers::of(&self.remote.totals());
+        numbers.extend(numbers::peers(self.peering.node().as_deref()));
+        numbers
     }
 
     fn close(&self) {
         self.engine.close();
+        self.peering.stop();
         if self.remote.has_left() {
             // The lock on the root, which a successor waits for, is kept until this process has ended: until then its
             // threads may still take requests of the kernel.

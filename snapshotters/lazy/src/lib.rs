@@ -7,6 +7,7 @@ mod config;
 mod engine;
 mod holder;
 mod numbers;
+mod peer;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use engine::LazyEngine;
+use peer::Peering;
 use pontoon_daemon::Plugin;
 use pontoon_overlay::{Engine, Features, Options};
 use pontoon_remote::Remote;
@@ -24,6 +26,7 @@ pub use config::{
     BackgroundSection, CacheSection, CredentialsSection, FixedCredentials, FrontEndSetting,
     HolderSection, LazySection, LazySections, OverlaySection, RegistrySection, UnpackSection,
 };
+pub use peer::{Address, PeerSection, PeerSwitch};
 
 /// A daemon with lazy layers.
 pub trait Flavor: fmt::Debug + Clone + Default + PartialEq + 'static {
@@ -68,6 +71,8 @@ impl<F: Flavor> Plugin for Lazy<F> {
         let features = probe(root)?;
         let mut config = sections.provider(features.userxattr);
         config.holder = holder::config(F::NAME, &sections.holder, root);
+        let peering = Peering::start(&sections.peer, F::NYDUS, root);
+        config.peers = peering.peers();
         let remote = Remote::open(root, config);
         let remote = remote.map_err(|error| Error::Failed {
             operation: format!("opening the lazy layers of {}", root.display()),
@@ -81,7 +86,11 @@ impl<F: Flavor> Plugin for Lazy<F> {
             mount_options: section.mount_options.clone(),
         };
         let engine = Engine::open(root, options, Arc::clone(&remote) as _)?;
-        Ok(Arc::new(LazyEngine { engine, remote }))
+        Ok(Arc::new(LazyEngine {
+            engine,
+            remote,
+            peering,
+        }))
     }
 
     /// Never `rebase`: unpacking without parents loses the chain that a lazy layer lies on.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pontoon_daemon::Number;
+use pontoon_peer::Node;
 use pontoon_remote::Totals;
 
 /// All of it. No series is of one layer or image: those come and go.
@@ -12,6 +13,52 @@ pub(crate) fn of(totals: &Totals) -> Vec<Number> {
     numbers.extend(asked(totals));
     numbers.extend(kept(totals));
     numbers
+}
+
+/// What is counted of other nodes; nothing of it where none take part.
+pub(crate) fn peers(node: Option<&Node>) -> Vec<Number> {
+    let health = node.map(Node::health).unwrap_or_default();
+    let asked = node.map(Node::asked).unwrap_or_default();
+    let given = node.map(Node::given).unwrap_or_default();
+    let gauge = |name, help, value: usize| Number::new(name, help, false, value as u64);
+    vec![
+        gauge(
+            "peer_nodes",
+            "Other nodes that are known well enough to be asked",
+            health.known,
+        ),
+        gauge(
+            "peer_connections",
+            "Other nodes that are connected",
+            health.connected,
+        ),
+        by(
+            "peer_requests",
+            "Requests to other nodes for chunks, by what came of them",
+            "result",
+            vec![
+                ("asked", asked.requests),
+                ("failed", asked.failures),
+                ("busy", asked.busy),
+            ],
+        ),
+        counter(
+            "peer_bans",
+            "Times that another node was banned, for a chunk with a wrong digest or for nonsense",
+            asked.bans,
+        ),
+        counter(
+            "peer_given_chunks",
+            "Chunks that were given to other nodes",
+            given.chunks,
+        ),
+        counter("peer_given_bytes", "Bytes of those chunks", given.bytes),
+        counter(
+            "peer_refused",
+            "Times that a node was refused that is not admitted",
+            given.refused + health.refused,
+        ),
+    ]
 }
 
 fn layers(totals: &Totals) -> Vec<Number> {
@@ -92,6 +139,21 @@ fn fetched(totals: &Totals) -> Vec<Number> {
             "lazy_taken_bytes",
             "Bytes of those chunks",
             counted.taken_bytes,
+        ),
+        counter(
+            "lazy_peer_chunks",
+            "Chunks of lazy layers that other nodes sent",
+            counted.peer_chunks,
+        ),
+        counter(
+            "lazy_peer_bytes",
+            "Bytes of those chunks",
+            counted.peer_bytes,
+        ),
+        counter(
+            "lazy_late_peers",
+            "Members of lazy layers that the registry was asked for too, because other nodes that have them were late",
+            counted.late_peers,
         ),
         counter(
             "lazy_inflated_members",

@@ -1,5 +1,6 @@
 //! Tests that look at all of the cache, on disks that remember, fail, or are small.
 
+mod change;
 mod crash;
 mod damage;
 mod disk;

@@ -190,7 +190,9 @@ mod tests {
         assert!(until > now);
         now = until;
         assert_eq!(bans.off_until(now), None);
-        assert_eq!(bans.current(now).len(), 0);
+        let banned: Vec<i32> = bans.current(now).into_iter().map(|ban| ban.peer).collect();
+        assert_eq!(banned, [0, 1, 2, 3]);
+        assert_eq!(bans.current(now + 10 * MINUTE), []);
     }
 
     #[test]

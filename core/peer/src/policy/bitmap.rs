@@ -151,8 +151,8 @@ mod tests {
             let (mut bitmap, mut model) = (Bitmap::new(len), vec![false; len]);
             for (start, end, value) in changes {
                 if value { bitmap.set(start..end) } else { bitmap.clear(start..end) }
-                for index in start..end.min(len) {
-                    model[index] = value;
+                if start < end.min(len) {
+                    model[start..end.min(len)].fill(value);
                 }
             }
             prop_assert!((0..len + 70).all(|index| bitmap.get(index) == model.get(index).copied().unwrap_or(false)));

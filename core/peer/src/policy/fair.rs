@@ -224,7 +224,7 @@ mod tests {
         }
         let (greedy, small) = (bytes[&'g'], bytes[&'s']);
         assert_eq!(small, 25 * MIB);
-        assert!(greedy >= 22 * MIB && greedy <= 28 * MIB, "{greedy}");
+        assert!((22 * MIB..=28 * MIB).contains(&greedy), "{greedy}");
     }
 
     #[test]
@@ -234,8 +234,13 @@ mod tests {
             fair.push(at % 7, Class::Demand, MIB, ());
             fair.push(at % 5, Class::Prefetch, MIB, ());
         }
-        let served: Vec<Class> = (0..900).map(|_| fair.pop(|_| true).unwrap().class).collect();
-        let demand = served.iter().filter(|class| **class == Class::Demand).count();
+        let served: Vec<Class> = (0..900)
+            .map(|_| fair.pop(|_| true).unwrap().class)
+            .collect();
+        let demand = served
+            .iter()
+            .filter(|class| **class == Class::Demand)
+            .count();
         assert!((795..=805).contains(&demand), "{demand}");
         // None of it starves: each of nine in a row has one.
         assert!(served.chunks(10).all(|ten| ten.contains(&Class::Prefetch)));
@@ -246,7 +251,10 @@ mod tests {
         let mut fair = Fair::new();
         fair.push(1, Class::Demand, 10, 'a');
         fair.push(2, Class::Demand, 10, 'b');
-        assert_eq!(fair.pop(|peer| peer != 1).map(|served| served.item), Some('b'));
+        assert_eq!(
+            fair.pop(|peer| peer != 1).map(|served| served.item),
+            Some('b')
+        );
         assert_eq!(fair.pop(|peer| peer != 1), None);
         assert_eq!(fair.len(), 1);
         fair.push(1, Class::Prefetch, 10, 'c');

@@ -155,7 +155,10 @@ mod tests {
     fn it_waits_as_long_as_most_answers_take() {
         let mut hedge = Hedge::new(&Settings::default());
         let bytes = 64 << 10;
-        assert_eq!((hedge.peer_after(bytes), hedge.registry_after(bytes)), (ms(50), ms(300)));
+        assert_eq!(
+            (hedge.peer_after(bytes), hedge.registry_after(bytes)),
+            (ms(50), ms(300))
+        );
         for _ in 0..95 {
             hedge.observe(bytes, ms(8));
         }
@@ -172,9 +175,15 @@ mod tests {
     fn it_is_bounded_at_both_ends() {
         let mut hedge = Hedge::new(&Settings::default());
         (0..100).for_each(|_| hedge.observe(1, Duration::from_micros(70)));
-        assert_eq!((hedge.peer_after(1), hedge.registry_after(1)), (ms(3), ms(100)));
+        assert_eq!(
+            (hedge.peer_after(1), hedge.registry_after(1)),
+            (ms(3), ms(100))
+        );
         (0..2000).for_each(|_| hedge.observe(1, Duration::from_secs(100)));
-        assert_eq!((hedge.peer_after(1), hedge.registry_after(1)), (ms(50), ms(300)));
+        assert_eq!(
+            (hedge.peer_after(1), hedge.registry_after(1)),
+            (ms(50), ms(300))
+        );
     }
 
     #[test]

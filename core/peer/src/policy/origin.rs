@@ -102,19 +102,29 @@ mod tests {
         let nodes: Vec<u64> = (0..10).map(mix).collect();
         let mut counts = [0; 10];
         for extent in 0..1000 {
-            for node in called(7, extent, nodes.iter().enumerate().map(|(at, node)| (at, *node))) {
+            for node in called(
+                7,
+                extent,
+                nodes.iter().enumerate().map(|(at, node)| (at, *node)),
+            ) {
                 counts[node] += 1;
             }
         }
         // 200 each, give or take.
-        assert!(counts.iter().all(|count| (140..260).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (140..260).contains(count)),
+            "{counts:?}"
+        );
     }
 
     #[test]
     fn what_is_chosen_never_changes() {
         // Nodes of different versions have to agree.
         assert_eq!(weight(1, 2, 3).0, weight(1, 2, 3).0);
-        assert_eq!(called(1, 2, [10, 20, 30, 40].map(|node| (node, node)).into_iter()).len(), 2);
+        assert_eq!(
+            called(1, 2, [10, 20, 30, 40].map(|node| (node, node)).into_iter()).len(),
+            2
+        );
         assert_eq!(super::super::print(b"a layer"), 0xe28d_98ac_666a_fd34);
     }
 }

@@ -257,7 +257,10 @@ mod tests {
             assert!(standing.is_usable(now, 'a'));
         }
         for _ in 0..100 {
-            assert_eq!(standing.failed(now, 'b', Failure::Busy(Duration::from_millis(50))), None);
+            assert_eq!(
+                standing.failed(now, 'b', Failure::Busy(Duration::from_millis(50))),
+                None
+            );
             now += Duration::from_millis(51);
             assert!(standing.is_usable(now, 'b'));
         }

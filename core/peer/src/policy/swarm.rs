@@ -197,13 +197,7 @@ impl<P: Name> Swarm<P> {
     }
 
     /// A request brought `chunk`, whose digest was right.
-    pub fn on_chunk(
-        &mut self,
-        standing: &mut Standing<P>,
-        now: Instant,
-        id: AskId,
-        chunk: usize,
-    ) {
+    pub fn on_chunk(&mut self, standing: &mut Standing<P>, now: Instant, id: AskId, chunk: usize) {
         let length = self.length(chunk);
         if let Some(underway) = self.underway.get_mut(&id)
             && underway.rest.remove(&chunk)
@@ -252,7 +246,9 @@ impl<P: Name> Swarm<P> {
             Some(failure) => ban = standing.failed(now, peer, failure),
         }
         for chunk in underway.rest {
-            self.release(chunk, id, failure.map(|_| peer));
+            // Who is busy will have time for it.
+            let failed = failure.filter(|failure| !matches!(failure, Failure::Busy(_)));
+            self.release(chunk, id, failed.map(|_| peer));
         }
         ban
     }

@@ -187,7 +187,9 @@ fn what_is_about_to_come_to_others_is_waited_for() {
     world.join(2, 0..0, true);
     assert_eq!(world.want(7..8, Class::Demand), []);
     assert_eq!(world.swarm.next(), Some(world.now + ms(150)));
-    let later = world.swarm.may_fetch(&world.standing, world.now + ms(50), 7..8, Class::Demand);
+    let later = world
+        .swarm
+        .may_fetch(&world.standing, world.now + ms(50), 7..8, Class::Demand);
     assert_eq!(later, ms(100));
     world.now += ms(60);
     world.tell(2, 0..20, true);
@@ -209,7 +211,13 @@ fn each_extent_is_fetched_by_its_first_at_once() {
             length: 65_536,
         });
         let me_print = Some(u64::from(me));
-        world.swarm = Swarm::new(layout, SwarmId { layer: 1, me: me_print });
+        world.swarm = Swarm::new(
+            layout,
+            SwarmId {
+                layer: 1,
+                me: me_print,
+            },
+        );
         for peer in nodes.into_iter().filter(|peer| *peer != me) {
             world.join(peer, 0..0, true);
         }
@@ -247,12 +255,11 @@ fn who_is_busy_is_asked_again_if_it_is_worth_while() {
     let ask = only(&world.want(5..6, Class::Demand));
     world.swarm.want(world.now, 5..6, Class::Demand);
     assert_eq!(world.end(&ask, Err(Failure::Busy(ms(50)))), None);
-    // It was tried, so the registry is faster for this chunk.
-    let steps = world.plan();
-    assert_eq!(steps, []);
+    assert_eq!(world.plan(), []);
     let again = only(&world.after(ms(51)));
+    // That would be later than anybody is waited for.
     world.end(&again, Err(Failure::Busy(ms(500))));
-    assert_eq!(world.after(ms(150)), [Step::Registry(5..6)]);
+    assert_eq!(world.plan(), [Step::Registry(5..6)]);
 }
 
 #[test]
@@ -336,7 +343,10 @@ fn those_who_are_to_fetch_what_is_waited_for_are_watched() {
     assert_eq!(watched.len(), 8);
     let prints = (1..60_u32).map(|peer| (peer, u64::from(peer)));
     let called = origin::called(1, 0, prints);
-    assert_eq!(watched[..2].iter().collect::<BTreeSet<_>>(), called.iter().collect());
+    assert_eq!(
+        watched[..2].iter().collect::<BTreeSet<_>>(),
+        called.iter().collect()
+    );
     // Who is watched stays watched.
     let again = world.swarm.watch(&mut world.standing, world.now, 8);
     let same = |watched: Vec<u32>| watched.into_iter().collect::<BTreeSet<u32>>();
@@ -406,7 +416,8 @@ proptest! {
                         prop_assert!(running.values().filter(|(other, _)| other.peer == ask.peer).count() < 6);
                         running.insert(ask.id, (ask, fates.next().unwrap()));
                     }
-                    Step::Cancel(id) => prop_assert!(running.remove(&id).is_some()),
+                    // It may be over already.
+                    Step::Cancel(id) => drop(running.remove(&id)),
                     Step::Registry(chunks) => {
                         for chunk in chunks.clone() {
                             prop_assert!(open.remove(&chunk).is_some(), "{} twice", chunk);

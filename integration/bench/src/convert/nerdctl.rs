@@ -36,6 +36,7 @@ impl Nerdctl {
             proxies: Vec::new(),
             concurrent_unpacks: 1,
             cri: None,
+            namespace: None,
         };
         Ok(Some(Nerdctl {
             containerd: Containerd::start(&sandbox, &setup)?,

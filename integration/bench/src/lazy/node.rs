@@ -158,6 +158,7 @@ impl Daemon {
             log_level: "info",
             args: Vec::new(),
             env: Vec::new(),
+            namespace: None,
         };
         Ok(Daemon::Ours(Box::new(Plugin::start(sandbox, setup)?)))
     }
@@ -210,6 +211,7 @@ impl Node {
             // As containerd has it without a configuration.
             concurrent_unpacks: 1,
             cri: None,
+            namespace: None,
         };
         let snapshotter = match &daemon {
             Daemon::None => "overlayfs",

@@ -35,6 +35,7 @@ pub(super) fn measure(settings: &Settings) -> Result<Vec<Judged>, Box<dyn Error>
     let setup = site::Setup {
         users: Users::Bearer,
         tls: true,
+        ..site::Setup::default()
     };
     let site = Site::start(&sandbox, setup)?;
     let layout = image::many_layers(&sandbox.subdir("ten")?, LAYERS)?;

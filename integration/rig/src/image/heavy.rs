@@ -58,3 +58,32 @@ fn part(number: usize) -> Result<Layer> {
     layer.file(&path, 0o644, 0, 0, &heavy_part(number))?;
     layer.finish()
 }
+
+/// The small files of [`bulky`], and their size in bytes.
+const SMALL: (usize, usize) = (100, 60_000);
+
+/// The files of [`bulky`] with their contents, without those of `/bin`, in the order in which a shell names `/small/*`
+/// after `/large`.
+pub fn bulky_content(seed: u64, megabytes: usize) -> Vec<(String, Vec<u8>)> {
+    let large = ("large".to_owned(), noise(seed, megabytes << 20));
+    let small = (0..SMALL.0).map(|number| {
+        let bytes = noise(seed * 1000 + number as u64, SMALL.1);
+        (format!("small/{number:03}"), bytes)
+    });
+    [large].into_iter().chain(small).collect()
+}
+
+/// Writes an image of three layers to `dir`: `/bin` is a static busybox, `/large` has `megabytes` MiB and `/small` a hundred
+/// files, none of which compress; other ones for each `seed`.
+pub fn bulky(dir: &Path, seed: u64, megabytes: usize) -> Result<Layout> {
+    let (mut large, mut small) = (LayerBuilder::new(), LayerBuilder::new());
+    small.dir("small", 0o755, 0, 0)?;
+    for (path, bytes) in bulky_content(seed, megabytes) {
+        let layer = match path.as_str() {
+            "large" => &mut large,
+            _ => &mut small,
+        };
+        layer.file(&path, 0o644, 0, 0, &bytes)?;
+    }
+    Layout::write(dir, &shell(), &[base()?, large.finish()?, small.finish()?])
+}

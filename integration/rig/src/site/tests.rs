@@ -56,6 +56,7 @@ fn containerd_1_7_pulls_with_labels_as_a_client_and_through_the_cri() {
     let setup = Setup {
         users: Users::Bearer,
         tls: false,
+        ..Setup::default()
     };
     let site = Site::start(&sandbox, setup).unwrap();
     let cluster = cluster(sandbox, Version::V1_7, &site);
@@ -107,6 +108,7 @@ fn containerd_2_3_pulls_with_labels_through_the_transfer_service() {
     let setup = Setup {
         users: Users::Basic,
         tls: true,
+        ..Setup::default()
     };
     let site = Site::start(&sandbox, setup).unwrap();
     let cluster = cluster(sandbox, Version::V2_3, &site);
@@ -149,6 +151,7 @@ fn tls_lets_in_who_trusts_and_is_trusted() {
     let setup = Setup {
         users: Users::All,
         tls: true,
+        ..Setup::default()
     };
     let site = Site::start(&sandbox, setup).unwrap();
     let image = crate::image::odd(&sandbox.subdir("odd").unwrap()).unwrap();
@@ -197,6 +200,7 @@ fn anybody_pulls_what_is_public_through_redirects_and_busy_answers() {
     let setup = Setup {
         users: Users::Bearer,
         tls: true,
+        ..Setup::default()
     };
     let site = Site::start(&sandbox, setup).unwrap();
     let cluster = cluster(sandbox, Version::V2_3, &site);

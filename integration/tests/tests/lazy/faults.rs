@@ -195,6 +195,7 @@ pub(crate) fn all_rows(setup: Setup) {
         site: site::Setup {
             users: Users::Bearer,
             tls: false,
+            ..site::Setup::default()
         },
         known: Known::DockerConfig,
         patience_seconds: PATIENCE,

@@ -22,6 +22,7 @@ mod life;
 mod memory;
 mod nydus;
 mod ordinary;
+mod peers;
 mod readers;
 mod registries;
 mod stage;

@@ -79,6 +79,7 @@ fn what_the_plugin_may_not_read_is_left_to_containerd() {
         site: site::Setup {
             users: Users::Basic,
             tls: false,
+            ..site::Setup::default()
         },
         known: Known::Nobody,
         ..Setup::new(Version::V2_3)

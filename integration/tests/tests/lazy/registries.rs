@@ -20,7 +20,11 @@ const APART: u64 = 1_300_000;
 
 fn setup(version: Version, users: Users, tls: bool, known: Known) -> Setup {
     Setup {
-        site: site::Setup { users, tls },
+        site: site::Setup {
+            users,
+            tls,
+            ..site::Setup::default()
+        },
         known,
         ..Setup::new(version)
     }

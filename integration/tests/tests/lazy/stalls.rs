@@ -47,6 +47,7 @@ fn holds_up_nobody(setup: Setup) {
         site: site::Setup {
             users: Users::Bearer,
             tls: false,
+            ..site::Setup::default()
         },
         known: Known::DockerConfig,
         ..setup

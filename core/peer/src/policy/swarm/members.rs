@@ -80,7 +80,7 @@ impl<P: Name> Members<P> {
     fn is_growing(&self, peer: P, now: Instant, growing: Duration) -> bool {
         let within = |at: Instant, time| now.saturating_duration_since(at) < time;
         self.known.get(&peer).is_some_and(|known| {
-            let is_new = known.told.is_none() && within(known.joined, SILENT);
+            let is_new = known.told_at.is_none() && within(known.joined, SILENT);
             is_new || known.grew.is_some_and(|grew| within(grew, growing))
         })
     }
@@ -128,8 +128,7 @@ impl<P: Name> Swarm<P> {
             return;
         };
         let before = known.told.as_ref();
-        let has_grown =
-            before.is_some_and(|before| told.chunks.has_more_than(&before.chunks));
+        let has_grown = before.is_some_and(|before| told.chunks.has_more_than(&before.chunks));
         if told.active || has_grown {
             known.grew = Some(now);
         }

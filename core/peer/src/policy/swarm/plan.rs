@@ -50,7 +50,12 @@ impl<P: Name> Swarm<P> {
             .for_each(|id| self.cancel(standing, now, id));
         let fresh: BTreeSet<usize> = std::mem::take(&mut self.fresh_demand);
         let prefetch = std::mem::take(&mut self.fresh_prefetch);
-        for run in runs(fresh.into_iter().chain(prefetch).collect::<BTreeSet<usize>>()) {
+        for run in runs(
+            fresh
+                .into_iter()
+                .chain(prefetch)
+                .collect::<BTreeSet<usize>>(),
+        ) {
             self.give_over(run);
         }
     }
@@ -153,7 +158,10 @@ impl<P: Name> Swarm<P> {
             return;
         }
         let free = self.free_holders(standing, now, chunks.start, Class::Demand);
-        let others: Vec<(P, Tier)> = free.into_iter().filter(|(peer, _)| *peer != asked).collect();
+        let others: Vec<(P, Tier)> = free
+            .into_iter()
+            .filter(|(peer, _)| *peer != asked)
+            .collect();
         let bytes = self.bytes(chunks.clone());
         let Some(peer) = standing.choose(now, &others, bytes) else {
             return;
@@ -207,22 +215,20 @@ impl<P: Name> Swarm<P> {
         };
         let waited = now.saturating_duration_since(wanted.since);
         let settings = &standing.settings;
-        let mut patience = self.left_to_others(
-            standing,
-            now,
-            self.extent(standing, chunk),
-            class,
-        );
+        let mut patience = self.left_to_others(standing, now, self.extent(standing, chunk), class);
         let mut wake = patience.map(|patience| wanted.since + patience);
+        let busy = match class {
+            Class::Demand => settings.demand_patience,
+            Class::Prefetch => settings.prefetch_patience,
+        };
         let is_busy = self.members.holders(chunk).any(|(peer, _)| {
-            !wanted.tried.contains(&peer) && !standing.bans().is_banned(now, peer)
+            let until = standing.paused_until(now, peer);
+            let is_soon = until.is_none_or(|until| until < wanted.since + busy);
+            let is_banned = standing.bans().is_banned(now, peer);
+            is_soon && !is_banned && !wanted.tried.contains(&peer)
         });
         if is_busy {
             // Somebody has it: that is worth as long as anybody is waited for.
-            let busy = match class {
-                Class::Demand => settings.demand_patience,
-                Class::Prefetch => settings.prefetch_patience,
-            };
             patience = Some(busy);
             wake = Some(now + BUSY);
         }
@@ -280,13 +286,13 @@ impl<P: Name> Swarm<P> {
         if standing.room(Class::Prefetch) == 0 || self.fresh_prefetch.is_empty() {
             return;
         }
-        let mut ready: Vec<(usize, u64, usize, Vec<(P, Tier)>)> = Vec::new();
+        let mut ready: Vec<(usize, u64, usize)> = Vec::new();
         let starts = self.prefetch_starts();
         for chunk in starts {
             match self.way(standing, now, chunk, Class::Prefetch) {
-                Way::Ask(free) => {
+                Way::Ask(_) => {
                     let holders = self.members.holders(chunk).count();
-                    ready.push((holders, standing.dice.roll(), chunk, free));
+                    ready.push((holders, standing.dice.roll(), chunk));
                 }
                 Way::Wait(until) => self.wake_at(until),
                 Way::Registry => self.give_over(chunk..chunk + 1),
@@ -294,7 +300,7 @@ impl<P: Name> Swarm<P> {
         }
         // What few have first: then more have it, and all have something to give.
         ready.sort_unstable();
-        for (_, _, chunk, _) in ready {
+        for (_, _, chunk) in ready {
             if standing.room(Class::Prefetch) == 0 {
                 return;
             }
