@@ -30,7 +30,7 @@ UNITS=/etc/systemd/system
 NOTES=/var/lib/pontoon/installed
 PENDING=/var/lib/pontoon/pending-$PLUGIN           # what changed and was not restarted since
 STAGING=$PREFIX/lib/pontoon-staging
-PEERS=/etc/pontoon/peers
+PEERS=/etc/pontoon/bootstrap                     # for [peer] bootstrap = ["file:/etc/pontoon/bootstrap"]
 DAEMON=pontoon-$PLUGIN
 changed=""
 

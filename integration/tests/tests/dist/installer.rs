@@ -292,7 +292,7 @@ fn the_addresses_of_other_nodes_reach_the_node() {
         ("PONTOON_PEERS_SECONDS", "1"),
     ];
     let mut running = Running(host.command("run", &service).spawn().unwrap());
-    let file = host.path("etc/pontoon/peers");
+    let file = host.path("etc/pontoon/bootstrap");
     let addresses = wait::until("the file of peers", LIMIT, || {
         Ok(fs::read_to_string(&file).ok().filter(|_| host.is_ready()))
     });
