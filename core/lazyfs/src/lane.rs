@@ -103,9 +103,13 @@ impl LazyLayer {
                 let Some(member) = Member::of(&table, index) else {
                     continue;
                 };
+                // Another course may want it.
+                if !within.has(&member.blob) {
+                    continue;
+                }
                 seen.add(&member);
                 let mut missing = self.cached().missing(member.chunks.clone()).flatten();
-                if !within.has(&member.blob) || !missing.all(|index| swarm.has(index)) {
+                if !missing.all(|index| swarm.has(index)) {
                     continue;
                 }
                 let mut gate = self.flights.gate();

@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_millis(30);
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// What another node is about to fetch is waited for no longer than this, however long it takes to fetch.
-const HOLD_MAX: Duration = Duration::from_secs(1);
+const HOLD_MAX: Duration = Duration::from_secs(2);
 
 /// So often they are asked for what the registry does not give, before who waits is told.
 const TRIES: usize = 3;
@@ -262,7 +262,7 @@ impl Race {
             return self.began;
         }
         // Who fetches it began when we could have: with us it would not be here sooner, and with him later.
-        let time = self.layer.registry_time(parcel.bytes) * 3 / 2;
+        let time = self.layer.registry_time(parcel.bytes) * 2;
         self.began + hold.max(time.min(HOLD_MAX))
     }
 

@@ -130,12 +130,17 @@ const EVER: Duration = Duration::from_secs(3600);
 impl Others {
     /// A layer, and other nodes that could have all of it but have nothing yet.
     fn beside(config: Config) -> (Rig, Arc<Others>) {
+        Others::beside_all(config, maker)
+    }
+
+    /// The same with another layer.
+    fn beside_all(config: Config, maker: fn() -> Maker) -> (Rig, Arc<Others>) {
         let directory = tempfile::tempdir().unwrap();
         let full = Rig::new(exact(), maker());
-        (0..FILES).for_each(|number| full.check(&format!("{number}")));
+        full.files.keys().for_each(|path| full.check(path));
         let cache = open_cache(directory.path());
         let donor = cached(&cache, &maker().make());
-        for index in 0..CHUNKS {
+        for index in 0..donor.chunks().len() {
             donor.put(index, full.layer.cached().verified(index).unwrap());
         }
         assert!(donor.is_complete());
@@ -331,6 +336,22 @@ fn both_roads_are_used_and_none_for_what_the_other_brings() {
     assert_eq!(counted.peer_chunks, (CHUNKS / 2) as u64);
     assert_eq!(counted.demand_requests, 0);
     (0..FILES).for_each(|number| rig.check(&format!("{number}")));
+}
+
+#[test]
+fn large_members_come_from_other_nodes_too() {
+    let maker = || {
+        let mut maker = Maker::new();
+        maker.file("small", 0o644, &noise(1, 500), 500);
+        maker.file("large", 0o644, &noise(2, 400_000), 100_000);
+        maker
+    };
+    let (rig, others) = Others::beside_all(exact(), maker);
+    others.get(0..5);
+    rig.layer.prefetch(Prefetch::Everything);
+    wait_until("all of it is here", || rig.layer.cached().is_complete());
+    assert_eq!(rig.blob.count(), 0);
+    rig.check("large");
 }
 
 #[test]

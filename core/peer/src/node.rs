@@ -145,6 +145,15 @@ impl Drop for Node {
     }
 }
 
+/// The numbers that this node decides by.
+fn decisions() -> policy::Settings {
+    policy::Settings {
+        // A chunk of a slow registry takes longer than a moment, and whoever fetches one has nothing new meanwhile.
+        growing: Duration::from_secs(4),
+        ..policy::Settings::default()
+    }
+}
+
 /// Waits for `work` on a thread of its own: this one may be one that must not wait.
 fn block_on<T: Send>(runtime: &Runtime, work: impl Future<Output = T> + Send) -> T {
     thread::scope(|scope| {
@@ -239,15 +248,13 @@ impl Shared {
             settings.discovery.https_port = started.address().port();
             server = Some(started);
         }
-        let token = admission.token().map(|token| token.to_string());
         let client = ClientConfig {
-            token,
             port: server.as_ref().map(|server| server.address().port()),
             ..ClientConfig::default()
         };
         let shared = Arc::new(Shared {
-            standing: Mutex::new(Standing::new(policy::Settings::default(), rand::random())),
-            client: Client::new(client, identity.clone()),
+            standing: Mutex::new(Standing::new(decisions(), rand::random())),
+            client: Client::new(client, identity.clone(), admission.clone()),
             discovery: Discovery::start(
                 settings.discovery.clone(),
                 identity.clone(),
@@ -277,6 +284,11 @@ impl Shared {
         self.shelf.all()
     }
 
+    /// Has all layers look what there is to do.
+    pub(crate) fn wake_all(&self) {
+        self.layers().iter().for_each(|joined| joined.wake());
+    }
+
     /// What this node is known by where nodes are chosen; `None` if it gives nothing.
     pub(crate) fn print(&self) -> Option<u64> {
         let print = policy::print(&self.identity.peer_id().to_bytes());
@@ -286,7 +298,7 @@ impl Shared {
     /// The number of the extent in which `chunk` begins.
     pub(crate) fn extent(&self, layout: &dyn Layout, chunk: usize) -> Option<usize> {
         let (offset, _) = layout.place(chunk)?;
-        usize::try_from(offset / policy::Settings::default().extent_bytes).ok()
+        usize::try_from(offset / decisions().extent_bytes).ok()
     }
 
     /// Where another node is, if that is known.

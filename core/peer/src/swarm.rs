@@ -31,7 +31,7 @@ use state::{Asked, State, Wish};
 const HOLD_AGE: Duration = Duration::from_millis(50);
 
 /// Whoever has joined a layer, or asked the registry for some of it, no longer ago is about to get something of it.
-const BEGINNING: Duration = Duration::from_millis(1000);
+const BEGINNING: Duration = Duration::from_secs(2);
 
 /// As long as it is being found out who has a layer, nothing of it is fetched ahead from the registry, but not longer.
 const FIRST_LOOK: Duration = Duration::from_millis(400);
@@ -216,6 +216,12 @@ impl Joined {
                 self.node.banned(&ban, &reason);
             }
         }
+        // What was under way may have kept other layers waiting.
+        self.node.wake_all();
+    }
+
+    /// Has it done what there is to do.
+    pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
 

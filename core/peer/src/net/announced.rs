@@ -6,7 +6,10 @@ use std::time::Duration;
 use libp2p_kad::QueryId;
 use tokio::time::Instant;
 
-use super::store::StoreKey;
+use super::store::{PER_PROVIDER_MAX, StoreKey};
+
+/// How many layers one node announces; a peer keeps no more of one provider either.
+const LAYERS_MAX: usize = PER_PROVIDER_MAX;
 
 /// How many are being told at a time. One costs about as many messages as there are replicas.
 const RUNNING_MAX: usize = 16;
@@ -56,7 +59,8 @@ impl Announced {
     /// Whether others are to know of the layer.
     pub(super) fn want(&mut self, key: StoreKey, wanted: bool) {
         let now = Instant::now();
-        if !wanted && !self.layers.contains_key(&key) {
+        let is_known = self.layers.contains_key(&key);
+        if !is_known && (!wanted || self.layers.len() >= LAYERS_MAX) {
             return;
         }
         let layer = self.layers.entry(key).or_insert(Layer {

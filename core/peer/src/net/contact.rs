@@ -68,6 +68,16 @@ impl Place {
         Multiaddr::from(self.ip).with(Protocol::Tcp(self.port))
     }
 
+    /// Whether another node can be there; `loopback`: also one on this machine.
+    pub(super) fn is_usable(&self, loopback: bool) -> bool {
+        let is_local = match self.ip {
+            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        let is_nowhere = self.ip.is_unspecified() || self.ip.is_multicast() || is_local;
+        self.port != 0 && !is_nowhere && (loopback || !self.ip.is_loopback())
+    }
+
     /// The peer as somebody who gives chunks away, if it does.
     pub(super) fn peer(&self, id: PeerId) -> Option<Peer> {
         let port = self.https_port.filter(|port| *port != 0)?;
@@ -109,12 +119,17 @@ impl Contacts {
                 self.known.remove(&gone);
             }
         }
+        let at = |ip: IpAddr| Place {
+            ip: ip.to_canonical(),
+            port: hello.port,
+            https_port: Some(hello.https_port),
+        };
+        let told = hello.address.map(at);
         let contact = Contact {
-            place: Place {
-                ip: hello.address.unwrap_or(from).to_canonical(),
-                port: hello.port,
-                https_port: Some(hello.https_port),
-            },
+            // Nobody sends us to ourselves by what it tells.
+            place: told
+                .filter(|place| place.is_usable(from.is_loopback()))
+                .unwrap_or(at(from)),
             from,
             token: hello.token,
             connections,
@@ -238,6 +253,26 @@ mod tests {
         }
         assert_eq!(contacts.bans.len(), BANS_MAX);
         assert!(contacts.banned(&peer).is_some(), "the longest one is kept");
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_where_it_says_unless_that_is_here_or_nowhere() {
+        let mut contacts = Contacts::default();
+        let peer = PeerId::random();
+        for (told, at) in [
+            ("192.168.0.1", "192.168.0.1"),
+            ("::ffff:192.168.0.2", "192.168.0.2"),
+            ("127.0.0.1", "10.0.0.1"),
+            ("::1", "10.0.0.1"),
+            ("0.0.0.0", "10.0.0.1"),
+            ("169.254.169.254", "10.0.0.1"),
+        ] {
+            let address = Some(told.parse().unwrap());
+            contacts.met(peer, FROM, &Hello { address, ..hello() });
+            contacts.connected(&peer);
+            let place = contacts.place(&peer).unwrap();
+            assert_eq!(place.ip, at.parse::<IpAddr>().unwrap(), "{told}");
+        }
     }
 
     #[tokio::test]

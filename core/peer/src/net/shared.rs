@@ -17,8 +17,8 @@ use super::store::StoreKey;
 use crate::admission::Token;
 use crate::{PeerId, Refused};
 
-/// How many layers one node announces.
-const ANNOUNCED_MAX: usize = 65_536;
+/// How many layers wait for the task to take notice.
+const CHANGES_MAX: usize = 65_536;
 
 /// How many of its own addresses a node knows not to dial.
 const MYSELF_MAX: usize = 64;
@@ -65,12 +65,23 @@ pub(super) struct Shared {
     changes: Mutex<HashMap<StoreKey, bool>>,
     myself: Mutex<HashSet<SocketAddr>>,
     gauges: Mutex<Gauges>,
-    logged: Mutex<Option<Instant>>,
+    logged_refused: Mutex<Option<Instant>>,
+    logged_refused_us: Mutex<Option<Instant>>,
 }
 
 /// Nothing is left half done in what is locked here.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whoever is refused can try again as often as it likes: the log shall not show.
+fn may_log(logged: &Mutex<Option<Instant>>) -> bool {
+    let mut logged = lock(logged);
+    let may = logged.is_none_or(|at| at.elapsed() >= LOG_EVERY);
+    if may {
+        *logged = Some(Instant::now());
+    }
+    may
 }
 
 impl Shared {
@@ -86,7 +97,8 @@ impl Shared {
             changes: Mutex::default(),
             myself: Mutex::default(),
             gauges: Mutex::default(),
-            logged: Mutex::default(),
+            logged_refused: Mutex::default(),
+            logged_refused_us: Mutex::default(),
         }
     }
 
@@ -132,7 +144,7 @@ impl Shared {
     /// We refuse a peer.
     pub(super) fn refused(&self, peer: PeerId, address: IpAddr, why: Refused) {
         self.counts.refused.fetch_add(1, Relaxed);
-        if self.may_log() {
+        if may_log(&self.logged_refused) {
             tracing::info!(%peer, %address, "a peer is refused: {why}");
         }
     }
@@ -140,19 +152,9 @@ impl Shared {
     /// A peer refuses us.
     pub(super) fn refused_us(&self, peer: PeerId, address: IpAddr, why: Refused) {
         self.counts.refused_us.fetch_add(1, Relaxed);
-        if self.may_log() {
+        if may_log(&self.logged_refused_us) {
             tracing::warn!(%peer, %address, "a peer refuses this node: {why}");
         }
-    }
-
-    /// Whoever is refused can try again as often as it likes: the log shall not show.
-    fn may_log(&self) -> bool {
-        let mut logged = lock(&self.logged);
-        let may = logged.is_none_or(|at| at.elapsed() >= LOG_EVERY);
-        if may {
-            *logged = Some(Instant::now());
-        }
-        may
     }
 
     /// That address is ours.
@@ -170,8 +172,7 @@ impl Shared {
     /// Has the task announce the layer, or withdraw it. The last word counts.
     pub(super) fn change(&self, key: StoreKey, wanted: bool) {
         let mut changes = lock(&self.changes);
-        if changes.len() >= ANNOUNCED_MAX && !changes.contains_key(&key) {
-            tracing::warn!("more layers are mounted than can be announced to other nodes");
+        if changes.len() >= CHANGES_MAX && !changes.contains_key(&key) {
             return;
         }
         changes.insert(key, wanted);

@@ -19,6 +19,9 @@ use crate::PeerId;
 /// A layer as others know it: see [`key`](super::key).
 pub(super) type StoreKey = [u8; 32];
 
+/// How many layers of one node are kept.
+pub(super) const PER_PROVIDER_MAX: usize = 16_384;
+
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -40,7 +43,7 @@ impl Limits {
             keys: 1_000_000,
             records: 4_000_000,
             per_key: 64,
-            per_provider: 16_384,
+            per_provider: PER_PROVIDER_MAX,
             ttl,
         }
     }

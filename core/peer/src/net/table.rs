@@ -3,7 +3,6 @@
 //! Whom to ask next, and where that one is, other nodes tell. One that was admitted and lies could name thousands of addresses for a
 //! peer, or those of services that only this node can reach. So of what was told few are tried, and none on this machine.
 
-use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::task::{Context, Poll};
 
@@ -70,12 +69,7 @@ impl Table {
 
     /// Whether another node can be there.
     pub(super) fn is_usable(&self, place: &Place) -> bool {
-        let is_local = match place.ip {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
-        let is_nowhere = place.ip.is_unspecified() || place.ip.is_multicast() || is_local;
-        place.port != 0 && !is_nowhere && (self.loopback || !place.ip.is_loopback())
+        place.is_usable(self.loopback)
     }
 }
 

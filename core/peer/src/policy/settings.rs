@@ -25,6 +25,9 @@ pub struct Settings {
     pub prefetch_patience: Duration,
     /// So long the second of the two nodes that ask the registry gives the first.
     pub second_patience: Duration,
+    /// How long after the first other node was found the registry is not asked, because nobody has told yet what it has: while
+    /// somebody waits, and while nobody does.
+    pub look: (Duration, Duration),
     /// A node that got nothing new for so long is not about to have anything.
     pub growing: Duration,
     /// Bounds for how long a request goes on before a second node is asked.
@@ -75,6 +78,7 @@ impl Default for Settings {
             demand_patience: ms(150),
             prefetch_patience: ms(2000),
             second_patience: ms(75),
+            look: (ms(100), ms(400)),
             growing: ms(1000),
             hedge_peer: (ms(3), ms(50)),
             hedge_registry: (ms(100), ms(300)),

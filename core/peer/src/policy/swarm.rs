@@ -1,6 +1,8 @@
 //! The nodes that have one layer, and what of it is wanted.
 
+mod ahead;
 mod asks;
+mod late;
 mod members;
 mod plan;
 
@@ -87,6 +89,11 @@ pub struct Swarm<P> {
     wake: Option<Instant>,
     /// Where the search for something to fetch ahead goes on.
     cursor: usize,
+    /// Something has changed since it was looked last what to fetch ahead.
+    is_stale: bool,
+    /// When that was, and when to do so even if nothing changes.
+    looked: Option<Instant>,
+    look_at: Option<Instant>,
 }
 
 impl<P: Name> fmt::Debug for Swarm<P> {
@@ -114,6 +121,9 @@ impl<P: Name> Swarm<P> {
             steps: Vec::new(),
             wake: None,
             cursor: 0,
+            is_stale: false,
+            looked: None,
+            look_at: None,
         }
     }
 
@@ -158,6 +168,7 @@ impl<P: Name> Swarm<P> {
     /// `chunks` are wanted. What was wanted already is wanted more urgently, if it is, and what was given over to the registry
     /// is looked for again.
     pub fn want(&mut self, now: Instant, chunks: Range<usize>, class: Class) {
+        self.is_stale = true;
         for chunk in chunks.start..chunks.end.min(self.layout.len()) {
             let wanted = self.wanted.entry(chunk).or_insert_with(|| Wanted {
                 class,
@@ -169,6 +180,13 @@ impl<P: Name> Swarm<P> {
             if std::mem::take(&mut wanted.is_given_over) {
                 (wanted.class, wanted.since) = (class, now);
                 wanted.tried.clear();
+                // What is under way for it is waited for anew.
+                for id in &wanted.asks {
+                    if let Some(underway) = self.underway.get_mut(id) {
+                        (underway.is_given_over, underway.is_late) = (false, false);
+                        underway.progress = now;
+                    }
+                }
             }
             if class == Class::Demand && wanted.class != class {
                 (wanted.class, wanted.since) = (class, now);
@@ -222,6 +240,7 @@ impl<P: Name> Swarm<P> {
         result: Result<(), Failure>,
     ) -> Option<Ban<P>> {
         let underway = self.underway.remove(&id)?;
+        (self.is_stale, self.looked) = (true, None);
         let peer = underway.ask.peer;
         let rest = self.bytes(underway.rest.iter().copied());
         standing.ended(peer, underway.ask.class, rest + underway.forgone);
@@ -296,6 +315,7 @@ impl<P: Name> Swarm<P> {
         let Some(underway) = self.underway.remove(&id) else {
             return;
         };
+        (self.is_stale, self.looked) = (true, None);
         let rest = self.bytes(underway.rest.iter().copied());
         let peer = underway.ask.peer;
         standing.ended(peer, underway.ask.class, rest + underway.forgone);

@@ -122,7 +122,15 @@ fn without_others_it_is_the_registry_at_once() {
     assert_eq!((world.swarm.wanted(), world.swarm.next()), (0, None));
     // With others that have nothing and get nothing too.
     world.join(1, 0..0, false);
-    assert_eq!(world.want(3..9, Class::Prefetch), [Step::Registry(3..9)]);
+    assert_eq!(world.want(3..9, Class::Demand), [Step::Registry(3..9)]);
+    // What nobody waits for waits until the others have been looked at.
+    assert_eq!(world.want(3..9, Class::Prefetch), []);
+    let wait = world
+        .swarm
+        .may_fetch(&world.standing, world.now, 3..9, Class::Prefetch);
+    assert_eq!(wait, ms(400));
+    assert_eq!(world.after(ms(399)), []);
+    assert_eq!(world.after(ms(1)), [Step::Registry(3..9)]);
 }
 
 #[test]
@@ -198,6 +206,78 @@ fn what_is_about_to_come_to_others_is_waited_for() {
     assert_eq!(world.want(30..31, Class::Demand), []);
     assert_eq!(world.after(ms(149)), []);
     assert_eq!(world.after(ms(1)), [Step::Registry(30..31)]);
+}
+
+#[test]
+fn the_first_too_looks_at_others_before_it_asks_the_registry() {
+    let mut world = World::new(256, 65_536);
+    let layout = Arc::new(Even {
+        chunks: 256,
+        length: 65_536,
+    });
+    // One that is called before all others.
+    let me = (100..).find(|me| rank(1, 0, *me, 1..50) == Rank::First);
+    world.swarm = Swarm::new(layout, SwarmId { layer: 1, me });
+    for peer in 1..50 {
+        let member = Member {
+            peer,
+            print: u64::from(peer),
+            tier: Tier::Other,
+        };
+        world.swarm.join(&world.standing, world.now, member);
+    }
+    assert_eq!(world.want(3..4, Class::Demand), []);
+    assert_eq!(world.swarm.next(), Some(world.now + ms(100)));
+    world.now += ms(20);
+    world.tell(7, 0..10, true);
+    assert_eq!(only(&world.plan()).peer, 7);
+    // What nobody told of by then is for this node to fetch.
+    assert_eq!(world.want(13..14, Class::Demand), []);
+    assert_eq!(world.after(ms(80)), [Step::Registry(13..14)]);
+    assert_eq!(world.want(14..15, Class::Demand), [Step::Registry(14..15)]);
+}
+
+#[test]
+fn who_is_called_and_was_never_asked_is_waited_for() {
+    let mut world = World::new(256, 65_536);
+    for peer in 1..50 {
+        let member = Member {
+            peer,
+            print: u64::from(peer),
+            tier: Tier::Other,
+        };
+        world.swarm.join(&world.standing, world.now, member);
+    }
+    // Long after they joined.
+    world.now += Duration::from_secs(60);
+    assert_eq!(world.want(3..4, Class::Demand), []);
+    let watched = world.swarm.watch(&mut world.standing, world.now, 4);
+    let called = origin::called(1, 0, (1..50_u32).map(|peer| (peer, u64::from(peer))));
+    assert!(called.iter().all(|peer| watched.contains(peer)));
+    // One that was not watched before is waited for until it has had time to answer.
+    assert_eq!(world.plan(), []);
+    assert_eq!(world.after(ms(100)), []);
+    // They tell that they have nothing and get nothing.
+    for peer in called {
+        world.tell(peer, 0..0, false);
+    }
+    assert_eq!(world.plan(), [Step::Registry(3..4)]);
+}
+
+#[test]
+fn who_cannot_be_asked_is_not_waited_for() {
+    let mut world = World::new(256, 65_536);
+    world.join(1, 0..0, true);
+    world.join(2, 0..0, true);
+    world.now += Duration::from_secs(5);
+    world.swarm.watch(&mut world.standing, world.now, 4);
+    for peer in [1, 2] {
+        let failed = (&mut world.standing, world.now, peer, Failure::Broken);
+        world
+            .swarm
+            .on_have_failed(failed.0, failed.1, failed.2, failed.3);
+    }
+    assert_eq!(world.want(3..4, Class::Demand), [Step::Registry(3..4)]);
 }
 
 #[test]

@@ -25,8 +25,11 @@ pub(super) struct Row {
     goal: Option<(String, bool)>,
 }
 
+/// A name, a unit, and what it is of a measurement.
+type Value = (&'static str, &'static str, fn(&Record) -> f64);
+
 /// What is told of each size and number of exchanges at once.
-const VALUES: [(&str, &str, fn(&Record) -> f64); 4] = [
+const VALUES: [Value; 4] = [
     ("p50", "ms", |record| record.p50_ms),
     ("p99", "ms", |record| record.p99_ms),
     ("throughput", "MiB/s", |record| record.mib_per_second),

@@ -59,29 +59,33 @@ fn part(number: usize) -> Result<Layer> {
     layer.finish()
 }
 
-/// The small files of [`bulky`], and their size in bytes.
+/// The files in `/small` of [`bulky`], and the size of each in bytes.
 const SMALL: (usize, usize) = (100, 60_000);
 
-/// The files of [`bulky`] with their contents, without those of `/bin`, in the order in which a shell names `/small/*`
-/// after `/large`.
+/// The size of a file in `/large` of [`bulky`].
+const LARGE: usize = 512 << 10;
+
+/// The files of [`bulky`] with their contents, without those of `/bin`, as `/large/* /small/*` names them in a shell.
 pub fn bulky_content(seed: u64, megabytes: usize) -> Vec<(String, Vec<u8>)> {
-    let large = ("large".to_owned(), noise(seed, megabytes << 20));
-    let small = (0..SMALL.0).map(|number| {
-        let bytes = noise(seed * 1000 + number as u64, SMALL.1);
-        (format!("small/{number:03}"), bytes)
-    });
-    [large].into_iter().chain(small).collect()
+    let file = |dir: &str, number: usize, bytes: usize| {
+        let bytes = noise(seed * 1000 + number as u64, bytes);
+        (format!("{dir}/{number:03}"), bytes)
+    };
+    let large = (0..(megabytes << 20) / LARGE).map(|number| file("large", number, LARGE));
+    let small = (0..SMALL.0).map(|number| file("small", 500 + number, SMALL.1));
+    large.chain(small).collect()
 }
 
-/// Writes an image of three layers to `dir`: `/bin` is a static busybox, `/large` has `megabytes` MiB and `/small` a hundred
-/// files, none of which compress; other ones for each `seed`.
+/// Writes an image of three layers to `dir`: `/bin` is a static busybox, `/large` has files of half a MiB, `megabytes` MiB in all, and
+/// `/small` a hundred smaller ones. None of them compress, and each `seed` makes other ones.
 pub fn bulky(dir: &Path, seed: u64, megabytes: usize) -> Result<Layout> {
     let (mut large, mut small) = (LayerBuilder::new(), LayerBuilder::new());
+    large.dir("large", 0o755, 0, 0)?;
     small.dir("small", 0o755, 0, 0)?;
     for (path, bytes) in bulky_content(seed, megabytes) {
-        let layer = match path.as_str() {
-            "large" => &mut large,
-            _ => &mut small,
+        let layer = match path.starts_with("large") {
+            true => &mut large,
+            false => &mut small,
         };
         layer.file(&path, 0o644, 0, 0, &bytes)?;
     }

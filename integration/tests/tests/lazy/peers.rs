@@ -14,13 +14,13 @@ use pontoon_rig::image::{Conversion, Converted, bulky, bulky_content, convert};
 use pontoon_rig::plugin::Kind;
 use pontoon_rig::wait;
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 
-/// MiB of the large file of an image.
+/// MiB of the larger files of an image.
 const MEGABYTES: usize = 24;
 
 /// What reads all of an image, and prints a digest of it.
-const READ: &str = "cat /large /small/* | sha256sum";
+const READ: &str = "cat /large/* /small/* | sha256sum";
 
 /// A registry's link that all nodes share: slow enough that it matters who asks.
 fn link() -> Link {
@@ -128,7 +128,13 @@ fn wait_complete(fleet: &Fleet, node: usize) {
         let is_complete = |layer: &serde_json::Value| layer["chunks_here"] == layer["chunks"];
         Ok((!layers.is_empty() && layers.iter().all(is_complete)).then_some(()))
     };
-    wait::until("a node that has everything", LIMIT, complete).unwrap();
+    let waited = wait::until("a node that has everything", LIMIT, complete);
+    assert!(
+        waited.is_ok(),
+        "{}\n{}",
+        fleet.peers(node).unwrap(),
+        fleet.node(node).unwrap().plugin.log()
+    );
 }
 
 fn told(fleet: &Fleet, nodes: usize) -> String {

@@ -8,16 +8,13 @@ use super::{Ask, AskId, Step, Swarm, Underway};
 use crate::policy::{Class, Name, Standing, Tier};
 
 /// When everybody who has something is busy, it is looked again after so long.
-const BUSY: Duration = Duration::from_millis(10);
+pub(super) const BUSY: Duration = Duration::from_millis(10);
 
-/// So many runs of chunks are looked at to find what to fetch ahead next.
-const RUNS: usize = 64;
-
-/// So often the patience with a request that nobody waits for.
-const PREFETCH_PATIENCE: u32 = 10;
+/// Others may be done meanwhile that had all the room.
+pub(super) const NO_ROOM: Duration = Duration::from_millis(50);
 
 /// What can be done for a chunk.
-enum Way<P> {
+pub(super) enum Way<P> {
     /// Ask one of these.
     Ask(Vec<(P, Tier)>),
     /// Wait until then: somebody is about to have it, or to have time.
@@ -39,7 +36,7 @@ impl<P: Name> Swarm<P> {
         std::mem::take(&mut self.steps)
     }
 
-    fn wake_at(&mut self, at: Instant) {
+    pub(super) fn wake_at(&mut self, at: Instant) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
@@ -61,7 +58,7 @@ impl<P: Name> Swarm<P> {
     }
 
     /// Has the registry asked for `chunks`.
-    fn give_over(&mut self, chunks: Range<usize>) {
+    pub(super) fn give_over(&mut self, chunks: Range<usize>) {
         for chunk in chunks.clone() {
             self.fresh_demand.remove(&chunk);
             self.fresh_prefetch.remove(&chunk);
@@ -79,118 +76,8 @@ impl<P: Name> Swarm<P> {
         }
     }
 
-    /// Looks whether requests under way take too long.
-    fn look_after(&mut self, standing: &mut Standing<P>, now: Instant) {
-        let asks: Vec<AskId> = self.underway.keys().copied().collect();
-        for id in asks {
-            let Some(underway) = self.underway.get(&id) else {
-                continue;
-            };
-            if underway.rest.is_empty() {
-                continue;
-            }
-            let since = underway.silent_since();
-            let silent = now.saturating_duration_since(since);
-            let patience = standing.settings.patience;
-            if underway.urgent_since.is_none() {
-                let patience = patience * PREFETCH_PATIENCE;
-                self.at_last(id, since, silent, patience);
-                continue;
-            }
-            let (bytes, is_hedged, is_late) =
-                (underway.bytes, underway.is_hedged, underway.is_late);
-            let peer_after = standing.hedge.peer_after(bytes);
-            let registry_after = standing.hedge.registry_after(bytes);
-            if !is_hedged && silent >= peer_after {
-                self.hedge(standing, now, id);
-            } else if !is_hedged {
-                self.wake_at(since + peer_after);
-            }
-            if !is_late && silent >= registry_after {
-                self.late(standing, now, id);
-            } else if !is_late {
-                self.wake_at(since + registry_after);
-            }
-            self.at_last(id, since, silent, patience);
-        }
-    }
-
-    /// When nothing at all comes, the registry is asked whatever it costs.
-    fn at_last(&mut self, id: AskId, since: Instant, silent: Duration, patience: Duration) {
-        let Some(underway) = self.underway.get_mut(&id) else {
-            return;
-        };
-        if underway.is_given_over {
-            return;
-        }
-        if silent < patience {
-            self.wake_at(since + patience);
-            return;
-        }
-        underway.is_given_over = true;
-        let rest = underway.rest.clone();
-        self.give_over_rest(rest);
-    }
-
-    fn give_over_rest(&mut self, rest: BTreeSet<usize>) {
-        let is_open = |chunk: &usize| {
-            let wanted = self.wanted.get(chunk);
-            wanted.is_some_and(|wanted| !wanted.is_given_over)
-        };
-        let open: BTreeSet<usize> = rest.into_iter().filter(is_open).collect();
-        for run in runs(open) {
-            self.give_over(run);
-        }
-    }
-
-    /// Asks another node for what a request has not brought, if there is one and the budget allows it.
-    fn hedge(&mut self, standing: &mut Standing<P>, now: Instant, id: AskId) {
-        let Some(underway) = self.underway.get_mut(&id) else {
-            return;
-        };
-        underway.is_hedged = true;
-        let (asked, is_hedge) = (underway.ask.peer, underway.ask.is_hedge);
-        let Some(chunks) = runs(underway.rest.clone()).into_iter().next() else {
-            return;
-        };
-        // Twice is enough.
-        if is_hedge {
-            return;
-        }
-        let free = self.free_holders(standing, now, chunks.start, Class::Demand);
-        let others: Vec<(P, Tier)> = free
-            .into_iter()
-            .filter(|(peer, _)| *peer != asked)
-            .collect();
-        let bytes = self.bytes(chunks.clone());
-        let Some(peer) = standing.choose(now, &others, bytes) else {
-            return;
-        };
-        let chunks = self.stretch(chunks, peer, u64::MAX);
-        let bytes = self.bytes(chunks.clone());
-        if standing.hedge.allow(now, bytes) {
-            self.ask(standing, now, peer, chunks, Class::Demand, true);
-        }
-    }
-
-    /// Asks the registry for what a request has not brought, if the budget allows it.
-    fn late(&mut self, standing: &mut Standing<P>, now: Instant, id: AskId) {
-        let Some(underway) = self.underway.get_mut(&id) else {
-            return;
-        };
-        underway.is_late = true;
-        let rest = underway.rest.clone();
-        let bytes = self.bytes(rest.iter().copied());
-        if standing.hedge.allow(now, bytes) {
-            if let Some(underway) = self.underway.get_mut(&id) {
-                underway.is_given_over = true;
-            }
-            self.give_over_rest(rest);
-        }
-    }
-
     /// Who has `chunk`, was not tried for it, and may be asked now.
-    fn free_holders(
+    pub(super) fn free_holders(
         &self,
         standing: &Standing<P>,
         now: Instant,
@@ -207,35 +94,43 @@ impl<P: Name> Swarm<P> {
 
     fn way(&self, standing: &Standing<P>, now: Instant, chunk: usize, class: Class) -> Way<P> {
         let free = self.free_holders(standing, now, chunk, class);
-        if !free.is_empty() {
-            return Way::Ask(free);
+        match free.is_empty() {
+            true => self.way_without_holder(standing, now, chunk, class),
+            false => Way::Ask(free),
         }
+    }
+
+    /// What can be done for a chunk that nobody has who can be asked.
+    pub(super) fn way_without_holder(
+        &self,
+        standing: &Standing<P>,
+        now: Instant,
+        chunk: usize,
+        class: Class,
+    ) -> Way<P> {
         let Some(wanted) = self.wanted.get(&chunk) else {
             return Way::Registry;
         };
-        let waited = now.saturating_duration_since(wanted.since);
         let settings = &standing.settings;
-        let mut patience = self.left_to_others(standing, now, self.extent(standing, chunk), class);
-        let mut wake = patience.map(|patience| wanted.since + patience);
-        let busy = match class {
-            Class::Demand => settings.demand_patience,
-            Class::Prefetch => settings.prefetch_patience,
-        };
-        let is_busy = self.members.holders(chunk).any(|(peer, _)| {
-            let until = standing.paused_until(now, peer);
-            let is_soon = until.is_none_or(|until| until < wanted.since + busy);
-            let is_banned = standing.bans().is_banned(now, peer);
-            is_soon && !is_banned && !wanted.tried.contains(&peer)
-        });
+        let busy = wanted.since
+            + match class {
+                Class::Demand => settings.demand_patience,
+                Class::Prefetch => settings.prefetch_patience,
+            };
+        let is_busy = busy > now
+            && self.members.holders(chunk).any(|(peer, _)| {
+                let until = standing.paused_until(now, peer);
+                let is_soon = until.is_none_or(|until| until < busy);
+                let is_banned = standing.bans().is_banned(now, peer);
+                is_soon && !is_banned && !wanted.tried.contains(&peer)
+            });
         if is_busy {
             // Somebody has it: that is worth as long as anybody is waited for.
-            patience = Some(busy);
-            wake = Some(now + BUSY);
+            return Way::Wait(now + BUSY);
         }
-        match (patience, wake) {
-            (Some(patience), Some(wake)) if waited < patience => Way::Wait(wake),
-            _ => Way::Registry,
-        }
+        let extent = self.extent(standing, chunk);
+        let until = self.left_to_others(standing, now, extent, class, wanted.since);
+        until.map_or(Way::Registry, Way::Wait)
     }
 
     fn plan_demand(&mut self, standing: &mut Standing<P>, now: Instant) {
@@ -266,7 +161,7 @@ impl<P: Name> Swarm<P> {
         let since = self.wanted.get(&chunk).map_or(now, |wanted| wanted.since);
         let until = since + standing.settings.hedge_registry.1;
         match until > now {
-            true => Way::Wait(until),
+            true => Way::Wait(until.min(now + NO_ROOM)),
             false => Way::Registry,
         }
     }
@@ -282,53 +177,8 @@ impl<P: Name> Swarm<P> {
         chunk..end
     }
 
-    fn plan_prefetch(&mut self, standing: &mut Standing<P>, now: Instant) {
-        if standing.room(Class::Prefetch) == 0 || self.fresh_prefetch.is_empty() {
-            return;
-        }
-        let mut ready: Vec<(usize, u64, usize)> = Vec::new();
-        let starts = self.prefetch_starts();
-        for chunk in starts {
-            match self.way(standing, now, chunk, Class::Prefetch) {
-                Way::Ask(_) => {
-                    let holders = self.members.holders(chunk).count();
-                    ready.push((holders, standing.dice.roll(), chunk));
-                }
-                Way::Wait(until) => self.wake_at(until),
-                Way::Registry => self.give_over(chunk..chunk + 1),
-            }
-        }
-        // What few have first: then more have it, and all have something to give.
-        ready.sort_unstable();
-        for (_, _, chunk) in ready {
-            if standing.room(Class::Prefetch) == 0 {
-                return;
-            }
-            let free = self.free_holders(standing, now, chunk, Class::Prefetch);
-            if self.fresh_prefetch.contains(&chunk) && !free.is_empty() {
-                let most = standing.settings.prefetch_bytes_max;
-                self.ask_one_of(standing, now, &free, chunk, Class::Prefetch, most);
-            }
-        }
-        // There may be more behind what was looked at.
-        if self.fresh_prefetch.len() > RUNS && standing.room(Class::Prefetch) > 0 {
-            self.wake_at(now + BUSY);
-        }
-    }
-
-    /// Where to look for what to fetch ahead: not always at the same.
-    fn prefetch_starts(&mut self) -> Vec<usize> {
-        let behind = self.fresh_prefetch.range(self.cursor..);
-        let before = self.fresh_prefetch.range(..self.cursor);
-        let starts: Vec<usize> = behind.chain(before).take(RUNS).copied().collect();
-        if self.fresh_prefetch.len() > RUNS {
-            self.cursor = starts.last().map_or(0, |last| last + 1);
-        }
-        starts
-    }
-
     /// Asks one of `free` for `chunk` and what follows it, up to `most` bytes. Answers where that ends.
-    fn ask_one_of(
+    pub(super) fn ask_one_of(
         &mut self,
         standing: &mut Standing<P>,
         now: Instant,
@@ -353,7 +203,7 @@ impl<P: Name> Swarm<P> {
     }
 
     /// As much of `chunks` as `peer` has from their beginning on, up to `most` bytes, but the first one in any case.
-    fn stretch(&self, chunks: Range<usize>, peer: P, most: u64) -> Range<usize> {
+    pub(super) fn stretch(&self, chunks: Range<usize>, peer: P, most: u64) -> Range<usize> {
         let mut bytes = self.length(chunks.start);
         let mut end = chunks.start + 1;
         while end < chunks.end && self.members.holds(peer, end) {
@@ -367,7 +217,7 @@ impl<P: Name> Swarm<P> {
         chunks.start..end
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         standing: &mut Standing<P>,
         now: Instant,
@@ -418,7 +268,7 @@ impl<P: Name> Swarm<P> {
 }
 
 /// The runs of numbers in `set`.
-fn runs(set: BTreeSet<usize>) -> Vec<Range<usize>> {
+pub(super) fn runs(set: BTreeSet<usize>) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for number in set {
         match runs.last_mut() {

@@ -26,6 +26,9 @@ use crate::wire::request::Request;
 use crate::wire::{CLASS, DEADLINE, GENERATION, PORT, RETRY_AFTER, TOKEN, ZSTD};
 use crate::{Have, Peer, PeerId, Refused};
 
+/// One of so many answers that tell of changes names other nodes.
+const PEERS_TOLD: u64 = 16;
+
 /// One of so many chunks that are given is checked against its digest again.
 const CHECKED: u64 = 100;
 
@@ -185,9 +188,15 @@ impl Guest {
                 active: !complete && (has_changed || is_begun || shared.shelf.is_fetching(key)),
             }
         });
+        // Who watches knows most of them already.
+        let is_worth_while =
+            since.is_none() || !has_changed || generation.is_multiple_of(PEERS_TOLD);
         let have = Have {
             told,
-            peers: shared.shelf.peers(key),
+            peers: match is_worth_while {
+                true => shared.shelf.peers(key),
+                false => Vec::new(),
+            },
             zone: shared.config.zone.clone(),
         };
         let bytes = have::encode(&have, generation, layer.chunks().len());

@@ -82,6 +82,8 @@ pub struct PeerStatus {
 /// How discovery is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Health {
+    /// Whether it runs. `false` after [`Discovery::stop`]; otherwise a bug, of which the log tells.
+    pub running: bool,
     /// Peers that are connected.
     pub connected: usize,
     /// Peers that this node would ask: its routing table. With none it is alone.
@@ -234,6 +236,7 @@ impl Discovery {
     pub fn health(&self) -> Health {
         let (gauges, counts) = (*self.shared.gauges(), &self.shared.counts);
         Health {
+            running: !self.commands.is_closed(),
             connected: gauges.connected,
             known: gauges.table,
             announced: gauges.announced,
