@@ -4,6 +4,9 @@ use std::error::Error;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+/// The benchmark that is a simulation.
+const FLEET: &str = "fleet";
+
 /// What this program takes from the arguments; the benchmark gets the rest.
 const FRESH_FILESYSTEM: &str = "--fresh-filesystem";
 
@@ -21,6 +24,12 @@ mount -o loop "$image" "$place"
 
 /// Builds the daemons and runs the benchmark that `arguments` name, with the rest of them as its own.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    if let Some((FLEET, arguments)) = arguments
+        .split_first()
+        .map(|(name, rest)| (name.as_str(), rest))
+    {
+        return simulate(root, arguments);
+    }
     let built = Command::new(env!("CARGO"))
         .args(["build", "--profile", "dist"])
         .args(
@@ -38,6 +47,19 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error
         Ok(())
     } else {
         Err("the benchmark failed; see above".into())
+    }
+}
+
+/// Simulates fleets: nothing is measured, so nothing has to be as it is packaged.
+fn simulate(root: &Path, arguments: &[String]) -> Result<(), Box<dyn Error>> {
+    let status = Command::new(env!("CARGO"))
+        .args(["run", "--release", "--package", "pontoon-fleet", "--"])
+        .args(arguments)
+        .current_dir(root)
+        .status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err("the simulation failed; see above".into()),
     }
 }
 

@@ -18,7 +18,7 @@ usage: cargo xtask VERB
                 --plugin nydus has a nydus image pulled lazily, --nodes N starts one image on several nodes
   test          run everything that proves the product; --full adds the long forms, --rivals DIR what needs programs
                 that only their makers build
-  bench NAME    measure Pontoon against its rivals; NAME: snapshots, lazy, convert, peers
+  bench NAME    measure Pontoon against its rivals; NAME: snapshots, lazy, convert, fleet (simulated), peers
   check-docs    resolve the paths that the documents name, run their runnable blocks
   tidy          check the rules of the code that no compiler checks
   fresh [VERB]  run another verb on a fresh Debian 12 (test, if none is named)

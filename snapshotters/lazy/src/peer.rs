@@ -29,8 +29,8 @@ section! {
         pub listen: Address = Address(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 7001)),
         /// Where other nodes take chunks, TCP.
         pub https_listen: Address = Address(SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 7002)),
-        /// Where the first other node is found: `ADDRESS:PORT` of its `listen`, or `dns:NAME:PORT`, all of whose addresses are
-        /// tried.
+        /// Where the first other node is found: `ADDRESS:PORT` of its `listen`; `dns:NAME:PORT`, all of whose addresses are
+        /// tried; or `file:PATH`, with one `ADDRESS:PORT` a line, read each time.
         pub bootstrap: Vec<String> = Vec::new(),
         /// Also look for others on the local networks, by multicast.
         pub mdns: bool = false,

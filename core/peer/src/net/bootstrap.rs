@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
+use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 /// Where others may be reached, whoever they are.
@@ -16,11 +18,15 @@ pub enum Bootstrap {
     Address(SocketAddr),
     /// `dns:pontoon.kube-system.svc:7001`: all addresses of the name, as those of a headless service.
     Name(String, u16),
+    /// `file:/etc/pontoon/bootstrap`: the addresses in a file, one a line, which others write and which may change at any time.
+    File(PathBuf),
 }
 
 /// What names no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no place to find peers: write \"10.0.0.1:7001\" or \"dns:name:7001\"")]
+#[error(
+    "{0:?} is no place to find peers: write \"10.0.0.1:7001\", \"dns:name:7001\" or \"file:/path\""
+)]
 pub struct ParseBootstrapError(String);
 
 impl FromStr for Bootstrap {
@@ -32,6 +38,12 @@ impl FromStr for Bootstrap {
             return match address.port() {
                 0 => Err(failed()),
                 _ => Ok(Bootstrap::Address(address)),
+            };
+        }
+        if let Some(path) = text.strip_prefix("file:") {
+            return match path.starts_with('/') {
+                true => Ok(Bootstrap::File(path.into())),
+                false => Err(failed()),
             };
         }
         let (name, port) = text
@@ -53,6 +65,7 @@ impl fmt::Display for Bootstrap {
         match self {
             Bootstrap::Address(address) => write!(f, "{address}"),
             Bootstrap::Name(name, port) => write!(f, "dns:{name}:{port}"),
+            Bootstrap::File(path) => write!(f, "file:{}", path.display()),
         }
     }
 }
@@ -62,6 +75,24 @@ const ROUND_MAX: usize = 8;
 
 /// How long a name may take.
 const RESOLVE_MAX: Duration = Duration::from_secs(2);
+
+/// The longest file of addresses that is read, in bytes, and how many of them.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_ADDRESSES_MAX: usize = 4096;
+
+/// The addresses in a file, one a line; `#` begins a comment. What is no address is skipped.
+async fn read_file(path: &Path) -> std::io::Result<Vec<SocketAddr>> {
+    let file = tokio::fs::File::open(path).await?;
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).await?;
+    let lines = text.lines().map(|line| {
+        let line = line.split('#').next().unwrap_or_default();
+        line.trim()
+    });
+    let addresses = lines.filter_map(|line| line.parse::<SocketAddr>().ok());
+    let reachable = addresses.filter(|address| address.port() != 0);
+    Ok(reachable.take(FILE_ADDRESSES_MAX).collect())
+}
 
 /// Which addresses to dial in one round: of what is configured and remembered, a random few.
 pub(super) async fn round(places: Vec<Bootstrap>, remembered: Vec<SocketAddr>) -> Vec<SocketAddr> {
@@ -79,6 +110,12 @@ pub(super) async fn round(places: Vec<Bootstrap>, remembered: Vec<SocketAddr>) -
                     Err(_) => tracing::debug!(%name, "looking up a name of peers took too long"),
                 }
             }
+            Bootstrap::File(path) => match read_file(&path).await {
+                Ok(addresses) => found.extend(addresses),
+                Err(error) => {
+                    tracing::debug!(path = %path.display(), %error, "a file of peers cannot be read")
+                }
+            },
         }
     }
     few(found, remembered)
@@ -157,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_an_address_or_a_name() {
+    fn a_place_is_an_address_a_name_or_a_file() {
         let good = [
             ("10.0.0.1:7001", "10.0.0.1:7001"),
             ("[fd00::1]:7001", "[fd00::1]:7001"),
@@ -166,6 +203,7 @@ mod tests {
                 "dns:pontoon.kube-system.svc:7001",
             ),
             ("node-1:7001", "dns:node-1:7001"),
+            ("file:/etc/pontoon/peers", "file:/etc/pontoon/peers"),
         ];
         for (text, again) in good {
             let place: Bootstrap = text.parse().unwrap();
@@ -181,6 +219,8 @@ mod tests {
             "a/b:1",
             "dns:a b:1",
             ":7001",
+            "file:peers",
+            "file:",
         ] {
             assert!(bad.parse::<Bootstrap>().is_err(), "{bad}");
         }
@@ -206,6 +246,25 @@ mod tests {
         assert!(rounds.begins(0) && !rounds.begins(0));
         tokio::time::advance(Duration::from_millis(50)).await;
         assert!(rounds.begins(0));
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_at_each_round_and_what_is_no_address_is_skipped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bootstrap");
+        let places = vec![Bootstrap::File(path.clone())];
+        // Nobody has written it yet.
+        assert_eq!(round(places.clone(), Vec::new()).await, []);
+        let text =
+            "# nodes\n10.0.0.1:7001\n\n [fd00::2]:7001 # two\nnonsense\n10.0.0.3\n10.0.0.4:0\n";
+        std::fs::write(&path, text).unwrap();
+        let mut found = round(places.clone(), Vec::new()).await;
+        found.sort();
+        let expected = ["10.0.0.1:7001", "[fd00::2]:7001"].map(|address| address.parse().unwrap());
+        assert_eq!(found, expected);
+        // Bytes that are no text are nobody's address, and no reason to end.
+        std::fs::write(&path, [0xff; 100]).unwrap();
+        assert_eq!(round(places, Vec::new()).await, []);
     }
 
     #[tokio::test]
