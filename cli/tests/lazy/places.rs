@@ -276,6 +276,38 @@ fn one_platform_of_a_registry() {
 }
 
 #[test]
+fn who_has_logged_in_to_docker_may_push() {
+    let stage = Stage::start(Version::V2_3);
+    let (_, original) = upload(&stage);
+    let (from, (to, _)) = (format!("docker://{original}"), at(&stage, "secret/lazy:1"));
+    let docker = stage.cluster.sandbox.subdir("docker").unwrap();
+    let config = docker.join("pontoon.toml");
+    let hosts = stage.site.hosts_dir();
+    fs::write(&config, format!("[registry]\nconfig_path = {hosts:?}\n")).unwrap();
+    let wanted = format!("linux/{}", architecture());
+    let arguments = [
+        "convert",
+        "--to",
+        "nydus",
+        "--platform",
+        &wanted,
+        &from,
+        &to,
+    ];
+    fs::write(docker.join("config.json"), "{}").unwrap();
+    let (code, text) = stage.pontoon_with(&config, &docker, &arguments);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("does not let us read"), "{text}");
+    // `pilot:ferry`.
+    let auth = serde_json::json!({"auth": "cGlsb3Q6ZmVycnk="});
+    let login = serde_json::json!({"auths": {stage.site.host(): auth}});
+    fs::write(docker.join("config.json"), login.to_string()).unwrap();
+    let (code, text) = stage.pontoon_with(&config, &docker, &arguments);
+    assert_eq!(code, 0, "{text}");
+    assert!(stage.site.store().manifest("secret/lazy", "1").is_ok());
+}
+
+#[test]
 fn a_bad_day_of_the_registry_is_survived() {
     let stage = Stage::start(Version::V2_3);
     let (_, original) = upload(&stage);

@@ -1,6 +1,7 @@
 //! A registry with users, a containerd and the lazy daemon.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -135,6 +136,18 @@ impl Stage {
         command.args(self.containerd()).arg("--config");
         command.arg(self.cluster.sandbox.path("plugin.toml"));
         command
+    }
+
+    /// With this configuration, and what `docker login` has left in the directory `docker`.
+    pub(crate) fn pontoon_with(
+        &self,
+        config: &Path,
+        docker: &Path,
+        arguments: &[&str],
+    ) -> (i32, String) {
+        let mut command = command(arguments);
+        command.arg("--config").arg(config);
+        ended(command.env("DOCKER_CONFIG", docker))
     }
 
     pub(crate) fn hydrate(&self, reference: &str) -> (i32, String) {
