@@ -148,15 +148,21 @@ impl Cluster {
 
     /// Waits until containerd has reached the plugin again: after a refused connection
     /// its client waits up to three seconds before the next, and fails calls meanwhile.
+    /// Of a namespace without snapshots it does not ask the plugin, so all are listed.
     pub fn wait_connected(&self) -> Result<()> {
+        let spaces = self.containerd.ctr(["namespaces", "ls", "-q"])?;
+        let lists = |space: &str| {
+            let list = ["snapshots", "--snapshotter", SNAPSHOTTER, "ls"];
+            let arguments = ["--namespace", space].into_iter().chain(list);
+            Ok(self.containerd.try_ctr(arguments)?.status.success())
+        };
         wait::until(
             "containerd's connection to the plugin",
             Duration::from_secs(20),
             || {
-                let listed =
-                    self.containerd
-                        .try_ctr(["snapshots", "--snapshotter", SNAPSHOTTER, "ls"]);
-                Ok(listed?.status.success().then_some(()))
+                let mut spaces = spaces.stdout.lines();
+                let connected = spaces.try_fold(true, |all, space| Ok(all && lists(space)?));
+                Ok(connected?.then_some(()))
             },
         )
     }
