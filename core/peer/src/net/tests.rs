@@ -445,11 +445,12 @@ async fn on_one_network_nodes_find_each_other_by_multicast() {
     assert_eq!(found.iter().next().unwrap().id, nodes[0].peer_id());
 }
 
-/// More nodes than one answer has room for. `PONTOON_FULL=1`: as many as were measured when libp2p was chosen.
+/// More nodes than one answer has room for; with `PONTOON_FULL=1` more than one bucket of a routing table has. Unoptimized, meeting
+/// costs these a second of a core each.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_swarm_of_many_every_layer_is_found() {
     let full = std::env::var_os("PONTOON_FULL").is_some();
-    let count = if full { 128 } else { 24 };
+    let count = if full { 64 } else { 24 };
     let first = node(&[]).await;
     let mut nodes = vec![first];
     while nodes.len() < count {
