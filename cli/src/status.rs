@@ -124,6 +124,22 @@ impl Status {
     }
 }
 
+impl Peers {
+    /// A line, if there is anything to tell.
+    fn text(&self) -> String {
+        if self.nodes + self.chunks + self.given_bytes == 0 {
+            return String::new();
+        }
+        format!(
+            "peers     {}, {} taken, {} given, {}\n",
+            count(self.nodes, "node"),
+            text::bytes(self.bytes),
+            text::bytes(self.given_bytes),
+            count(self.bans, "ban"),
+        )
+    }
+}
+
 impl Answer {
     fn text(&self) -> String {
         let lazy: Vec<&Layer> = self.lazy().collect();
@@ -164,16 +180,7 @@ impl Answer {
             },
             text::bytes(registry.blob_bytes),
         ));
-        let peers = &self.peers;
-        if peers.nodes + peers.chunks + peers.given_bytes > 0 {
-            text.push_str(&format!(
-                "peers     {}, {} taken, {} given, {}\n",
-                count(peers.nodes, "node"),
-                text::bytes(peers.bytes),
-                text::bytes(peers.given_bytes),
-                count(peers.bans, "ban"),
-            ));
-        }
+        text.push_str(&self.peers.text());
         text.push_str(&format!(
             "reads     {} from disk, {} after a fetch, {} failed\n",
             reads.ready, reads.waited, reads.failed

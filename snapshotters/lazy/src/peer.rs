@@ -42,8 +42,8 @@ section! {
         pub cluster_key: String = String::new(),
         /// The file with this node's own token. Empty: none.
         pub token_file: String = String::new(),
-        /// A file with a secret that all nodes share: without it, who is admitted can still find out who has a layer whose
-        /// digests he knows, and nobody else can. Empty: none.
+        /// A file with a secret that all nodes share: those with another one, or none, do not find each other's layers.
+        /// Empty: none.
         pub secret_file: String = String::new(),
         /// What all other nodes together are given, in bytes a second. 0: as much as they take.
         pub upload_bytes_per_second: Bytes = Bytes(0),

@@ -445,11 +445,12 @@ async fn on_one_network_nodes_find_each_other_by_multicast() {
     assert_eq!(found.iter().next().unwrap().id, nodes[0].peer_id());
 }
 
-/// More nodes than one answer has room for. `PONTOON_FULL=1`: as many as were measured when libp2p was chosen.
+/// More nodes than one answer has room for; with `PONTOON_FULL=1` more than one bucket of a routing table has. Unoptimized, meeting
+/// costs these a second of a core each.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_swarm_of_many_every_layer_is_found() {
     let full = std::env::var_os("PONTOON_FULL").is_some();
-    let count = if full { 128 } else { 24 };
+    let count = if full { 64 } else { 24 };
     let first = node(&[]).await;
     let mut nodes = vec![first];
     while nodes.len() < count {
@@ -461,15 +462,21 @@ async fn in_a_swarm_of_many_every_layer_is_found() {
     for node in &nodes {
         eventually("meeting", || node.health().known > 12).await;
     }
-    for (number, node) in nodes.iter().enumerate() {
-        node.announce(&layer(number));
-        node.announce(&layer(1000));
+    // A few at a time: all of them at once would be a test of the machine.
+    for (round, some) in nodes.chunks(8).enumerate() {
+        let number = |at: usize| 8 * round + at;
+        for (at, node) in some.iter().enumerate() {
+            node.announce(&layer(number(at)));
+            if number(at) < 40 {
+                node.announce(&layer(1000));
+            }
+        }
+        for (at, node) in some.iter().enumerate() {
+            let other = &nodes[(number(at) + count / 2) % count];
+            finds(other, &layer(number(at)), &[node]).await;
+        }
     }
-    for (number, node) in nodes.iter().enumerate() {
-        let other = &nodes[(number + count / 2) % count];
-        finds(other, &layer(number), &[node]).await;
-    }
-    // Of the one that all have, more than one node's answer has room for.
-    let found = find(&nodes[0], &layer(1000)).await;
+    // Of the one that many have, more than one node's answer has room for.
+    let found = find(&nodes[count - 1], &layer(1000)).await;
     assert!(found.len() > 20, "{}", found.len());
 }

@@ -70,6 +70,11 @@ impl<P: Name, T> Fair<P, T> {
         self.demand.len + self.prefetch.len
     }
 
+    /// What all that waits costs, in bytes.
+    pub fn cost(&self) -> u64 {
+        self.demand.cost() + self.prefetch.cost()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -136,6 +141,11 @@ impl<P: Name, T> Turns<P, T> {
             waiting: HashMap::new(),
             len: 0,
         }
+    }
+
+    fn cost(&self) -> u64 {
+        let items = self.waiting.values().flat_map(|waiting| &waiting.items);
+        items.map(|(cost, _)| cost).sum()
     }
 
     fn waiting(&self, peer: P) -> usize {
@@ -257,8 +267,10 @@ mod tests {
         );
         assert_eq!(fair.pop(|peer| peer != 1), None);
         assert_eq!(fair.len(), 1);
-        fair.push(1, Class::Prefetch, 10, 'c');
+        fair.push(1, Class::Prefetch, 7, 'c');
+        assert_eq!(fair.cost(), 17);
         fair.retain(|item| *item != 'a');
+        assert_eq!(fair.cost(), 7);
         assert_eq!(fair.pop(|_| true).map(|served| served.item), Some('c'));
         assert!(fair.is_empty());
     }

@@ -30,7 +30,6 @@ struct State {
     peers: HashMap<PeerId, usize>,
     /// Those who wait to be given something.
     queue: Fair<PeerId, oneshot::Sender<Slot>>,
-    queued_bytes: u64,
     /// What was given lately, if that is bounded.
     bucket: Option<Bucket>,
     /// Those who wait for the next piece of it.
@@ -66,7 +65,6 @@ impl Uploads {
                 active: 0,
                 peers: HashMap::new(),
                 queue: Fair::new(),
-                queued_bytes: 0,
                 bucket,
                 pieces: Fair::new(),
                 is_pacing: false,
@@ -98,7 +96,6 @@ impl Uploads {
             }
             let (turn, wait) = oneshot::channel();
             state.queue.push(peer, class, bytes, turn);
-            state.queued_bytes += bytes;
             let told = self.next(&mut state);
             drop(state);
             tell(told);
@@ -126,13 +123,9 @@ impl Uploads {
         while state.active < self.limits.uploads {
             let (limit, peers) = (self.limits.peer_uploads, &state.peers);
             let may = |peer| peers.get(&peer).is_none_or(|count| *count < limit);
-            let Some(Served {
-                peer, cost, item, ..
-            }) = state.queue.pop(may)
-            else {
+            let Some(Served { peer, item, .. }) = state.queue.pop(may) else {
                 break;
             };
-            state.queued_bytes = state.queued_bytes.saturating_sub(cost);
             if !item.is_closed() {
                 let slot = self.slot(state, peer);
                 told.push((item, slot));
@@ -171,7 +164,7 @@ impl State {
     }
 
     fn busy(&self) -> Busy {
-        let time = Duration::from_secs_f64(2.0 * self.queued_bytes as f64 / PACE as f64);
+        let time = Duration::from_secs_f64(2.0 * self.queue.cost() as f64 / PACE as f64);
         Busy {
             retry_after: time.clamp(RETRY.0, RETRY.1),
         }
@@ -291,6 +284,26 @@ mod tests {
             uploads.admit(a, Class::Demand, 1).await.unwrap(),
             uploads.admit(b, Class::Demand, 1).await.unwrap(),
         ];
+    }
+
+    #[tokio::test]
+    async fn who_has_given_up_makes_nobody_wait_longer() {
+        let uploads = uploads(Limits {
+            uploads: 1,
+            queued: 1,
+            ..Limits::default()
+        });
+        let held = uploads.admit(peer(), Class::Demand, 1).await.unwrap();
+        for _ in 0..100 {
+            let gone = uploads.admit(peer(), Class::Demand, 1 << 30);
+            assert!(timeout(Duration::from_millis(1), gone).await.is_err());
+        }
+        let mut waits = Box::pin(uploads.admit(peer(), Class::Demand, 1));
+        assert!(timeout(Duration::from_millis(1), &mut waits).await.is_err());
+        let busy = uploads.admit(peer(), Class::Demand, 1).await.unwrap_err();
+        assert_eq!(busy.retry_after, RETRY.0);
+        drop(held);
+        waits.await.unwrap();
     }
 
     #[tokio::test]
