@@ -274,8 +274,9 @@ impl Pusher<'_> {
             // Behind a proxy that speaks TLS for them, some do not know their own scheme.
             let is_same = url.host_str() == begin.host_str()
                 && (url.port().is_none() || url.port() == begin.port());
-            let is_set =
-                is_same && url.set_scheme("https").is_ok() && url.set_port(begin.port()).is_ok();
+            let is_set = is_same
+                && url.set_scheme("https").is_ok()
+                && url.set_port(begin.port()).is_ok();
             if !is_set {
                 return Err(malformed(format!(
                     "it wants the upload to go to {} without TLS; correct what it calls itself",
@@ -375,8 +376,7 @@ impl Pusher<'_> {
         if !is_ours && matches!(status.as_u16(), 401 | 403) {
             // The registry gives a new one with the next try.
             let status = status.as_u16();
-            let reason =
-                format!("the URL that the registry gave for it is refused ({status}): {said}");
+            let reason = format!("the URL that the registry gave for it is refused ({status}): {said}");
             return Err(failure::unavailable(&host, object, reason));
         }
         if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
@@ -407,9 +407,7 @@ fn damaged(error: Error) -> Error {
             host,
             object,
             status: 400,
-            reason: format!(
-                "{reason}; if that is for its digest, it is damaged where it comes from"
-            ),
+            reason: format!("{reason}; if that is for its digest, it is damaged where it comes from"),
         },
         other => other,
     }
@@ -461,9 +459,6 @@ mod tests {
         assert!(text.contains("refused the push of blob x"), "{text}");
         assert!(text.contains("who may push"), "{text}");
         let text = shown(failure::unavailable("r.example", "blob x", "it is tired"));
-        assert!(
-            text.contains("did not deliver an answer to the push of blob x"),
-            "{text}"
-        );
+        assert!(text.contains("did not deliver an answer to the push of blob x"), "{text}");
     }
 }
