@@ -1,36 +1,43 @@
 //! `pontoon check OLD NEW`: whether a conversion has kept all files.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use pontoon_convert::Comparison;
 use serde::Serialize;
 
-use crate::convert::failure;
 use crate::failure::Failure;
-use crate::interrupt::interrupted;
+use crate::place::{Choice, Place, Ways};
+use crate::progress::Progress;
 use crate::text;
+use crate::watched::{Stop, watched};
 
-/// The exit codes.
-const EXIT_CODES: &str = "\
+/// The places and the exit codes.
+const AFTER_HELP: &str = "\
+Places: as those of `pontoon convert`
+
 Exit codes:
   0   both images have the same files, and all digests are true
   1   something differs, or is damaged, or cannot be read
-  64  the command line is wrong
-  75  interrupted";
+  64  the command line or the daemon's configuration is wrong
+  69  containerd does not answer
+  75  interrupted, or a registry is not available: the same command may do better later";
 
 /// Compare two images file by file, and verify all digests
 ///
 /// Layer by layer, and nydus images as a whole: names, attributes, extended attributes and data of every file; digests of
 /// every blob, every archive, every table of contents and every chunk in it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Check {
-    /// The OCI layout directory with the image
-    old: PathBuf,
-    /// The one with the image that was made of it
-    new: PathBuf,
+    /// Where the image is: docker://, containerd://, oci: or an OCI layout directory
+    old: Place,
+    /// Where the one is that was made of it
+    new: Place,
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    ways: Ways,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -49,22 +56,21 @@ struct Answer {
 
 impl Check {
     pub(crate) async fn run(&self) -> Result<ExitCode, Failure> {
-        let cancel = Arc::new(AtomicBool::new(false));
+        let stop = Stop::new();
+        let old = self.ways.source(&self.old, &stop).await?;
+        let new = self.ways.source(&self.new, &stop).await?;
+        let selection = self.choice.selection();
+        let read = move || Comparison::read(old, new, &selection);
+        let comparison = watched(None, &stop, read).await?;
+        let progress = Arc::new(Progress::new(comparison.sizes()));
         let work = {
-            let cancel = Arc::clone(&cancel);
-            let (old, new) = (self.old.clone(), self.new.clone());
-            tokio::task::spawn_blocking(move || pontoon_convert::check(&old, &new, Some(&cancel)))
-        };
-        tokio::pin!(work);
-        let done = tokio::select! {
-            done = &mut work => done,
-            () = interrupted() => {
-                cancel.store(true, Ordering::Relaxed);
-                work.await
+            let (progress, stop) = (Arc::clone(&progress), Arc::clone(&stop));
+            move || {
+                let watch = |blob, offset| progress.reach(blob, offset);
+                comparison.run(Some(stop.flag()), &watch)
             }
         };
-        let done = done.map_err(|error| Failure::new(1, format!("it broke off: {error}")))?;
-        let done = done.map_err(failure)?;
+        let done = watched(Some(&progress), &stop, work).await?;
         let answer = Answer {
             images: done.images,
             layers: done.layers,

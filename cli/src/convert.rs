@@ -1,10 +1,10 @@
 //! `pontoon convert FROM TO`: makes a lazy image of an ordinary one.
 
+use std::error::Error as StdError;
+use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use pontoon_convert::{
@@ -13,17 +13,24 @@ use pontoon_convert::{
 use serde::Serialize;
 
 use crate::failure::{EXIT_LATER, Failure, chain};
-use crate::interrupt::interrupted;
+use crate::place::{Choice, Destination, Place, Ways};
 use crate::progress::Progress;
-use crate::text;
+use crate::watched::{Stop, stopped, watched};
+use crate::{hydrate, text};
 
-/// The exit codes.
-const EXIT_CODES: &str = "\
+/// The places and the exit codes.
+const AFTER_HELP: &str = "\
+Places:
+  docker://REGISTRY/REPOSITORY[:TAG][@DIGEST]   an image in a registry
+  containerd://[NAMESPACE/]IMAGE                an image in containerd
+  oci:DIRECTORY[:NAME], or DIRECTORY            an OCI layout: the image of that name, or all
+
 Exit codes:
   0   the image is converted
-  1   it is not, and nothing is left of it
-  64  the command line is wrong
-  75  interrupted, and nothing is left of it";
+  1   it is not, and nobody sees anything of it
+  64  the command line or the daemon's configuration is wrong
+  69  containerd does not answer
+  75  interrupted, or a registry is not available: the same command may do better later";
 
 /// Convert an image so that it can be pulled lazily
 ///
@@ -32,12 +39,12 @@ Exit codes:
 /// and the number of threads. Attestations are kept as they are, and named if they speak of an image that has another
 /// digest now.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Convert {
-    /// The OCI layout directory with the image
-    from: PathBuf,
-    /// The directory for the new one, empty or not there yet
-    to: PathBuf,
+    /// Where the image is: docker://, containerd://, oci: or an OCI layout directory
+    from: Place,
+    /// Where the new one goes: likewise, a directory that is empty or not there yet
+    to: Place,
     /// What layers become
     #[arg(long = "to", value_name = "FORMAT", value_enum)]
     format: Target,
@@ -60,6 +67,10 @@ pub(crate) struct Convert {
     /// How many threads compress; one for each processor unless said otherwise
     #[arg(long, value_name = "NUMBER")]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    ways: Ways,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -106,6 +117,10 @@ enum Dialect {
 /// What `--json` prints. `docs/convert.md` documents it: names stay, more may come.
 #[derive(Debug, Serialize)]
 struct Answer {
+    /// Where the new image is.
+    place: String,
+    /// What is there now: one digest, unless a layout had several images.
+    digests: Vec<String>,
     images: u64,
     layers: u64,
     bytes_before: u64,
@@ -117,32 +132,47 @@ struct Answer {
 
 impl Convert {
     pub(crate) async fn run(&self) -> Result<ExitCode, Failure> {
-        let plan = Plan::read(&self.from).map_err(failure)?;
+        let options = self.options();
+        options.validate().map_err(failure)?;
+        if let Place::Registry(reference) = &self.to
+            && (reference.tag().is_none() || reference.digest().is_some())
+        {
+            let message = format!("{}: name a tag, and no digest, to push to", self.to);
+            return Err(Failure::new(crate::EXIT_USAGE, message));
+        }
+        let stop = Stop::new();
+        let source = self.ways.source(&self.from, &stop).await?;
+        let selection = self.choice.selection();
+        let plan = watched(None, &stop, move || Plan::read(source, &selection)).await?;
+        if plan.targets() != 1 && !matches!(self.to, Place::Layout { .. }) {
+            let (from, count) = (&self.from, plan.targets());
+            let message = format!("{from} has {count} images; name one: oci:DIRECTORY:NAME");
+            return Err(Failure::new(crate::EXIT_USAGE, message));
+        }
         let progress = Arc::new(Progress::new(plan.sizes()));
-        let cancel = Arc::new(AtomicBool::new(false));
+        let ways = &self.ways;
+        let destination = ways.destination(&self.to, &self.from, &progress, &stop);
+        let destination = Arc::new(destination.await?);
         let work = {
-            let (progress, cancel) = (Arc::clone(&progress), Arc::clone(&cancel));
-            let (to, options) = (self.to.clone(), self.options());
-            tokio::task::spawn_blocking(move || {
+            let (progress, stop) = (Arc::clone(&progress), Arc::clone(&stop));
+            let destination = Arc::clone(&destination);
+            move || {
                 let options = Options {
-                    cancel: Some(&cancel),
+                    cancel: Some(stop.flag()),
                     ..options
                 };
-                plan.run(&to, &options, &|blob, offset| progress.reach(blob, offset))
-            })
-        };
-        tokio::pin!(work);
-        let done = tokio::select! {
-            done = &mut work => done,
-            () = progress.tell() => work.await,
-            () = interrupted() => {
-                cancel.store(true, Ordering::Relaxed);
-                work.await
+                let watch = |blob, offset| progress.reach(blob, offset);
+                plan.run(destination.target(), &options, &watch)
             }
         };
-        progress.end();
-        let done = done.map_err(|error| Failure::new(1, format!("it broke off: {error}")))?;
-        let answer = Answer::of(done.map_err(failure)?);
+        let done = watched(Some(&progress), &stop, work).await;
+        let ended = match &*destination {
+            Destination::Layout(_) => Ok(()),
+            Destination::Push(push) => push.end().await,
+        };
+        // What went wrong first is what counts.
+        let answer = Answer::of(&self.to, done?);
+        ended?;
         crate::show(&match self.json {
             true => crate::json(&answer)?,
             false => answer.text(),
@@ -184,16 +214,44 @@ impl Convert {
 /// How an error of a conversion ends a verb.
 pub(crate) fn failure(error: Error) -> Failure {
     match error {
-        Error::Cancelled => Failure::new(EXIT_LATER, "interrupted; run it again"),
+        Error::Cancelled => stopped(),
         Error::Option(_) => Failure::new(crate::EXIT_USAGE, chain(&error)),
-        _ => Failure::new(1, chain(&error)),
+        _ => Failure::new(code(&error), chain(&error)),
     }
 }
 
+/// With which code it does: a registry or containerd may be what failed.
+fn code(error: &Error) -> u8 {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<pontoon_source::Error>()
+            && !matches!(error, pontoon_source::Error::Unreadable { .. })
+        {
+            return if error.is_transient() { EXIT_LATER } else { 1 };
+        }
+        if let Some(error) = error.downcast_ref::<pontoon_containerd::Error>() {
+            return hydrate::code(error);
+        }
+        // These pass on what lies below their content, not the content.
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let cause = error.downcast_ref::<pontoon_source::Cause>();
+        next = match (inner, cause) {
+            (Some(inner), _) => Some(inner),
+            (_, Some(cause)) => Some(cause.get()),
+            _ => error.source(),
+        };
+    }
+    1
+}
+
 impl Answer {
-    fn of(converted: Converted) -> Answer {
+    fn of(to: &Place, converted: Converted) -> Answer {
         let manifests = converted.manifests.iter();
         Answer {
+            place: to.to_string(),
+            digests: converted.targets.iter().map(ToString::to_string).collect(),
             images: converted.images,
             layers: converted.layers,
             bytes_before: converted.bytes_before,
@@ -212,6 +270,9 @@ impl Answer {
         }
         for note in &self.notes {
             text.push_str(&format!("{note}\n"));
+        }
+        for digest in &self.digests {
+            text.push_str(&format!("{} has {digest}\n", self.place));
         }
         text.push_str(&format!(
             "{} and {} converted, {} before, {} now\n",

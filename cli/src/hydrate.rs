@@ -1,8 +1,7 @@
 //! `pontoon hydrate IMAGE`: puts what a lazy pull has left out into containerd's content store.
 
-mod document;
+pub(crate) mod document;
 mod plan;
-mod settings;
 mod transfer;
 
 use std::path::PathBuf;
@@ -16,8 +15,10 @@ use pontoon_source::Reference;
 use crate::failure::{EXIT_LATER, EXIT_UNAVAILABLE, Failure, chain};
 use crate::interrupt::interrupted;
 use crate::progress::Progress;
+use crate::settings;
 use crate::text;
 use plan::Plan;
+pub(crate) use plan::find;
 use transfer::{Outcome, Transfer};
 
 /// How long what came so far is kept if we do not come to an end.
@@ -127,19 +128,23 @@ fn reference(text: &str) -> Result<Reference, String> {
 
 /// How an error of containerd's ends a verb.
 pub(crate) fn failure(error: Error) -> Failure {
-    let is_later = match &error {
+    Failure::new(code(&error), chain(&error))
+}
+
+/// With which code it does.
+pub(crate) fn code(error: &Error) -> u8 {
+    let is_later = match error {
         Error::Source { source, .. } => source
             .downcast_ref::<pontoon_source::Error>()
             .is_some_and(pontoon_source::Error::is_transient),
         Error::Busy { .. } => true,
         _ => false,
     };
-    let code = match &error {
+    match error {
         _ if is_later => EXIT_LATER,
         Error::Unavailable { .. } => EXIT_UNAVAILABLE,
         _ => 1,
-    };
-    Failure::new(code, chain(&error))
+    }
 }
 
 /// Those of `blobs` that are not in the content store.

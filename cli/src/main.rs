@@ -9,10 +9,13 @@ mod hydrate;
 mod inspect;
 mod interrupt;
 mod layers;
+mod place;
 mod profile;
 mod progress;
+mod settings;
 mod status;
 mod text;
+mod watched;
 
 use std::future::Future;
 use std::io::{self, Write};

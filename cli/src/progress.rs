@@ -16,6 +16,8 @@ pub(crate) struct Progress {
     total: u64,
     /// Of each blob.
     here: Vec<AtomicU64>,
+    /// Bytes of new blobs that are somewhere else now.
+    sent: AtomicU64,
 }
 
 impl Progress {
@@ -24,14 +26,23 @@ impl Progress {
         Progress {
             total: sizes.clone().fold(0, u64::saturating_add),
             here: sizes.map(|_| AtomicU64::new(0)).collect(),
+            sent: AtomicU64::new(0),
         }
     }
 
     /// The blob `index` is here up to `offset`.
     pub(crate) fn reach(&self, index: usize, offset: u64) {
         if let Some(here) = self.here.get(index) {
-            here.store(offset, Ordering::Relaxed);
+            // Read once more, it is here all the same.
+            here.fetch_max(offset, Ordering::Relaxed);
         }
+    }
+
+    /// Of a new blob, `now` bytes were sent, and `before` were before.
+    pub(crate) fn sent(&self, before: u64, now: u64) {
+        // Whoever begins anew has sent less than before.
+        self.sent
+            .fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
     }
 
     /// Tells on standard error, until this is dropped.
@@ -61,6 +72,31 @@ impl Progress {
         let here = here.fold(0, u64::saturating_add).min(self.total);
         let percent = u128::from(here) * 100 / u128::from(self.total.max(1));
         let (here, total) = (text::bytes(here), text::bytes(self.total));
-        format!("{here} of {total} ({percent} %)")
+        let line = format!("{here} of {total} ({percent} %)");
+        match self.sent.load(Ordering::Relaxed) {
+            0 => line,
+            sent => format!("{line}, {} sent", text::bytes(sent)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_what_is_here_and_what_was_sent() {
+        let progress = Progress::new([3_000_000, 1_000_000].into_iter());
+        progress.reach(1, 1_000_000);
+        assert_eq!(progress.line(), "1.0 MB of 4.0 MB (25 %)");
+        // Read again, it is not less.
+        progress.reach(1, 5);
+        progress.reach(0, 1_000_000);
+        progress.reach(7, 9);
+        // An upload that begins anew.
+        for (before, now) in [(0, 900_000), (900_000, 100_000), (100_000, 700_000)] {
+            progress.sent(before, now);
+        }
+        assert_eq!(progress.line(), "2.0 MB of 4.0 MB (50 %), 700.0 kB sent");
     }
 }

@@ -6,7 +6,7 @@ use pontoon_containerd::Descriptor;
 use serde::Deserialize;
 
 /// The largest document that is read, in bytes: what registries take.
-pub(super) const BYTES_MAX: u64 = 4 << 20;
+pub(crate) const BYTES_MAX: u64 = 4 << 20;
 
 /// More entries than this no document has.
 const ENTRIES_MAX: usize = 1000;
@@ -29,7 +29,7 @@ const CONFIGS: [&str; 2] = [
 
 /// What a document lists.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Document {
+pub(crate) enum Document {
     /// Manifests, or indexes.
     Index(Vec<Descriptor>),
     /// The parts of one image.
@@ -64,7 +64,7 @@ struct RawDescriptor {
 
 impl Document {
     /// Reads a verified document; the error says what is wrong with it.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let raw: RawDocument =
             serde_json::from_slice(bytes).map_err(|error| format!("it is no manifest: {error}"))?;
         match (raw.manifests, raw.config, raw.layers) {
@@ -78,7 +78,7 @@ impl Document {
     }
 
     /// What it refers to, in containerd's order.
-    pub(super) fn children(&self) -> Vec<&Descriptor> {
+    pub(crate) fn children(&self) -> Vec<&Descriptor> {
         match self {
             Document::Index(entries) => entries.iter().collect(),
             Document::Manifest { config, layers } => {
@@ -89,7 +89,7 @@ impl Document {
 
     /// The labels of a document that keep what it refers to, as containerd names them (`core/images/mediatypes.go`,
     /// `ChildGCLabels`, and `core/images/handlers.go`, `SetChildrenMappedLabels`). Empty if `labels` already do.
-    pub(super) fn missing_labels(
+    pub(crate) fn missing_labels(
         &self,
         labels: &BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
@@ -134,18 +134,18 @@ fn kind(media_type: &str) -> &'static str {
 }
 
 /// Whether it is a document that lists others.
-pub(super) fn is_document(media_type: &str) -> bool {
+pub(crate) fn is_document(media_type: &str) -> bool {
     INDEXES.contains(&media_type) || MANIFESTS.contains(&media_type)
 }
 
 /// Whether it is a layer of a root filesystem, and not what else images carry (attestations, for example).
-pub(super) fn is_layer(media_type: &str) -> bool {
+pub(crate) fn is_layer(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.")
         || media_type.starts_with("application/vnd.docker.image.rootfs.")
 }
 
 /// Whether it is a layer that its registry does not have and that nobody pushes.
-pub(super) fn is_foreign(media_type: &str) -> bool {
+pub(crate) fn is_foreign(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
         || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }

@@ -32,7 +32,7 @@ pub(super) struct Plan {
 }
 
 /// The image that `name` stands for, as containerd has it or as Docker would complete it.
-pub(super) async fn find(client: &Client, name: &str) -> Result<Image, Failure> {
+pub(crate) async fn find(client: &Client, name: &str) -> Result<Image, Failure> {
     let images = client.images();
     let error = match images.get(name).await {
         Ok(image) => return Ok(image),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 mod nydusd;
+mod places;
 mod stage;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,7 @@
 //! A registry with users, a containerd and the lazy daemon.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use pontoon_rig::cluster::{Cluster, SNAPSHOTTER, Setup};
 use pontoon_rig::command::attempt;
 use pontoon_rig::containerd::{Pull, Version};
 use pontoon_rig::image::Converted;
+use pontoon_rig::plugin::Kind;
 use pontoon_rig::sandbox::Sandbox;
 use pontoon_rig::site::{self, Site, Users};
 use pontoon_rig::token::{PASSWORD, USER};
@@ -22,6 +24,15 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn start(version: Version) -> Self {
+        Stage::open(version, None)
+    }
+
+    /// The same with this daemon.
+    pub(crate) fn with(daemon: &str, version: Version) -> Self {
+        Stage::open(version, Some(daemon))
+    }
+
+    fn open(version: Version, daemon: Option<&str>) -> Self {
         let sandbox = Sandbox::new().unwrap();
         let setup = site::Setup {
             users: Users::Bearer,
@@ -34,11 +45,15 @@ impl Stage {
         let config = format!(
             "[registry]\nconfig_path = {:?}\npatience_seconds = 3\n\
              [credentials]\ndocker_config = {docker:?}\nfixed = [\"{} {USER} {PASSWORD}\"]\n\
-             [background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n",
+             [lazy]\ndeadline_ms = 20000\n[background]\nenabled = false\n[cache]\nfree_bytes_min = 0\n",
             site.hosts_dir(),
             site.host(),
         );
-        let cluster = Cluster::start_in(sandbox, Setup::lazy(version, &config)).unwrap();
+        let mut setup = Setup::lazy(version, &config);
+        if let Some(daemon) = daemon {
+            setup.plugin.kind = Kind::Pontoon(daemon.to_owned());
+        }
+        let cluster = Cluster::start_in(sandbox, setup).unwrap();
         Stage { site, cluster }
     }
 
@@ -106,6 +121,30 @@ impl Stage {
 
     pub(crate) fn pontoon_alone(&self, arguments: &[&str]) -> (i32, String) {
         ended(&mut command(arguments))
+    }
+
+    /// With the ways to this registry and this containerd.
+    pub(crate) fn pontoon_there(&self, arguments: &[&str]) -> (i32, String) {
+        ended(&mut self.command_there(arguments))
+    }
+
+    pub(crate) fn command_there(&self, arguments: &[&str]) -> Command {
+        let mut command = command(arguments);
+        command.args(self.containerd()).arg("--config");
+        command.arg(self.cluster.sandbox.path("plugin.toml"));
+        command
+    }
+
+    /// With this configuration, and what `docker login` has left in the directory `docker`.
+    pub(crate) fn pontoon_with(
+        &self,
+        config: &Path,
+        docker: &Path,
+        arguments: &[&str],
+    ) -> (i32, String) {
+        let mut command = command(arguments);
+        command.arg("--config").arg(config);
+        ended(command.env("DOCKER_CONFIG", docker))
     }
 
     pub(crate) fn hydrate(&self, reference: &str) -> (i32, String) {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use pontoon_proto::images::{self as v1, images_client::ImagesClient};
 use pontoon_proto::types;
+use prost_types::FieldMask;
+use tonic::Code;
 
 use crate::client::{Client, Scoped};
 use crate::descriptor::Descriptor;
@@ -76,6 +78,45 @@ impl Images {
                 .ok()
         });
         Ok(images.collect())
+    }
+
+    /// Has `name` stand for `target`, whatever it stood for before. What `target` refers to is to be there, with labels that
+    /// keep it.
+    pub async fn put(&self, name: &str, target: &Descriptor) -> Result<()> {
+        let operation = format!("naming image {name}");
+        let size = i64::try_from(target.size)
+            .map_err(|_| Error::nonsense(&operation, format!("the size is {}", target.size)))?;
+        let image = v1::Image {
+            name: name.to_owned(),
+            target: Some(types::Descriptor {
+                media_type: target.media_type.clone(),
+                digest: target.digest.to_string(),
+                size,
+                annotations: target.annotations.clone(),
+            }),
+            ..v1::Image::default()
+        };
+        let object = format!("image {name}");
+        let create = v1::CreateImageRequest {
+            image: Some(image.clone()),
+        };
+        let mut service = self.service();
+        let created = self.client.call("naming", &object, service.create(create));
+        match created.await {
+            Err(Error::Refused {
+                code: Code::AlreadyExists,
+                ..
+            }) => {}
+            other => return other.map(drop),
+        }
+        let update = v1::UpdateImageRequest {
+            image: Some(image),
+            update_mask: Some(FieldMask {
+                paths: vec!["target".to_owned()],
+            }),
+        };
+        let updated = self.client.call("naming", &object, service.update(update));
+        updated.await.map(drop)
     }
 
     fn service(&self) -> ImagesClient<Scoped> {

@@ -276,3 +276,24 @@ async fn nobody_at_home_is_told() {
     let odd = Path::new(std::ffi::OsStr::new("/run/x"));
     assert_eq!(Client::new(odd, "moby").unwrap().namespace(), "moby");
 }
+
+#[tokio::test]
+async fn a_name_stands_for_what_it_was_given_last() {
+    let running = fake::start().await;
+    let images = running.client.images();
+    let labels = BTreeMap::from([("kept".to_owned(), "yes".to_owned())]);
+    for data in [&b"one"[..], b"two"] {
+        let target = layer(data);
+        images.put("new:1", &target).await.unwrap();
+        assert_eq!(images.get("new:1").await.unwrap().target, target);
+        let mut state = running.fake.state();
+        state
+            .images
+            .get_mut("new:1")
+            .unwrap()
+            .labels
+            .extend(labels.clone());
+    }
+    // A change of the target leaves the rest alone.
+    assert_eq!(images.get("new:1").await.unwrap().labels, labels);
+}

@@ -5,9 +5,11 @@ use std::error::Error;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
+use std::sync::Arc;
 
 use pontoon_convert::{
-    ChunkCompression, ChunkDigest, Dialect, Format, Nydus, Options, Plan, convert_layer,
+    ChunkCompression, ChunkDigest, Dialect, Format, Layout, NewLayout, Nydus, Options, Plan,
+    Selection, convert_layer,
 };
 use pontoon_unpack::Expected;
 
@@ -37,7 +39,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Options::new(format)
     };
     if Path::new(from).is_dir() {
-        let converted = Plan::read(Path::new(from))?.run(Path::new(to), &options, &|_, _| {})?;
+        let from = Arc::new(Layout::open(Path::new(from), None)?);
+        let plan = Plan::read(from, &Selection::default())?;
+        let to = NewLayout::create(Path::new(to), None)?;
+        let converted = plan.run(&to, &options, &|_, _| {})?;
         println!("{converted:#?}");
         return Ok(());
     }

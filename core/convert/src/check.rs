@@ -3,8 +3,10 @@
 mod whole;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pontoon_layer::{
@@ -15,9 +17,11 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, shown};
 use crate::files::{self, Files};
-use crate::layout::{self, Descriptor, Source};
-use crate::manifest::{Manifest, manifests};
+use crate::image::{Blobs, Watch};
+use crate::manifest::{Manifest, manifests, parts};
 use crate::nydus::is_nydus;
+use crate::place::{self, Descriptor, Source};
+use crate::platform::Selection;
 
 /// How many differences of one layer are told one by one.
 const LINES_MAX: usize = 20;
@@ -39,41 +43,104 @@ pub struct Checked {
     pub findings: Vec<String>,
 }
 
-/// Compares the images of the layouts `old` and `new`, layer by layer and file by file, and verifies all digests: of
-/// blobs, archives, tables of contents and chunks.
-///
-/// # Errors
-/// Any of [`Error`] if a layout or a blob cannot be read; what merely differs is a finding.
-pub fn check(old: &Path, new: &Path, cancel: Option<&AtomicBool>) -> Result<Checked> {
-    let old = Source::open(old)?;
-    let new = Source::open(new)?;
-    let images = |source: &Source| -> Result<Vec<Manifest>> {
-        let all = manifests(source, &source.index()?)?;
-        Ok(all.into_iter().filter(|found| found.is_image).collect())
-    };
-    let (old_images, new_images) = (images(&old)?, images(&new)?);
-    let mut check = Check {
-        old,
-        new,
-        cancel,
-        limits: Limits::default(),
-        compared: HashMap::new(),
-        done: Checked::default(),
-    };
-    if old_images.len() != new_images.len() {
-        let (before, now) = (old_images.len(), new_images.len());
-        check.find(format!("there were {before} images, and there are {now}"));
+/// Two images that are to be compared.
+#[derive(Debug)]
+pub struct Comparison {
+    old: Image,
+    new: Image,
+}
+
+/// What `selection` wants of an image.
+#[derive(Debug)]
+struct Image {
+    source: Arc<dyn Source>,
+    manifests: Vec<Manifest>,
+    blobs: Blobs,
+}
+
+impl Image {
+    fn read(source: Arc<dyn Source>, selection: &Selection) -> Result<Image> {
+        let mut manifests = manifests(&*source, &source.index()?, selection)?.manifests;
+        manifests.retain(|found| found.is_image);
+        let mut blobs = Blobs::default();
+        for manifest in &manifests {
+            // The configuration is read on the way.
+            for part in parts(&manifest.value).skip(1) {
+                blobs.add(&Descriptor::parse(part, &manifest.what)?);
+            }
+        }
+        Ok(Image {
+            source,
+            manifests,
+            blobs,
+        })
     }
-    for (old, new) in old_images.iter().zip(&new_images) {
-        check.image(old, new)?;
+}
+
+impl Comparison {
+    /// Reads what `old` and `new` have and `selection` wants, all but layers.
+    ///
+    /// # Errors
+    /// As [`Plan::read`](crate::Plan::read).
+    pub fn read(
+        old: Arc<dyn Source>,
+        new: Arc<dyn Source>,
+        selection: &Selection,
+    ) -> Result<Comparison> {
+        Ok(Comparison {
+            old: Image::read(old, selection)?,
+            new: Image::read(new, selection)?,
+        })
     }
-    Ok(check.done)
+
+    /// Bytes of the blobs that will be read; their places are their numbers for [`Watch`].
+    pub fn sizes(&self) -> impl Iterator<Item = u64> + Clone + '_ {
+        let all = self.old.blobs.list.iter().chain(&self.new.blobs.list);
+        all.map(|blob| blob.size)
+    }
+
+    /// Compares the images, layer by layer and file by file, and verifies all digests: of blobs, archives, tables of
+    /// contents and chunks.
+    ///
+    /// # Errors
+    /// Any of [`Error`] if a blob cannot be read; what merely differs is a finding.
+    pub fn run(&self, cancel: Option<&AtomicBool>, watch: &Watch<'_>) -> Result<Checked> {
+        let mut check = Check {
+            old: &self.old,
+            new: &self.new,
+            cancel,
+            watch,
+            limits: Limits::default(),
+            compared: HashMap::new(),
+            done: Checked::default(),
+        };
+        let (old, new) = (&self.old.manifests, &self.new.manifests);
+        if old.len() != new.len() {
+            let (before, now) = (old.len(), new.len());
+            check.find(format!("there were {before} images, and there are {now}"));
+        }
+        for side in [&self.old, &self.new] {
+            side.source.expect(&side.blobs.list);
+        }
+        for (old, new) in old.iter().zip(new) {
+            check.image(old, new)?;
+        }
+        Ok(check.done)
+    }
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Old,
+    New,
 }
 
 struct Check<'a> {
-    old: Source,
-    new: Source,
+    old: &'a Image,
+    new: &'a Image,
     cancel: Option<&'a AtomicBool>,
+    watch: &'a Watch<'a>,
     limits: Limits,
     /// Pairs of layers that were compared.
     compared: HashMap<(Digest, Digest), ()>,
@@ -93,11 +160,11 @@ impl Check<'_> {
     }
 
     fn image(&mut self, old: &Manifest, new: &Manifest) -> Result<()> {
-        let (old_config, old_layers) = layers(&self.old, old)?;
-        let (new_config, new_layers) = layers(&self.new, new)?;
+        let (old_config, old_layers) = layers(&*self.old.source, old)?;
+        let (new_config, new_layers) = layers(&*self.new.source, new)?;
         self.done.images += 1;
         let nydus =
-            |manifest: &Manifest| layout::list(&manifest.value, "layers", "").is_ok_and(is_nydus);
+            |manifest: &Manifest| place::list(&manifest.value, "layers", "").is_ok_and(is_nydus);
         let (was_nydus, is_nydus) = (nydus(old), nydus(new));
         let whole = was_nydus || is_nydus;
         if comparable(old_config, whole) != comparable(new_config, whole) {
@@ -149,19 +216,22 @@ impl Check<'_> {
             let digest = layer.descriptor.digest.clone();
             move |error: Error| error.of_layer(&digest)
         };
-        let old_files = self.files(&self.old, old).map_err(of_layer(old))?;
-        let new_files = self.files(&self.new, new).map_err(of_layer(new))?;
+        let old_files = self.archive(Side::Old, old, files::read);
+        let old_files: Files = old_files.map_err(of_layer(old))?;
+        let file = self.file(Side::New, new).map_err(of_layer(new))?;
+        let new_files = self.archive_in(Side::New, new, &file, files::read);
+        let new_files = new_files.map_err(of_layer(new))?;
         self.done.layers += 1;
         self.done.files += new_files.len() as u64;
         let digest = new.descriptor.digest.clone();
         let what = format!("layer {digest}");
         self.compare(&what, &old_files, &new_files, files::difference);
-        self.table(new).map_err(of_layer(new))
+        self.table(new, &file).map_err(of_layer(new))
     }
 
-    /// Verifies the table of contents of a new layer, if it has one.
-    fn table(&mut self, layer: &Layer) -> Result<()> {
-        match self.contents(layer)? {
+    /// Verifies the table of contents of a new layer, which is in `file`, if it has one.
+    fn table(&mut self, layer: &Layer, file: &File) -> Result<()> {
+        match self.contents(layer, file)? {
             Contents::None => {}
             Contents::Verified(chunks) => {
                 self.done.lazy_layers += 1;
@@ -175,8 +245,29 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn files(&self, source: &Source, layer: &Layer) -> Result<Files> {
-        self.archive(source, layer, files::read)
+    fn side(&self, side: Side) -> &Image {
+        match side {
+            Side::Old => self.old,
+            Side::New => self.new,
+        }
+    }
+
+    /// A blob, to be read at any place.
+    fn file(&self, side: Side, layer: &Layer) -> Result<File> {
+        self.check_cancelled()?;
+        let tell = |offset| self.reached(side, &layer.descriptor, offset);
+        self.side(side).source.file(&layer.descriptor, &tell)
+    }
+
+    /// Tells how far a blob was read.
+    fn reached(&self, side: Side, blob: &Descriptor, offset: u64) {
+        let before = match side {
+            Side::Old => 0,
+            Side::New => self.old.blobs.list.len(),
+        };
+        if let Some(number) = self.side(side).blobs.number(&blob.digest) {
+            (self.watch)(before + number, offset);
+        }
     }
 
     fn check_cancelled(&self) -> Result<()> {
@@ -187,10 +278,10 @@ impl Check<'_> {
     }
 
     /// Verifies the table of contents and every chunk in it.
-    fn contents(&self, layer: &Layer) -> Result<Contents> {
+    fn contents(&self, layer: &Layer, file: &File) -> Result<Contents> {
         let wrong = |reason: String| Ok(Contents::Wrong(reason));
         let size = layer.descriptor.size;
-        let (file, path) = self.new.blob(&layer.descriptor)?;
+        let path = PathBuf::from(layer.descriptor.digest.to_string());
         let read = |offset: u64, length: u64| -> Result<Vec<u8>> {
             let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
             let read = file.read_exact_at(&mut bytes, offset);
@@ -263,13 +354,13 @@ fn verify(table: &ChunkTableRef<'_>, chunk: &Chunk, bytes: &[u8]) -> Result<(), 
 }
 
 /// The configuration and the layers of an image.
-fn layers(source: &Source, manifest: &Manifest) -> Result<(Value, Vec<Layer>)> {
+fn layers(source: &dyn Source, manifest: &Manifest) -> Result<(Value, Vec<Layer>)> {
     let what = &*manifest.what;
     let config = manifest.value.get("config").unwrap_or(&Value::Null);
-    let config = source.document(&Descriptor::parse(config, what)?)?;
+    let config = place::document(source, &Descriptor::parse(config, what)?)?;
     let rootfs = config.get("rootfs").unwrap_or(&Value::Null);
-    let diff_ids = layout::list(rootfs, "diff_ids", what)?;
-    let values = layout::list(&manifest.value, "layers", what)?;
+    let diff_ids = place::list(rootfs, "diff_ids", what)?;
+    let values = place::list(&manifest.value, "layers", what)?;
     if values.len() != diff_ids.len() {
         let reason = format!("{} layers and {} diff IDs", values.len(), diff_ids.len());
         return Err(Error::malformed(what, reason));
@@ -277,14 +368,10 @@ fn layers(source: &Source, manifest: &Manifest) -> Result<(Value, Vec<Layer>)> {
     let mut layers = Vec::new();
     for (value, diff_id) in values.iter().zip(diff_ids) {
         let diff_id = diff_id.as_str().and_then(|text| text.parse().ok());
-        let annotations = value.get("annotations").and_then(Value::as_object);
-        let annotations = annotations.into_iter().flatten();
         layers.push(Layer {
             descriptor: Descriptor::parse(value, what)?,
             diff_id: diff_id.ok_or_else(|| Error::malformed(what, "a diff ID is none"))?,
-            annotations: annotations
-                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-                .collect(),
+            annotations: place::annotations(value),
         });
     }
     Ok((config, layers))

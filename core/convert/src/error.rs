@@ -61,6 +61,22 @@ pub enum Error {
         /// Why it could not be done.
         source: io::Error,
     },
+    /// A blob did not come.
+    #[error("cannot read {digest}: {source}; try again, or look at where it comes from")]
+    Copy {
+        /// Which one.
+        digest: Digest,
+        /// Why.
+        source: io::Error,
+    },
+    /// What was asked for is known by its name alone.
+    #[error(
+        "nothing of the image is there ({0}); pull it again, or complete it with `pontoon hydrate` if it was pulled lazily"
+    )]
+    Absent(String),
+    /// Where an image is, or is to be, is not a directory, and something went wrong there.
+    #[error("{0}")]
+    Place(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// What should be a layout, an index, a manifest or a configuration makes no sense.
     #[error("{what} makes no sense: {reason}; write the image again")]
     Malformed {

@@ -1,33 +1,28 @@
 //! Images: what refers to a layer that was converted refers to the new one.
 
+mod layers;
+
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, BufWriter, Read};
-use std::path::Path;
+use std::sync::Arc;
 
 use pontoon_layer::Digest;
-use pontoon_unpack::Expected;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::error::{Error, Result};
-use crate::layer::{LayerConverted, convert_layer};
-use crate::layout::{self, Descriptor, Source, Target};
+use crate::error::Result;
+use crate::layer::LayerConverted;
 use crate::manifest::{
-    DOCKER_INDEX, LAYERS, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, check_depth, is_image, is_index,
-    is_manifest, manifests, parts,
+    DOCKER_INDEX, LAYERS, OCI_INDEX, OCI_MANIFEST, REFERENCE_DIGEST, check_depth, describe,
+    is_image, is_index, manifests, parts, set,
 };
 use crate::nydus::{Chains, is_nydus};
-use crate::options::{Format, Options};
-use crate::tail;
+use crate::options::Options;
+use crate::place::{self, Descriptor, Source, Target, annotation};
+use crate::platform::{LeftOut, Selection};
+
+pub(crate) use layers::Opened;
 
 /// Told how far reading the blob of some number is, in bytes.
 pub type Watch<'a> = dyn Fn(usize, u64) + Sync + 'a;
-
-/// The annotation that says of which image an attestation of BuildKit's is.
-const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
-
-/// Layers of an image, at most.
-const LAYERS_MAX: usize = 1000;
 
 /// What became of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,117 +37,153 @@ pub struct Converted {
     pub bytes_after: u64,
     /// The new manifests: what the old one's digest was, and what the new one's is.
     pub manifests: Vec<(Digest, Digest)>,
-    /// What was left as it is, or no longer says the truth.
+    /// What is in the index of the result: one digest for each image that was asked for.
+    pub targets: Vec<Digest>,
+    /// What was left as it is or left out, or no longer says the truth.
     pub notes: Vec<String>,
 }
 
-/// An image in an OCI layout directory that is to be converted.
+/// An image that is to be converted.
 #[derive(Debug)]
 pub struct Plan {
-    source: Source,
+    source: Arc<dyn Source>,
     index: Value,
-    blobs: Vec<Descriptor>,
-    numbers: HashMap<Digest, usize>,
+    blobs: Blobs,
+    /// Of the images, in the order in which they are read.
+    layers: Vec<Descriptor>,
+    left_out: LeftOut,
 }
 
 impl Plan {
-    /// Reads what is in the layout at `from`, all but layers.
+    /// Reads what `source` has and `selection` wants, all but layers.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::Malformed`], [`Error::Damaged`] and [`Error::TooLarge`].
-    pub fn read(from: &Path) -> Result<Plan> {
-        let source = Source::open(from)?;
+    /// Those of the source, [`Error::Malformed`](crate::Error::Malformed), [`Error::Damaged`](crate::Error::Damaged),
+    /// [`Error::TooLarge`](crate::Error::TooLarge), and [`Error::Option`](crate::Error::Option) if nothing is wanted.
+    pub fn read(source: Arc<dyn Source>, selection: &Selection) -> Result<Plan> {
         let index = source.index()?;
         let mut blobs = Blobs::default();
-        for manifest in manifests(&source, &index)? {
-            for blob in parts(&manifest.value) {
-                blobs.add(Descriptor::parse(blob, &manifest.what)?);
+        let mut layers = Vec::new();
+        let found = manifests(&*source, &index, selection)?;
+        for manifest in found.manifests {
+            for part in parts(&manifest.value) {
+                let blob = Descriptor::parse(part, &manifest.what)?;
+                let is_layer = manifest.is_image && LAYERS.contains(&blob.media_type.as_str());
+                if blobs.add(&blob) && is_layer {
+                    layers.push(blob);
+                }
             }
         }
         Ok(Plan {
             source,
             index,
-            blobs: blobs.list,
-            numbers: blobs.numbers,
+            blobs,
+            layers,
+            left_out: found.left_out,
         })
     }
 
     /// Bytes of the blobs that will be read; their places are their numbers for [`Watch`].
     pub fn sizes(&self) -> impl Iterator<Item = u64> + Clone + '_ {
-        self.blobs.iter().map(|blob| blob.size)
+        self.blobs.list.iter().map(|blob| blob.size)
     }
 
-    /// Converts all images, and writes them to a new layout at `to`. Nothing is there after an error.
+    /// How many images the index lists that will be converted or copied: one, unless several were asked for.
+    pub fn targets(&self) -> usize {
+        let entries = place::list(&self.index, "manifests", "the index of the image");
+        let is_kept = |entry: &&Value| {
+            let descriptor = Descriptor::parse(entry, "the index of the image");
+            descriptor.is_ok_and(|descriptor| !self.left_out.has(&descriptor.digest))
+        };
+        entries.map_or(0, |entries| entries.iter().filter(is_kept).count())
+    }
+
+    /// Converts all images, and gives them to `target`, which shows nothing of them after an error.
     ///
     /// # Errors
-    /// Any of [`Error`].
-    pub fn run(&self, to: &Path, options: &Options<'_>, watch: &Watch<'_>) -> Result<Converted> {
+    /// Any of [`Error`](crate::Error).
+    pub fn run(
+        &self,
+        target: &dyn Target,
+        options: &Options<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<Converted> {
         options.validate()?;
-        let target = Target::create(to)?;
+        self.source.expect(&self.layers);
         let mut conversion = Conversion {
             plan: self,
-            target: &target,
+            target,
             options,
             watch,
             layers: HashMap::new(),
             chains: Chains::default(),
             documents: HashMap::new(),
             copied: HashSet::new(),
-            done: Converted::default(),
+            done: Converted {
+                notes: self.left_out.notes.clone(),
+                ..Converted::default()
+            },
         };
         let mut index = self.index.clone();
-        conversion.index(&mut index, "the index of the layout", 0)?;
-        let done = conversion.done;
+        conversion.index(&mut index, "the index of the image", 0)?;
+        let mut done = conversion.done;
+        for entry in place::list(&index, "manifests", "the new index")? {
+            done.targets
+                .push(Descriptor::parse(entry, "the new index")?.digest);
+        }
+        options.check_cancelled()?;
         target.finish(&index)?;
         Ok(done)
     }
 }
 
-#[derive(Default)]
-struct Blobs {
-    list: Vec<Descriptor>,
+/// Blobs, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Blobs {
+    pub(crate) list: Vec<Descriptor>,
     numbers: HashMap<Digest, usize>,
 }
 
 impl Blobs {
-    fn add(&mut self, blob: Descriptor) {
+    /// False if it is among them already.
+    pub(crate) fn add(&mut self, blob: &Descriptor) -> bool {
         let next = self.list.len();
-        self.numbers.entry(blob.digest.clone()).or_insert_with(|| {
-            self.list.push(blob);
-            next
-        });
+        let number = *self.numbers.entry(blob.digest.clone()).or_insert(next);
+        if number == next {
+            self.list.push(blob.clone());
+        }
+        number == next
+    }
+
+    pub(crate) fn number(&self, digest: &Digest) -> Option<usize> {
+        self.numbers.get(digest).copied()
     }
 }
 
 /// A conversion under way.
 pub(crate) struct Conversion<'a> {
     plan: &'a Plan,
-    pub(crate) target: &'a Target,
+    target: &'a dyn Target,
     pub(crate) options: &'a Options<'a>,
     watch: &'a Watch<'a>,
     layers: HashMap<Digest, LayerConverted>,
     /// The same, where a layer becomes what those below it leave of it.
     pub(crate) chains: Chains,
     /// What became of an index or a manifest.
-    documents: HashMap<Digest, (String, Digest, u64)>,
+    documents: HashMap<Digest, Descriptor>,
     copied: HashSet<Digest>,
     pub(crate) done: Converted,
-}
-
-/// What an image consists of.
-pub(crate) struct Opened {
-    pub(crate) config: Value,
-    config_descriptor: Descriptor,
-    pub(crate) layers: Vec<Value>,
-    /// Of each layer.
-    pub(crate) diff_ids: Vec<Digest>,
 }
 
 impl Conversion<'_> {
     /// Makes an index one of what was converted.
     fn index(&mut self, index: &mut Value, what: &str, depth: usize) -> Result<()> {
         check_depth(depth, what)?;
-        let mut entries = layout::list(index, "manifests", what)?.to_vec();
+        let mut entries = place::list(index, "manifests", what)?.to_vec();
+        entries.retain(|entry| {
+            let descriptor = Descriptor::parse(entry, what);
+            descriptor.is_ok_and(|descriptor| !self.plan.left_out.has(&descriptor.digest))
+        });
         for entry in &mut entries {
             self.entry(entry, what, depth)?;
         }
@@ -173,7 +204,7 @@ impl Conversion<'_> {
             describe(entry, new);
             return Ok(());
         }
-        if !is_index(&descriptor) && !is_manifest(&descriptor) {
+        if !descriptor.is_document() {
             // An index may name anything.
             self.done.notes.push(format!(
                 "{} of the type {:?} is copied as it is",
@@ -181,14 +212,14 @@ impl Conversion<'_> {
             ));
             return self.copy(&descriptor);
         }
-        let mut value = self.plan.source.document(&descriptor)?;
+        let mut value = place::document(&*self.plan.source, &descriptor)?;
         let what = format!("the manifest {}", descriptor.digest);
         let media_type = if is_index(&descriptor) {
             self.index(&mut value, &what, depth + 1)?;
             OCI_INDEX
         } else if !is_image(entry, &descriptor, &value) {
             return self.untouched(&descriptor, &value, &what);
-        } else if layout::list(&value, "layers", &what).is_ok_and(is_nydus) {
+        } else if place::list(&value, "layers", &what).is_ok_and(is_nydus) {
             let note = format!("{what} is of a nydus image, and copied as it is");
             self.done.notes.push(note);
             return self.untouched(&descriptor, &value, &what);
@@ -196,13 +227,11 @@ impl Conversion<'_> {
             self.image(&mut value, &what)?;
             OCI_MANIFEST
         };
-        let bytes = value.to_string().into_bytes();
-        let digest = self.target.put(&bytes)?;
+        let new = self.put(media_type, &value.to_string().into_bytes())?;
         if media_type == OCI_MANIFEST {
-            let pair = (descriptor.digest.clone(), digest.clone());
+            let pair = (descriptor.digest.clone(), new.digest.clone());
             self.done.manifests.push(pair);
         }
-        let new = (media_type.to_owned(), digest, bytes.len() as u64);
         describe(entry, &new);
         self.documents.insert(descriptor.digest, new);
         Ok(())
@@ -217,6 +246,17 @@ impl Conversion<'_> {
         Ok(())
     }
 
+    /// Gives the target something small.
+    pub(crate) fn put(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor> {
+        let descriptor = Descriptor {
+            media_type: media_type.to_owned(),
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+        };
+        self.target.put(&descriptor, bytes)?;
+        Ok(descriptor)
+    }
+
     fn copy(&mut self, descriptor: &Descriptor) -> Result<()> {
         self.options.check_cancelled()?;
         if self.copied.insert(descriptor.digest.clone()) {
@@ -228,14 +268,14 @@ impl Conversion<'_> {
 
     /// Tells how far a blob was read.
     pub(crate) fn reached(&self, digest: &Digest, offset: u64) {
-        if let Some(number) = self.plan.numbers.get(digest) {
-            (self.watch)(*number, offset);
+        if let Some(number) = self.plan.blobs.number(digest) {
+            (self.watch)(number, offset);
         }
     }
 
     /// What says something of an image that was converted says it of the new one.
     fn reference(&mut self, entry: &mut Value) {
-        let Some(old) = layout::annotation(entry, REFERENCE_DIGEST).map(str::to_owned) else {
+        let Some(old) = annotation(entry, REFERENCE_DIGEST).map(str::to_owned) else {
             return;
         };
         let manifests = &self.done.manifests;
@@ -249,191 +289,5 @@ impl Conversion<'_> {
         if let Some(annotations) = entry.get_mut("annotations") {
             set(annotations, REFERENCE_DIGEST, new);
         }
-    }
-
-    /// Converts an image.
-    fn image(&mut self, manifest: &mut Value, what: &str) -> Result<()> {
-        let opened = self.open(manifest, what)?;
-        match self.options.format {
-            Format::Nydus(nydus) => self.nydus(nydus, opened, manifest, what)?,
-            Format::Estargz | Format::ZstdChunked(_) => self.each_layer(opened, manifest, what)?,
-        }
-        if manifest.get("subject").is_some() {
-            let note = format!("{what} refers to a subject, which stays the one of before");
-            self.done.notes.push(note);
-        }
-        self.done.images += 1;
-        Ok(())
-    }
-
-    fn open(&self, manifest: &Value, what: &str) -> Result<Opened> {
-        let config = manifest.get("config").unwrap_or(&Value::Null);
-        let config_descriptor = Descriptor::parse(config, what)?;
-        let config = self.plan.source.document(&config_descriptor)?;
-        let config_what = format!("the configuration {}", config_descriptor.digest);
-        let rootfs = config.get("rootfs").unwrap_or(&Value::Null);
-        let diff_ids = layout::list(rootfs, "diff_ids", &config_what)?;
-        let layers = layout::list(manifest, "layers", what)?.to_vec();
-        if layers.len() != diff_ids.len() || layers.len() > LAYERS_MAX {
-            return Err(Error::malformed(
-                what,
-                format!("{} layers and {} diff IDs", layers.len(), diff_ids.len()),
-            ));
-        }
-        let diff_ids = diff_ids.iter().map(|diff_id| {
-            let wrong = || Error::malformed(&*config_what, format!("{diff_id} is no diff ID"));
-            let diff_id = diff_id.as_str().and_then(|text| text.parse().ok());
-            diff_id.ok_or_else(wrong)
-        });
-        Ok(Opened {
-            diff_ids: diff_ids.collect::<Result<_>>()?,
-            config,
-            config_descriptor,
-            layers,
-        })
-    }
-
-    /// Converts the layers of an image, each by itself.
-    fn each_layer(&mut self, mut opened: Opened, manifest: &mut Value, what: &str) -> Result<()> {
-        let mut new_ids = Vec::new();
-        for (layer, diff_id) in opened.layers.iter_mut().zip(&opened.diff_ids) {
-            let new = self.layer(layer, diff_id.clone(), what)?;
-            new_ids.push(json!(new.to_string()));
-        }
-        let layers = std::mem::take(&mut opened.layers);
-        set(manifest, "layers", Value::Array(layers));
-        self.configure(&mut opened, new_ids, manifest)
-    }
-
-    /// Gives an image its configuration, with the `diff_ids` of its layers.
-    pub(crate) fn configure(
-        &mut self,
-        opened: &mut Opened,
-        diff_ids: Vec<Value>,
-        manifest: &mut Value,
-    ) -> Result<()> {
-        set(manifest, "mediaType", json!(OCI_MANIFEST));
-        let old_ids = opened.diff_ids.iter().map(|id| json!(id.to_string()));
-        let (digest, size) = if old_ids.eq(diff_ids.iter().cloned()) {
-            self.copy(&opened.config_descriptor)?;
-            let descriptor = &opened.config_descriptor;
-            (descriptor.digest.clone(), descriptor.size)
-        } else {
-            if let Some(rootfs) = opened.config.get_mut("rootfs") {
-                set(rootfs, "diff_ids", Value::Array(diff_ids));
-            }
-            let bytes = opened.config.to_string().into_bytes();
-            (self.target.put(&bytes)?, bytes.len() as u64)
-        };
-        if let Some(value) = manifest.get_mut("config") {
-            describe(value, &(OCI_CONFIG.to_owned(), digest, size));
-        }
-        Ok(())
-    }
-
-    /// Where the image is read from.
-    pub(crate) fn source(&self) -> &Source {
-        &self.plan.source
-    }
-
-    /// Converts the layer that `value` describes, and answers its new diff ID.
-    fn layer(&mut self, value: &mut Value, diff_id: Digest, what: &str) -> Result<Digest> {
-        let descriptor = Descriptor::parse(value, what)?;
-        if !LAYERS.contains(&descriptor.media_type.as_str()) {
-            self.done.notes.push(format!(
-                "the layer {} of the type {:?} is left as it is",
-                descriptor.digest, descriptor.media_type
-            ));
-            // Some are by design nowhere but at a URL.
-            if self.plan.source.blob(&descriptor).is_ok() {
-                self.copy(&descriptor)?;
-            }
-            return Ok(diff_id);
-        }
-        let known = self.layers.get(&descriptor.digest).cloned();
-        let converted = match known {
-            Some(known) if known.from.diff_id == diff_id => known,
-            Some(_) => {
-                let reason = format!("it gives {} two diff IDs", descriptor.digest);
-                return Err(Error::malformed(what, reason));
-            }
-            None => {
-                let converted = self.convert(&descriptor, diff_id);
-                let converted = converted.map_err(|error| error.of_layer(&descriptor.digest))?;
-                self.done.layers += 1;
-                self.done.bytes_before += converted.from.blob_bytes;
-                self.done.bytes_after += converted.bytes;
-                let key = descriptor.digest.clone();
-                self.layers.insert(key, converted.clone());
-                converted
-            }
-        };
-        annotate(value, &converted);
-        let media_type = self.options.format.media_type().to_owned();
-        describe(value, &(media_type, converted.digest, converted.bytes));
-        Ok(converted.diff_id)
-    }
-
-    fn convert(&self, descriptor: &Descriptor, diff_id: Digest) -> Result<LayerConverted> {
-        let (file, _) = self.plan.source.blob(descriptor)?;
-        let reader = Counted {
-            file,
-            offset: 0,
-            tell: |offset| self.reached(&descriptor.digest, offset),
-        };
-        let expected = Expected {
-            digest: Some(descriptor.digest.clone()),
-            size: Some(descriptor.size),
-            diff_id: Some(diff_id),
-        };
-        let mut options = self.options.clone();
-        options.limits = options.limits.for_blob(descriptor.size);
-        let file = self.target.begin()?;
-        let writer = BufWriter::with_capacity(1 << 20, file.as_file());
-        let converted = convert_layer(reader, writer, &expected, &options)?;
-        self.target.keep(file, &converted.digest)?;
-        Ok(converted)
-    }
-}
-
-/// A file that tells how far it was read.
-pub(crate) struct Counted<F> {
-    pub(crate) file: File,
-    pub(crate) offset: u64,
-    pub(crate) tell: F,
-}
-
-impl<F: Fn(u64)> Read for Counted<F> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        self.offset += count as u64;
-        (self.tell)(self.offset);
-        Ok(count)
-    }
-}
-
-/// Puts what a document or a blob is now into its descriptor.
-pub(crate) fn describe(descriptor: &mut Value, (media_type, digest, size): &(String, Digest, u64)) {
-    set(descriptor, "mediaType", json!(media_type));
-    set(descriptor, "digest", json!(digest.to_string()));
-    set(descriptor, "size", json!(size));
-}
-
-/// Puts where the table of contents is into the descriptor of a layer, in place of where another one was.
-fn annotate(descriptor: &mut Value, converted: &LayerConverted) {
-    let annotations = descriptor.get("annotations").and_then(Value::as_object);
-    let mut annotations: Map<String, Value> = annotations.cloned().unwrap_or_default();
-    for key in tail::ANNOTATIONS {
-        annotations.remove(key);
-    }
-    for (key, value) in &converted.annotations {
-        annotations.insert(key.clone(), json!(value));
-    }
-    set(descriptor, "annotations", Value::Object(annotations));
-}
-
-pub(crate) fn set(object: &mut Value, key: &str, value: Value) {
-    if let Some(object) = object.as_object_mut() {
-        object.insert(key.to_owned(), value);
     }
 }

@@ -3,64 +3,46 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pontoon_layer::{Algorithm, Digest, Hasher};
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
-
-/// The largest index, manifest or configuration, in bytes; containerd's limit is the same.
-const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+use crate::manifest::set;
+use crate::place::{
+    DOCUMENT_BYTES_MAX, Descriptor, Source, Target, annotation, check, list, parse,
+};
 
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
 
-/// What a descriptor says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Descriptor {
-    pub(crate) media_type: String,
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
-}
-
-impl Descriptor {
-    /// Reads `value`, which is in `what`.
-    pub(crate) fn parse(value: &Value, what: &str) -> Result<Descriptor> {
-        let text = |key: &str| value.get(key).and_then(Value::as_str);
-        let wrong = |reason: String| Error::malformed(what, reason);
-        let digest =
-            text("digest").ok_or_else(|| wrong("a descriptor has no digest".to_owned()))?;
-        let digest = digest.parse().map_err(|error| wrong(format!("{error}")))?;
-        let size = value.get("size").and_then(Value::as_u64);
-        Ok(Descriptor {
-            media_type: text("mediaType").unwrap_or_default().to_owned(),
-            size: size.ok_or_else(|| wrong(format!("the descriptor of {digest} has no size")))?,
-            digest,
-        })
-    }
-}
-
-/// An annotation of the descriptor `value`.
-pub(crate) fn annotation<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    value.get("annotations")?.get(key)?.as_str()
-}
+/// The annotation with an image's name in a layout.
+const NAME: &str = "org.opencontainers.image.ref.name";
 
 /// A layout that is read.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub struct Layout {
     root: PathBuf,
+    name: Option<String>,
 }
 
-impl Source {
-    pub(crate) fn open(root: &Path) -> Result<Source> {
-        let source = Source {
+impl Layout {
+    /// The layout in the directory `root`: all images in it, or those that are called `name`.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Malformed`] if it is none.
+    pub fn open(root: &Path, name: Option<&str>) -> Result<Layout> {
+        let layout = Layout {
             root: root.to_owned(),
+            name: name.map(str::to_owned),
         };
-        let marker = source.read(&root.join(MARKER))?;
+        let marker = layout.document(&root.join(MARKER))?;
         let version = marker.get("imageLayoutVersion").and_then(Value::as_str);
         match version {
-            Some("1.0.0") => Ok(source),
+            Some("1.0.0") => Ok(layout),
             other => Err(Error::malformed(
                 root.join(MARKER).display().to_string(),
                 format!("its version is {other:?}, and only \"1.0.0\" is known"),
@@ -68,36 +50,51 @@ impl Source {
         }
     }
 
-    pub(crate) fn index(&self) -> Result<Value> {
-        self.read(&self.root.join(INDEX))
-    }
-
-    fn read(&self, path: &Path) -> Result<Value> {
-        let file = open(path)?;
-        let bytes = limited(file, path)?;
+    fn document(&self, path: &Path) -> Result<Value> {
+        let mut bytes = Vec::new();
+        let mut file = open(path)?.take(DOCUMENT_BYTES_MAX + 1);
+        let read = file.read_to_end(&mut bytes);
+        read.map_err(Error::file("cannot read", path))?;
+        let what = "the bytes of the index of a layout";
+        Error::check_limit(what, bytes.len() as u64, DOCUMENT_BYTES_MAX)?;
         parse(&bytes, &path.display().to_string())
     }
+}
 
-    /// The document that `descriptor` describes, its digest checked.
-    pub(crate) fn document(&self, descriptor: &Descriptor) -> Result<Value> {
-        let what = descriptor.digest.to_string();
-        parse(&self.bytes(descriptor)?, &what)
+impl Source for Layout {
+    fn index(&self) -> Result<Value> {
+        let path = self.root.join(INDEX);
+        let mut index = self.document(&path)?;
+        let Some(name) = self.name.as_deref() else {
+            return Ok(index);
+        };
+        let what = path.display().to_string();
+        let entries = list(&index, "manifests", &what)?;
+        let is_wanted = |entry: &&Value| annotation(entry, NAME) == Some(name);
+        let chosen: Vec<Value> = entries.iter().filter(is_wanted).cloned().collect();
+        if chosen.is_empty() {
+            let names = entries.iter().filter_map(|entry| annotation(entry, NAME));
+            let names: Vec<&str> = names.collect();
+            return Err(Error::Option(format!(
+                "{} has no image called {name:?}; it has {names:?}: name one of them, or none for all",
+                self.root.display()
+            )));
+        }
+        set(&mut index, "manifests", Value::Array(chosen));
+        Ok(index)
     }
 
-    /// The bytes of it.
-    pub(crate) fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        let (file, path) = self.blob(descriptor)?;
-        let bytes = limited(file, &path)?;
-        let mut hasher = Hasher::new(descriptor.digest.algorithm());
-        hasher.update(&bytes);
-        check(descriptor, bytes.len() as u64, &hasher.finish())?;
-        Ok(bytes)
+    fn read(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(open(&place(&self.root, &blob.digest))?))
     }
 
-    /// The file of the blob that `descriptor` describes. Nothing is checked.
-    pub(crate) fn blob(&self, descriptor: &Descriptor) -> Result<(File, PathBuf)> {
-        let path = place(&self.root, &descriptor.digest);
-        Ok((open(&path)?, path))
+    fn has(&self, blob: &Descriptor) -> Result<bool> {
+        // What is there and no file is an error for who reads it.
+        Ok(place(&self.root, &blob.digest).exists())
+    }
+
+    fn file(&self, blob: &Descriptor, _tell: &dyn Fn(u64)) -> Result<File> {
+        open(&place(&self.root, &blob.digest))
     }
 }
 
@@ -111,65 +108,28 @@ fn open(path: &Path) -> Result<File> {
     }
 }
 
-/// Fails unless the blob that was read is the one that `descriptor` describes.
-fn check(descriptor: &Descriptor, bytes: u64, digest: &Digest) -> Result<()> {
-    if bytes == descriptor.size && *digest == descriptor.digest {
-        return Ok(());
-    }
-    Err(Error::Damaged {
-        digest: descriptor.digest.clone(),
-        reason: format!(
-            "it has {bytes} bytes of {} and the digest {digest}",
-            descriptor.size
-        ),
-    })
-}
-
-/// All of a small file.
-fn limited(file: File, path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    (file.take(DOCUMENT_BYTES_MAX + 1))
-        .read_to_end(&mut bytes)
-        .map_err(Error::file("cannot read", path))?;
-    let what = "the bytes of an index, a manifest or a configuration";
-    Error::check_limit(what, bytes.len() as u64, DOCUMENT_BYTES_MAX)?;
-    Ok(bytes)
-}
-
-fn parse(bytes: &[u8], what: &str) -> Result<Value> {
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| Error::malformed(what, error.to_string()))?;
-    match value.is_object() {
-        true => Ok(value),
-        false => Err(Error::malformed(what, "it is no object")),
-    }
-}
-
-/// The list `key` of the document `value`, which is `what`.
-pub(crate) fn list<'a>(value: &'a Value, key: &str, what: &str) -> Result<&'a [Value]> {
-    match value.get(key) {
-        Some(Value::Array(list)) => Ok(list),
-        _ => Err(Error::malformed(what, format!("it has no list {key:?}"))),
-    }
-}
-
 fn place(root: &Path, digest: &Digest) -> PathBuf {
     // A digest is of hexadecimal digits and nothing else.
     (root.join("blobs").join(digest.algorithm().name())).join(digest.hex())
 }
 
-/// A layout that is written. What is in it is not a layout before [`Target::finish`].
+/// A layout that is written. What is in it is not a layout before [`Target::finish`], and nothing stays of it if that is
+/// never called.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub struct NewLayout {
     root: PathBuf,
+    name: Option<String>,
     /// Whether there was no directory before.
     is_new: bool,
-    finished: bool,
+    finished: AtomicBool,
 }
 
-impl Target {
-    /// A new one at `root`, which is an empty directory or does not exist.
-    pub(crate) fn create(root: &Path) -> Result<Target> {
+impl NewLayout {
+    /// A new one at `root`, which is an empty directory or does not exist. Its images are to be called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if something is there, [`Error::File`] if nothing can be made there.
+    pub fn create(root: &Path, name: Option<&str>) -> Result<NewLayout> {
         let blobs = root.join("blobs").join(Algorithm::Sha256.name());
         let (is_new, is_empty) = match fs::read_dir(root) {
             Ok(mut entries) => (false, entries.next().is_none()),
@@ -182,21 +142,16 @@ impl Target {
             )));
         }
         fs::create_dir_all(&blobs).map_err(Error::file("cannot make", &blobs))?;
-        Ok(Target {
+        Ok(NewLayout {
             root: root.to_owned(),
+            name: name.map(str::to_owned),
             is_new,
-            finished: false,
+            finished: AtomicBool::new(false),
         })
     }
 
-    /// A file for a blob whose digest is not known yet.
-    pub(crate) fn begin(&self) -> Result<NamedTempFile> {
-        let blobs = self.root.join("blobs");
-        NamedTempFile::new_in(&blobs).map_err(Error::file("cannot make a file in", &blobs))
-    }
-
-    /// Gives a file that was begun the name of its `digest`.
-    pub(crate) fn keep(&self, file: NamedTempFile, digest: &Digest) -> Result<()> {
+    /// Gives a file the name of its `digest`.
+    fn name(&self, file: NamedTempFile, digest: &Digest) -> Result<()> {
         let path = place(&self.root, digest);
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(Error::file("cannot make", directory))?;
@@ -207,28 +162,37 @@ impl Target {
         let kept = file.persist(&path).map_err(|error| error.error);
         kept.map(drop).map_err(Error::file("cannot write", &path))
     }
+}
 
-    /// Writes a document, and answers its digest.
-    pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest> {
-        let digest = Digest::of(bytes);
+impl Target for NewLayout {
+    fn begin(&self) -> Result<NamedTempFile> {
+        let blobs = self.root.join("blobs");
+        NamedTempFile::new_in(&blobs).map_err(Error::file("cannot make a file in", &blobs))
+    }
+
+    fn keep(&self, file: NamedTempFile, blob: &Descriptor) -> Result<()> {
+        self.name(file, &blob.digest)
+    }
+
+    fn put(&self, document: &Descriptor, bytes: &[u8]) -> Result<()> {
         let mut file = self.begin()?;
         let written = file.write_all(bytes);
         written.map_err(Error::file("cannot write", file.path()))?;
-        self.keep(file, &digest)?;
-        Ok(digest)
+        self.name(file, &document.digest)
     }
 
-    /// Copies a blob from `source`, its digest checked.
-    pub(crate) fn copy(&self, source: &Source, descriptor: &Descriptor) -> Result<()> {
-        let (file, path) = source.blob(descriptor)?;
+    fn copy(&self, source: &Arc<dyn Source>, blob: &Descriptor) -> Result<()> {
+        let unreadable = |source| Error::Copy {
+            digest: blob.digest.clone(),
+            source,
+        };
         let mut to = self.begin()?;
-        let mut hasher = Hasher::new(descriptor.digest.algorithm());
+        let mut hasher = Hasher::new(blob.digest.algorithm());
         let mut buffer = vec![0; 256 << 10];
         let mut bytes = 0;
-        let mut file = file.take(descriptor.size.saturating_add(1));
+        let mut reader = source.read(blob)?.take(blob.size.saturating_add(1));
         loop {
-            let count = file.read(&mut buffer);
-            let count = count.map_err(Error::file("cannot read", &path))?;
+            let count = reader.read(&mut buffer).map_err(unreadable)?;
             if count == 0 {
                 break;
             }
@@ -237,31 +201,42 @@ impl Target {
             let written = to.write_all(&buffer[..count]);
             written.map_err(Error::file("cannot write", to.path()))?;
         }
-        check(descriptor, bytes, &hasher.finish())?;
-        self.keep(to, &descriptor.digest)
+        check(blob, bytes, &hasher.finish())?;
+        self.name(to, &blob.digest)
     }
 
-    /// Makes it a layout, with `index`.
-    pub(crate) fn finish(mut self, index: &Value) -> Result<()> {
+    fn finish(&self, index: &Value) -> Result<()> {
         let marker = Value::Object(Map::from_iter([(
             "imageLayoutVersion".to_owned(),
             json!("1.0.0"),
         )]));
-        for (name, value) in [(MARKER, &marker), (INDEX, index)] {
+        let mut index = index.clone();
+        if let Some(name) = &self.name {
+            let entries = index.get_mut("manifests").and_then(Value::as_array_mut);
+            for entry in entries.into_iter().flatten() {
+                if entry.get("annotations").is_none() {
+                    set(entry, "annotations", json!({}));
+                }
+                if let Some(annotations) = entry.get_mut("annotations") {
+                    set(annotations, NAME, json!(name));
+                }
+            }
+        }
+        for (name, value) in [(MARKER, &marker), (INDEX, &index)] {
             let path = self.root.join(name);
             let mut file = File::create(&path).map_err(Error::file("cannot make", &path))?;
             let written = file.write_all(value.to_string().as_bytes());
             let written = written.and_then(|()| file.sync_all());
             written.map_err(Error::file("cannot write", &path))?;
         }
-        self.finished = true;
+        self.finished.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
 
-impl Drop for Target {
+impl Drop for NewLayout {
     fn drop(&mut self) {
-        if self.finished {
+        if *self.finished.get_mut() {
             return;
         }
         // What stays is no layout, and the next attempt names it.

@@ -1,7 +1,8 @@
 //! Makes lazy layers and images of ordinary ones.
 //!
 //! [`convert_layer`] makes of any layer one with a table of contents: eStargz or zstd:chunked. [`Plan`] does that to all
-//! layers of an image in an OCI layout directory, and [`check`] says whether two images hold the same files.
+//! layers of the images of a [`Source`] and gives them to a [`Target`], and [`Comparison`] says whether two images hold the
+//! same files. [`Layout`] and [`NewLayout`] are OCI layout directories; others are the caller's.
 //!
 //! One thread reads and inflates, one hashes what it reads, the caller's cuts the archive into *units*, several compress
 //! them, one writes them in their order. A unit is a chunk of a file and what follows it up to the next data: padding,
@@ -31,15 +32,20 @@ mod manifest;
 mod nydus;
 mod options;
 mod pipeline;
+mod place;
+mod platform;
 mod tail;
 mod tarsplit;
 mod time;
 mod toc;
 mod unit;
 
-pub use check::{Checked, check};
+pub use check::{Checked, Comparison};
 pub use error::{Error, Result};
 pub use image::{Converted, Plan, Watch};
 pub use layer::{LayerConverted, convert_layer};
+pub use layout::{Layout, NewLayout};
 pub use nydus::{ChunkCompression, ChunkDigest, Nydus};
 pub use options::{CHUNK_BYTES_MIN, Dialect, Format, Options};
+pub use place::{DOCUMENT_BYTES_MAX, Descriptor, Source, Target, document_bytes};
+pub use platform::{Platform, Selection};

@@ -137,7 +137,11 @@ impl Options<'_> {
         }
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Fails if they make no sense together.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub fn validate(&self) -> Result<()> {
         let levels = self.format.levels();
         if !levels.contains(&self.level) {
             return Err(Error::Option(format!(

@@ -6,21 +6,19 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
-use pontoon_convert::{Checked, Converted, Dialect, Error, Format, Options, Plan, check};
+use pontoon_convert::{
+    Converted, Dialect, Error, Format, NewLayout, Options, Plan, Selection, Source as _,
+};
 use pontoon_layer::Digest;
 use serde_json::{Value, json};
-use support::layout::{CONFIG, INDEX, Layout, MANIFEST, index, read};
+use support::layout::{CONFIG, INDEX, Layout, MANIFEST, checked, index, plan, read};
 use support::{Tar, noise};
 
 fn convert(from: &Path, to: &Path, format: Format) -> Result<Converted, Error> {
-    Plan::read(from)?.run(to, &Options::new(format), &|_, _| {})
-}
-
-fn checked(old: &Path, new: &Path) -> Checked {
-    check(old, new, None).unwrap()
+    support::layout::convert(from, to, &Options::new(format))
 }
 
 fn archive(name: &str) -> Vec<u8> {
@@ -158,7 +156,9 @@ fn damage_is_found_before_and_after() {
     let mut bytes = fs::read(&blob).unwrap();
     bytes[1000] ^= 1;
     fs::write(&blob, bytes).unwrap();
-    let said = check(layout.path(), &to, None).unwrap_err().to_string();
+    let said = support::layout::check(layout.path(), &to)
+        .unwrap_err()
+        .to_string();
     assert!(said.contains(digest), "{said}");
     let again = place.path().join("again");
     let said = convert(&to, &again, Format::Estargz)
@@ -282,12 +282,13 @@ fn it_tells_how_far_it_is_and_can_be_stopped() {
     let layout = sample();
     let place = tempfile::tempdir().unwrap();
     let to = place.path().join("new");
-    let plan = Plan::read(layout.path()).unwrap();
+    let plan = plan(layout.path()).unwrap();
     let sizes: Vec<u64> = plan.sizes().collect();
     let reached = Mutex::new(vec![0; sizes.len()]);
     let options = Options::new(Format::ZstdChunked(Dialect::Podman));
     let watch = |blob: usize, offset: u64| reached.lock().unwrap()[blob] = offset;
-    plan.run(&to, &options, &watch).unwrap();
+    let target = NewLayout::create(&to, None).unwrap();
+    plan.run(&target, &options, &watch).unwrap();
     assert_eq!(*reached.lock().unwrap(), sizes);
     let cancel = AtomicBool::new(true);
     let options = Options {
@@ -295,7 +296,9 @@ fn it_tells_how_far_it_is_and_can_be_stopped() {
         ..options
     };
     let other = place.path().join("other");
-    let stopped = plan.run(&other, &options, &watch);
+    let target = NewLayout::create(&other, None).unwrap();
+    let stopped = plan.run(&target, &options, &watch);
+    drop(target);
     assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
     assert!(!other.exists());
 }
@@ -356,8 +359,10 @@ fn an_empty_directory_is_filled_and_stays_if_that_fails() {
         cancel: Some(&cancel),
         ..Options::new(Format::Estargz)
     };
-    let plan = Plan::read(layout.path()).unwrap();
-    assert!(plan.run(place.path(), &options, &|_, _| {}).is_err());
+    let plan = plan(layout.path()).unwrap();
+    let target = NewLayout::create(place.path(), None).unwrap();
+    assert!(plan.run(&target, &options, &|_, _| {}).is_err());
+    drop(target);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
     convert(layout.path(), place.path(), Format::Estargz).unwrap();
     assert!(place.path().join("index.json").exists());
@@ -402,4 +407,132 @@ fn what_is_no_image_is_copied() {
         "the chart, its two blobs, the bare manifest and the text"
     );
     assert_eq!(checked(layout.path(), &to).findings, [""; 0]);
+}
+
+/// What `sample` has, by platforms.
+fn platforms(layout: &Path) -> Vec<String> {
+    let index = index(layout);
+    let inner = read(layout, &index["manifests"][0]);
+    let entries = inner["manifests"].as_array().unwrap();
+    let platform = |entry: &Value| {
+        entry["platform"]["architecture"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    entries
+        .iter()
+        .map(|entry| platform(entry).unwrap())
+        .collect()
+}
+
+fn select(from: &Path, to: &Path, selection: &Selection) -> Result<Converted, Error> {
+    let source = Arc::new(pontoon_convert::Layout::open(from, None)?);
+    let plan = Plan::read(source, selection)?;
+    let target = NewLayout::create(to, None)?;
+    plan.run(&target, &Options::new(Format::Estargz), &|_, _| {})
+}
+
+fn only(platforms: &[&str]) -> Selection {
+    Selection {
+        platforms: platforms.iter().map(|text| text.parse().unwrap()).collect(),
+        complete: false,
+    }
+}
+
+#[test]
+fn platforms_are_chosen_with_what_is_said_of_them() {
+    let layout = sample();
+    let place = tempfile::tempdir().unwrap();
+    for (number, (wanted, expected)) in [
+        (&["linux/amd64"][..], &["amd64", "unknown"][..]),
+        (&["linux/arm64"], &["arm64"]),
+        (
+            &["linux/arm64", "linux/amd64"],
+            &["amd64", "arm64", "unknown"],
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let to = place.path().join(number.to_string());
+        let done = select(layout.path(), &to, &only(wanted)).unwrap();
+        assert_eq!(platforms(&to), expected);
+        assert_eq!(done.images as usize, wanted.len());
+    }
+    let to = place.path().join("none");
+    let refused = select(layout.path(), &to, &only(&["linux/riscv64"])).unwrap_err();
+    let said = refused.to_string();
+    assert!(
+        said.contains("linux/riscv64; there are: linux/amd64, linux/arm64"),
+        "{said}"
+    );
+    assert!(!to.exists());
+}
+
+#[test]
+fn what_is_not_there_is_left_out_unless_it_is_asked_for() {
+    let layout = sample();
+    let top = index(layout.path());
+    let inner = read(layout.path(), &top["manifests"][0]);
+    let arm64 = inner["manifests"][1]["digest"].as_str().unwrap();
+    fs::remove_file(layout.path().join("blobs").join(arm64.replace(':', "/"))).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("to");
+    let done = select(layout.path(), &to, &Selection::default()).unwrap();
+    assert_eq!(platforms(&to), ["amd64", "unknown"]);
+    let said = &done.notes[0];
+    assert!(
+        said.contains(arm64) && said.contains("linux/arm64"),
+        "{said}"
+    );
+    let all = Selection {
+        complete: true,
+        ..Selection::default()
+    };
+    for selection in [all, only(&["linux/arm64"])] {
+        let refused = select(layout.path(), &place.path().join("no"), &selection);
+        assert!(refused.unwrap_err().to_string().contains(&arm64[7..]));
+    }
+    fs::remove_dir_all(layout.path().join("blobs")).unwrap();
+    let refused = select(
+        layout.path(),
+        &place.path().join("no"),
+        &Selection::default(),
+    );
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("nothing of the image is there"), "{said}");
+}
+
+#[test]
+fn images_of_a_layout_have_names() {
+    let layout = Layout::new();
+    let named = |name: &str, archive: &[u8]| {
+        let mut image = layout.image("amd64", &[archive]);
+        image["annotations"]["org.opencontainers.image.ref.name"] = json!(name);
+        image
+    };
+    let (one, two) = (named("one", &archive("a")), named("two", &archive("b")));
+    layout.index(&[one.clone(), two]);
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("to");
+    let source = pontoon_convert::Layout::open(layout.path(), Some("one")).unwrap();
+    let plan = Plan::read(Arc::new(source), &Selection::default()).unwrap();
+    assert_eq!(plan.targets(), 1);
+    let target = NewLayout::create(&to, Some("new")).unwrap();
+    let done = plan.run(&target, &Options::new(Format::Estargz), &|_, _| {});
+    let entries = index(&to)["manifests"].clone();
+    assert_eq!(entries.as_array().unwrap().len(), 1);
+    assert_eq!(entries[0]["digest"], done.unwrap().targets[0].to_string());
+    assert_eq!(
+        entries[0]["annotations"]["org.opencontainers.image.ref.name"],
+        "new"
+    );
+    let source = pontoon_convert::Layout::open(layout.path(), Some("three")).unwrap();
+    let said = source.index().unwrap_err().to_string();
+    assert!(said.contains(r#"["one", "two"]"#), "{said}");
+    assert_eq!(plan_of_all(&layout), 2);
+}
+
+fn plan_of_all(layout: &Layout) -> usize {
+    plan(layout.path()).unwrap().targets()
 }

@@ -9,13 +9,11 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use pontoon_convert::{
-    Checked, ChunkCompression, ChunkDigest, Converted, Error, Format, Nydus, Options, Plan, check,
-};
+use pontoon_convert::{ChunkCompression, ChunkDigest, Converted, Error, Format, Nydus, Options};
 use pontoon_layer::rafs::{Bootstrap, Image};
 use pontoon_layer::{Algorithm, Digest, Kind, Limits, OpaqueXattr};
 use serde_json::{Value, json};
-use support::layout::{Layout, MANIFEST, index, read};
+use support::layout::{Layout, MANIFEST, checked, index, read};
 use support::{Tar, gunzip, noise};
 
 const CHUNK_BYTES: u32 = 64 << 10;
@@ -33,11 +31,7 @@ fn convert(from: &Path, to: &Path, format: Format, threads: usize) -> Result<Con
         threads: NonZeroUsize::new(threads).unwrap(),
         ..Options::new(format)
     };
-    Plan::read(from)?.run(to, &options, &|_, _| {})
-}
-
-fn checked(old: &Path, new: &Path) -> Checked {
-    check(old, new, None).unwrap()
+    support::layout::convert(from, to, &options)
 }
 
 /// What a lower layer has.
@@ -436,8 +430,7 @@ fn what_cannot_be_in_it_is_refused() {
             chunk_bytes,
             ..Options::new(format)
         };
-        let plan = Plan::read(layout.path()).unwrap();
-        let refused = plan.run(&to, &options, &|_, _| {});
+        let refused = support::layout::convert(layout.path(), &to, &options);
         assert!(matches!(refused, Err(Error::Option(_))), "{refused:?}");
     }
     let foreign = Layout::new();

@@ -211,6 +211,11 @@ impl Cause {
     pub(crate) fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Cause(Arc::new(error))
     }
+
+    /// The error itself; this only shows what lies below it.
+    pub fn get(&self) -> &(dyn std::error::Error + 'static) {
+        &*self.0
+    }
 }
 
 impl fmt::Debug for Cause {

@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod meter;
 mod part;
 mod push;
+mod pusher;
 mod token;
 mod tour;
 mod transfer;

@@ -8,6 +8,7 @@ mod dragonfly;
 
 mod faults;
 mod hosts;
+mod push;
 mod server;
 mod tls;
 mod transfers;

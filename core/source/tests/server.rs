@@ -1,7 +1,6 @@
 //! A small HTTP server whose answers a test writes, faults included.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -169,6 +168,27 @@ impl Content {
 
 type Script = dyn Fn(&Seen) -> Reply + Send + Sync;
 
+/// What a server does before it has read the body of a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Early {
+    /// Reads it, and answers then.
+    Read,
+    Answer(Reply),
+    /// Reads some of it, and closes the connection.
+    Break,
+    /// Reads some of it, and no more, for ever.
+    Stall,
+}
+
+type Head = dyn Fn(&Seen) -> Early + Send + Sync;
+
+/// The answers of a server.
+struct Scripts {
+    head: Box<Head>,
+    script: Box<Script>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
 /// Runs until it is dropped.
 pub(crate) struct Server {
     address: String,
@@ -192,21 +212,33 @@ impl Server {
         tls: Option<ServerConfig>,
         script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Server::hasty(tls, |_| Early::Read, script).await
+    }
+
+    /// A server that may answer before it has read a request; `head` is given it without its body.
+    pub(crate) async fn hasty(
+        tls: Option<ServerConfig>,
+        head: impl Fn(&Seen) -> Early + Send + Sync + 'static,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(AtomicUsize::new(0));
         let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
-        let script: Arc<Script> = Arc::new(script);
+        let scripts = Arc::new(Scripts {
+            head: Box::new(head),
+            script: Box::new(script),
+            seen: Arc::clone(&seen),
+        });
         let task = {
-            let (seen, connections) = (Arc::clone(&seen), Arc::clone(&connections));
+            let connections = Arc::clone(&connections);
             tokio::spawn(async move {
                 let mut served = tokio::task::JoinSet::new();
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
                     connections.fetch_add(1, Ordering::SeqCst);
-                    let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
-                    served.spawn(connection(stream, acceptor.clone(), script, seen));
+                    served.spawn(connection(stream, acceptor.clone(), Arc::clone(&scripts)));
                 }
             })
         };
@@ -243,26 +275,36 @@ impl Server {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    acceptor: Option<TlsAcceptor>,
-    script: Arc<Script>,
-    log: Arc<Mutex<Vec<Seen>>>,
-) {
+async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, scripts: Arc<Scripts>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (script, log) = (Arc::clone(&script), Arc::clone(&log));
+        let scripts = Arc::clone(&scripts);
         async move {
-            let (parts, body) = request.into_parts();
-            let seen = Seen {
+            let (parts, mut body) = request.into_parts();
+            let mut seen = Seen {
                 method: parts.method,
                 version: parts.version,
                 path: parts.uri.path().to_owned(),
                 query: parts.uri.query().unwrap_or_default().to_owned(),
                 headers: parts.headers,
-                body: body.collect().await.unwrap().to_bytes(),
+                body: Bytes::new(),
             };
-            let reply = script(&seen);
-            log.lock().unwrap().push(seen);
+            let early = (scripts.head)(&seen);
+            let reply = match early {
+                Early::Read => {
+                    seen.body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+                    (scripts.script)(&seen)
+                }
+                Early::Answer(reply) => reply,
+                Early::Break | Early::Stall => {
+                    body.frame().await;
+                    scripts.seen.lock().unwrap().push(seen);
+                    if matches!(early, Early::Stall) {
+                        std::future::pending::<()>().await;
+                    }
+                    return Err(io::Error::other("scripted"));
+                }
+            };
+            scripts.seen.lock().unwrap().push(seen);
             let mut response = Response::builder().status(reply.status);
             for (name, value) in reply.headers {
                 response = response.header(name, value);
@@ -271,7 +313,7 @@ async fn connection(
                 pieces: reply.body.into(),
                 rest: Box::pin(tokio::time::sleep(Duration::from_millis(50))),
             };
-            Ok::<_, Infallible>(response.body(body).unwrap())
+            Ok::<_, io::Error>(response.body(body).unwrap())
         }
     });
     // A client that goes away, or a body that breaks off, is what tests are about.

@@ -5,14 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hyper::Version;
-use pontoon_source::{Anonymous, Config, Error, Reference, Registry, Urgency};
+use pontoon_layer::Digest;
+use pontoon_source::{Anonymous, Config, Error, Pushed, Reference, Registry, Upload, Urgency};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 use crate::server::{Content, Reply, Server};
-use crate::{blob, quick};
+use crate::{blob, quick, reference};
 
 /// A CA and what it has signed.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -214,4 +215,47 @@ async fn what_a_tag_stands_for_is_not_asked_of_anybody_without_tls() {
     let app = registry.blob(&image, digest, 1000);
     let read = app.read(0..1000, Urgency::Demand).await.unwrap();
     assert_eq!(read, bytes);
+}
+
+/// Behind a proxy that speaks TLS for it, a registry may not know its own scheme. Nothing goes without TLS for all that.
+#[tokio::test]
+async fn an_upload_does_not_leave_tls() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("_default");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("hosts.toml"), "skip_verify = true").unwrap();
+    let plain = Server::start(|_| Reply::new(201)).await;
+    let elsewhere = plain.url();
+    let tls = Authority::new("a").server(None);
+    let server = Server::with_tls(Some(tls), move |seen| match seen.method.as_str() {
+        "HEAD" => Reply::new(404),
+        "POST" => {
+            let own = format!("http://{}", seen.header("host").unwrap());
+            let is_own = seen.path.starts_with("/v2/own/");
+            let host = if is_own { &own } else { &elsewhere };
+            Reply::new(202).header("location", format!("{host}/v2/upload"))
+        }
+        _ => Reply::new(201),
+    })
+    .await;
+    let config = Config {
+        hosts_directories: vec![root.path().to_owned()],
+        ..quick()
+    };
+    let registry = Registry::new(config, Arc::new(Anonymous));
+    let upload = Upload {
+        digest: &Digest::of(b"blob"),
+        size: 4,
+        from: None,
+        open: &|| Ok(Box::new(&b"blob"[..])),
+        sent: &|_| (),
+    };
+    let (own, other) = (reference(&server, "own"), reference(&server, "other"));
+    let pushed = registry.push_blob(&own, &upload).await;
+    assert_eq!(pushed.unwrap(), Pushed::Sent);
+    assert_eq!(server.seen_of("/v2/upload")[0].body, "blob");
+    let pushed = registry.push_blob(&other, &upload).await;
+    let error = pushed.unwrap_err();
+    assert!(error.to_string().contains("without TLS"), "{error}");
+    assert!(plain.seen().is_empty());
 }

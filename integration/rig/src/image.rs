@@ -5,6 +5,7 @@
 mod convert;
 mod debian;
 mod heavy;
+mod index;
 mod layer;
 mod layout;
 mod lazy;
@@ -20,6 +21,7 @@ pub use convert::{
 };
 pub use debian::debian;
 pub use heavy::{HEAVY_LAYERS, heavy, heavy_content, heavy_part};
+pub use index::buildkit;
 pub(crate) use layer::read_xattrs;
 pub use layer::{Layer, LayerBuilder};
 pub use layout::{Layout, Spec};

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::authority::{Authority, Identity};
 use crate::error::{At, Error, Result};
@@ -112,11 +112,40 @@ impl Registry {
         for digest in layers.iter().chain([&config]) {
             self.push_blob(name, digest, &image.blob(digest)?)?;
         }
-        let path = format!("/v2/{name}/manifests/{tag}");
-        let kind = [("Content-Type", Layout::manifest_type())];
-        let answer = request(&self.host, "PUT", &path, &kind, &image.manifest()?)?;
-        answer.expect("pushing a manifest", 201)?;
+        self.push_manifest(name, tag, Layout::manifest_type(), &image.manifest()?)?;
         Ok(format!("{}/{name}:{tag}", self.host))
+    }
+
+    /// Uploads an index, such as [`buildkit`](crate::image::buildkit)'s, with all that it lists, and
+    /// returns its reference.
+    pub fn push_index(&self, image: &Layout, name: &str, tag: &str) -> Result<String> {
+        let parsed = |bytes: &[u8]| {
+            let value = serde_json::from_slice::<Value>(bytes);
+            value.map_err(|error| Error::unexpected("a manifest", error.to_string()))
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let bytes = image.manifest()?;
+        let index = parsed(&bytes)?;
+        for entry in index["manifests"].as_array().into_iter().flatten() {
+            let digest = text(&entry["digest"]);
+            let manifest = image.blob(&digest)?;
+            let parts = parsed(&manifest)?;
+            let layers = parts["layers"].as_array().into_iter().flatten();
+            for part in layers.chain([&parts["config"]]) {
+                let digest = text(&part["digest"]);
+                self.push_blob(name, &digest, &image.blob(&digest)?)?;
+            }
+            self.push_manifest(name, &digest, &text(&entry["mediaType"]), &manifest)?;
+        }
+        self.push_manifest(name, tag, &text(&index["mediaType"]), &bytes)?;
+        Ok(format!("{}/{name}:{tag}", self.host))
+    }
+
+    fn push_manifest(&self, name: &str, tag: &str, media_type: &str, bytes: &[u8]) -> Result<()> {
+        let path = format!("/v2/{name}/manifests/{tag}");
+        let kind = [("Content-Type", media_type)];
+        let answer = request(&self.host, "PUT", &path, &kind, bytes)?;
+        answer.expect("pushing a manifest", 201).map(drop)
     }
 
     /// A manifest or index by tag or digest, as the registry stores it.

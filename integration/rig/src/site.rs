@@ -123,6 +123,13 @@ impl Site {
         Ok(format!("{}/{name}:{tag}", self.host()))
     }
 
+    /// Uploads an index with all that it lists, and returns the reference by which clients
+    /// know it.
+    pub fn push_index(&self, image: &Layout, name: &str, tag: &str) -> Result<String> {
+        self.store.push_index(image, name, tag)?;
+        Ok(format!("{}/{name}:{tag}", self.host()))
+    }
+
     /// Uploads a converted image, and its tables of contents where they are an image of
     /// their own.
     pub fn push_converted(&self, image: &Converted, name: &str, tag: &str) -> Result<String> {

@@ -258,6 +258,37 @@ impl Images for Fake {
         let images = self.state().images.values().cloned().collect();
         Ok(Response::new(images::ListImagesResponse { images }))
     }
+
+    async fn create(
+        &self,
+        request: Request<images::CreateImageRequest>,
+    ) -> Result<Response<images::CreateImageResponse>, Status> {
+        let image = request.into_inner().image.unwrap();
+        let mut state = self.state();
+        if state.images.contains_key(&image.name) {
+            return Err(Status::already_exists("image"));
+        }
+        state.images.insert(image.name.clone(), image.clone());
+        let image = Some(image);
+        Ok(Response::new(images::CreateImageResponse { image }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<images::UpdateImageRequest>,
+    ) -> Result<Response<images::UpdateImageResponse>, Status> {
+        let request = request.into_inner();
+        let image = request.image.unwrap();
+        let mut state = self.state();
+        let there = state
+            .images
+            .get_mut(&image.name)
+            .ok_or(Status::not_found("image"))?;
+        assert_eq!(request.update_mask.unwrap().paths, ["target"]);
+        there.target = image.target;
+        let image = Some(there.clone());
+        Ok(Response::new(images::UpdateImageResponse { image }))
+    }
 }
 
 #[tonic::async_trait]

@@ -1,24 +1,19 @@
 //! Images that are not comparable layer by layer: one of them is a nydus image.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek as _};
+use std::path::PathBuf;
 
 use pontoon_layer::Digest;
 use pontoon_unpack::{Archive, Expected};
 
-use super::{Check, Layer};
+use super::{Check, Layer, Side};
 use crate::error::{Error, Result};
 use crate::flat::{self, Data, Files};
-use crate::image::Counted;
-use crate::layout::Source;
 use crate::manifest::Manifest;
 use crate::nydus::{self, Merged};
-
-/// Which of two layouts.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Old,
-    New,
-}
+use crate::place::Counted;
 
 impl Check<'_> {
     /// Compares two images with all their layers together. Of each is given whether it is a nydus image, too.
@@ -42,15 +37,18 @@ impl Check<'_> {
         }
         let (mut tree, mut data) = (Merged::new(), Data::default());
         for layer in layers {
-            let source = self.source(side);
             let of_layer = |error: Error| error.of_layer(&layer.descriptor.digest);
-            let read = self.archive(source, layer, |archive| {
+            let mut add = |archive: &mut Archive<pontoon_unpack::Blocks>| {
                 flat::layer(archive, &mut tree, &mut data)
-            });
-            read.map_err(of_layer)?;
-            if side == Side::New {
-                self.table(layer).map_err(of_layer)?;
+            };
+            if side == Side::Old {
+                self.archive(side, layer, add).map_err(of_layer)?;
+                continue;
             }
+            let file = self.file(side, layer).map_err(of_layer)?;
+            let read = self.archive_in(side, layer, &file, &mut add);
+            read.map_err(of_layer)?;
+            self.table(layer, &file).map_err(of_layer)?;
         }
         flat::of_layers(&tree, &data)
     }
@@ -60,9 +58,8 @@ impl Check<'_> {
         let Some((last, blobs)) = layers.split_last() else {
             return Err(Error::malformed("a nydus image", "it has no layers"));
         };
-        let source = self.source(side);
         let of_layer = |error: Error| error.of_layer(&last.descriptor.digest);
-        let bytes = self.archive(source, last, nydus::bootstrap);
+        let bytes = self.archive(side, last, nydus::bootstrap);
         let bytes = bytes.map_err(of_layer)?;
         let known: HashMap<&Digest, &Layer> = (blobs.iter())
             .map(|layer| (&layer.descriptor.digest, layer))
@@ -72,7 +69,9 @@ impl Check<'_> {
                 let reason = format!("it names the blob {digest}, which is no layer");
                 Error::malformed("the bootstrap", reason)
             })?;
-            source.blob(&layer.descriptor)
+            let file = self.file(side, layer)?;
+            self.reached(side, &layer.descriptor, layer.descriptor.size);
+            Ok((file, PathBuf::from(digest.to_string())))
         })?;
         let mut wrong = Vec::new();
         for (blob, digest) in image.blobs.iter().zip(blobs.digests()?) {
@@ -104,22 +103,42 @@ impl Check<'_> {
         Ok(files)
     }
 
-    fn source(&self, side: Side) -> &Source {
-        match side {
-            Side::Old => &self.old,
-            Side::New => &self.new,
-        }
-    }
-
     /// Reads the archive of a layer, all digests checked.
     pub(super) fn archive<T>(
         &self,
-        source: &Source,
+        side: Side,
         layer: &Layer,
         read: impl FnOnce(&mut Archive<pontoon_unpack::Blocks>) -> Result<T>,
     ) -> Result<T> {
+        let reader = self.side(side).source.read(&layer.descriptor)?;
+        self.archive_of(side, layer, reader, read)
+    }
+
+    /// The same, of a layer in `file`.
+    pub(super) fn archive_in<T>(
+        &self,
+        side: Side,
+        layer: &Layer,
+        file: &File,
+        read: impl FnOnce(&mut Archive<pontoon_unpack::Blocks>) -> Result<T>,
+    ) -> Result<T> {
+        let path = PathBuf::from(layer.descriptor.digest.to_string());
+        let again = file.try_clone().and_then(|mut file| {
+            file.rewind()?;
+            Ok(file)
+        });
+        let again = again.map_err(Error::file("cannot read", path))?;
+        self.archive_of(side, layer, Box::new(again), read)
+    }
+
+    fn archive_of<T>(
+        &self,
+        side: Side,
+        layer: &Layer,
+        reader: Box<dyn Read + Send>,
+        read: impl FnOnce(&mut Archive<pontoon_unpack::Blocks>) -> Result<T>,
+    ) -> Result<T> {
         self.check_cancelled()?;
-        let (file, _) = source.blob(&layer.descriptor)?;
         let expected = Expected {
             digest: Some(layer.descriptor.digest.clone()),
             size: Some(layer.descriptor.size),
@@ -127,9 +146,9 @@ impl Check<'_> {
         };
         let limits = pontoon_unpack::Limits::default().for_blob(layer.descriptor.size);
         let reader = Counted {
-            file,
+            reader,
             offset: 0,
-            tell: |_| (),
+            tell: |offset| self.reached(side, &layer.descriptor, offset),
         };
         let (_, read) = pontoon_unpack::stream(reader, &expected, &limits, |blocks| {
             read(&mut Archive::new(blocks, &limits))

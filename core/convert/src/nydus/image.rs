@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use super::boot::{self, Image};
 use super::layer::{self, Layer};
 use super::merge::Merged;
-use super::stock::Stock;
+use super::stock::{Blob, Stock};
 use super::{Nydus, boot_layer};
 use crate::error::{Error, Result};
-use crate::image::{Conversion, Counted, Opened, describe, set};
-use crate::layout::{self, Descriptor};
-use crate::manifest::{LAYER_GZIP, LAYERS};
+use crate::image::{Conversion, Opened};
+use crate::manifest::{LAYER_GZIP, LAYERS, describe, set};
+use crate::place::{Descriptor, annotation};
 
 /// What a descriptor says of a blob and of a bootstrap (nydus-snapshotter, `pkg/converter/constant.go`).
 const ANNOTATION_BLOB: &str = "containerd.io/snapshot/nydus-blob";
@@ -31,7 +31,7 @@ pub(crate) struct Chains(HashMap<Digest, Arc<Layer>>);
 /// Whether these layers are a nydus image's.
 pub(crate) fn is_nydus(layers: &[Value]) -> bool {
     let last = layers.last();
-    last.and_then(|last| layout::annotation(last, ANNOTATION_BOOTSTRAP)) == Some("true")
+    last.and_then(|last| annotation(last, ANNOTATION_BOOTSTRAP)) == Some("true")
 }
 
 /// The layers of an image, as far as they are converted.
@@ -70,14 +70,12 @@ impl Conversion<'_> {
             .and_then(|bootstrap| bootstrap.image(&[], OpaqueXattr::Trusted))
             .map_err(Error::Unreadable)?;
         let layer = boot_layer::write(&bootstrap)?;
-        let digest = self.target.put(&layer.bytes)?;
+        let new = self.put(LAYER_GZIP, &layer.bytes)?;
         self.done.bytes_after += layer.bytes.len() as u64;
-        layers.descriptors.push(json!({
-            "mediaType": LAYER_GZIP,
-            "digest": digest.to_string(),
-            "size": layer.bytes.len(),
-            "annotations": { ANNOTATION_BOOTSTRAP: "true", ANNOTATION_VERSION: "6" },
-        }));
+        let annotations = json!({ ANNOTATION_BOOTSTRAP: "true", ANNOTATION_VERSION: "6" });
+        let mut descriptor = json!({ "annotations": annotations });
+        describe(&mut descriptor, &new);
+        layers.descriptors.push(descriptor);
         layers.diff_ids.push(json!(layer.diff_id.to_string()));
         remember(&mut opened.config, &layers.kept);
         set(manifest, "layers", Value::Array(layers.descriptors));
@@ -129,12 +127,7 @@ impl Conversion<'_> {
         diff_id: &Digest,
         stock: &Stock,
     ) -> Result<Layer> {
-        let (file, _) = self.source().blob(descriptor)?;
-        let reader = Counted {
-            file,
-            offset: 0,
-            tell: |offset| self.reached(&descriptor.digest, offset),
-        };
+        let reader = self.open_layer(descriptor)?;
         let expected = Expected {
             digest: Some(descriptor.digest.clone()),
             size: Some(descriptor.size),
@@ -142,11 +135,11 @@ impl Conversion<'_> {
         };
         let mut options = self.options.clone();
         options.limits = options.limits.for_blob(descriptor.size);
-        let file = self.target.begin()?;
+        let file = self.begin()?;
         let writer = BufWriter::with_capacity(1 << 20, file.as_file());
         let layer = layer::convert(reader, writer, &expected, &options, nydus, stock)?;
         if let Some(blob) = &layer.blob {
-            self.target.keep(file, &blob.digest)?;
+            self.keep(file, &described(blob))?;
             self.done.bytes_after += blob.bytes;
         }
         self.done.layers += 1;
@@ -168,14 +161,21 @@ impl Layers {
         self.kept.push(layer.blob.is_some());
         if let Some(blob) = &layer.blob {
             let mut descriptor = json!({ "annotations": { ANNOTATION_BLOB: "true" } });
-            let media_type = crate::Format::Nydus(Nydus::default()).media_type();
-            let new = (media_type.to_owned(), blob.digest.clone(), blob.bytes);
-            describe(&mut descriptor, &new);
+            describe(&mut descriptor, &described(blob));
             self.descriptors.push(descriptor);
             // Nothing in it can be unpacked.
             self.diff_ids.push(json!(blob.digest.to_string()));
         }
         Ok(())
+    }
+}
+
+fn described(blob: &Blob) -> Descriptor {
+    let media_type = crate::Format::Nydus(Nydus::default()).media_type();
+    Descriptor {
+        media_type: media_type.to_owned(),
+        digest: blob.digest.clone(),
+        size: blob.bytes,
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use pontoon_convert::{Checked, Comparison, Converted, Error, NewLayout, Options, Plan, Selection};
 use pontoon_layer::Digest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -79,6 +81,7 @@ impl Layout {
             "layers": [self.put("application/vnd.in-toto+json", statement.to_string().as_bytes())],
         });
         let mut descriptor = self.put(MANIFEST, manifest.to_string().as_bytes());
+        descriptor["platform"] = json!({"os": "unknown", "architecture": "unknown"});
         descriptor["annotations"] = json!({
             "vnd.docker.reference.type": "attestation-manifest",
             "vnd.docker.reference.digest": of["digest"],
@@ -102,4 +105,28 @@ pub(crate) fn read(layout: &Path, descriptor: &Value) -> Value {
 
 pub(crate) fn index(layout: &Path) -> Value {
     serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap()
+}
+
+/// The images of the layout in `from`, converted into the layout `to`.
+pub(crate) fn convert(from: &Path, to: &Path, options: &Options<'_>) -> Result<Converted, Error> {
+    plan(from)?.run(&NewLayout::create(to, None)?, options, &|_, _| {})
+}
+
+/// What is to be done with the layout in `from`.
+pub(crate) fn plan(from: &Path) -> Result<Plan, Error> {
+    Plan::read(
+        Arc::new(pontoon_convert::Layout::open(from, None)?),
+        &Selection::default(),
+    )
+}
+
+/// What is wrong with the layout in `new`, which was made of `old`.
+pub(crate) fn check(old: &Path, new: &Path) -> Result<Checked, Error> {
+    let layout = |path| pontoon_convert::Layout::open(path, None).map(Arc::new);
+    let comparison = Comparison::read(layout(old)?, layout(new)?, &Selection::default());
+    comparison?.run(None, &|_, _| {})
+}
+
+pub(crate) fn checked(old: &Path, new: &Path) -> Checked {
+    check(old, new).unwrap()
 }

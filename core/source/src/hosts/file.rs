@@ -317,7 +317,8 @@ mod tests {
         );
         assert_eq!(settings[0].host, "z.example:5000");
         assert!(settings[0].can_pull && !settings[0].can_resolve && !settings[0].can_push);
-        assert!(settings[1].can_resolve && settings[1].can_push);
+        assert!(settings[1].can_resolve && !settings[1].can_push);
+        assert!(settings[2].can_pull && settings[2].can_push);
         assert_eq!(
             settings[0].dial_timeout,
             Some(Duration::from_millis(61_500))

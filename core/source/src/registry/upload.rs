@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use reqwest::{Response, Url};
 use tokio::sync::mpsc;
 
 use super::auth::Rights;
-use super::push::Pusher;
+use super::pusher::Pusher;
 use crate::error::{Cause, Error, Result};
 
 /// Bytes of a blob that are read at a time, and how many such pieces wait to be sent.
@@ -62,16 +62,10 @@ impl fmt::Debug for Upload<'_> {
 /// Sends a blob in one piece to `url`, and answers what is answered. An upload of which nothing is taken any more is given
 /// up.
 pub(super) async fn put(pusher: &Pusher<'_>, url: &Url, upload: &Upload<'_>) -> Result<Response> {
-    let count = Arc::new(AtomicU64::new(0));
-    let failed = Arc::new(Failed::default());
+    let state = Arc::new(State::default());
     let make = |client: &reqwest::Client| {
-        count.store(0, Ordering::Relaxed);
-        let body = FileBody::new(
-            (upload.open)(),
-            upload.size,
-            Arc::clone(&count),
-            Arc::clone(&failed),
-        );
+        state.count.store(0, Ordering::Relaxed);
+        let body = FileBody::new((upload.open)(), upload.size, &state);
         client
             .put(url.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
@@ -84,7 +78,7 @@ pub(super) async fn put(pusher: &Pusher<'_>, url: &Url, upload: &Upload<'_>) -> 
     loop {
         let sent = tokio::time::timeout(stall.min(TOLD), &mut send).await;
         // Whatever became of the request: without the blob, it is of no use.
-        if let Some(error) = failed.take() {
+        if let Some(error) = state.take() {
             return Err(Error::Unreadable {
                 object: pusher.object.to_owned(),
                 source: Cause::new(error),
@@ -93,9 +87,10 @@ pub(super) async fn put(pusher: &Pusher<'_>, url: &Url, upload: &Upload<'_>) -> 
         if let Ok(response) = sent {
             return response;
         }
-        let now = count.load(Ordering::Relaxed);
+        let now = state.count.load(Ordering::Relaxed);
         (upload.sent)(now);
-        if now != last {
+        // Who reads the blob has a patience of its own.
+        if now != last || state.is_starved.load(Ordering::Relaxed) {
             (last, since) = (now, Instant::now());
         }
         let limit = match now >= upload.size {
@@ -109,17 +104,25 @@ pub(super) async fn put(pusher: &Pusher<'_>, url: &Url, upload: &Upload<'_>) -> 
     }
 }
 
-/// Why a blob could not be read.
+/// How far a blob is.
 #[derive(Debug, Default)]
-struct Failed(Mutex<Option<io::Error>>);
+struct State {
+    /// Bytes that were sent.
+    count: AtomicU64,
+    /// Whether sending waits for reading.
+    is_starved: AtomicBool,
+    /// Why it could not be read.
+    failed: Mutex<Option<io::Error>>,
+}
 
-impl Failed {
+impl State {
     fn put(&self, error: io::Error) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
     fn take(&self) -> Option<io::Error> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.take()
     }
 }
 
@@ -127,36 +130,29 @@ impl Failed {
 struct FileBody {
     pieces: mpsc::Receiver<Bytes>,
     left: u64,
-    count: Arc<AtomicU64>,
-    failed: Arc<Failed>,
+    state: Arc<State>,
 }
 
 impl FileBody {
-    fn new(
-        opened: io::Result<Box<dyn Read + Send>>,
-        size: u64,
-        count: Arc<AtomicU64>,
-        failed: Arc<Failed>,
-    ) -> FileBody {
+    fn new(opened: io::Result<Box<dyn Read + Send>>, size: u64, state: &Arc<State>) -> FileBody {
         let (sender, pieces) = mpsc::channel(PIECES);
         match opened {
             Ok(reader) => {
-                let failed = Arc::clone(&failed);
-                tokio::task::spawn_blocking(move || read(reader, &sender, &failed));
+                let state = Arc::clone(state);
+                tokio::task::spawn_blocking(move || read(reader, &sender, &state));
             }
-            Err(error) => failed.put(error),
+            Err(error) => state.put(error),
         }
         FileBody {
             pieces,
             left: size,
-            count,
-            failed,
+            state: Arc::clone(state),
         }
     }
 }
 
 /// Reads to the end, or as long as anybody wants it.
-fn read(mut reader: Box<dyn Read + Send>, sender: &mpsc::Sender<Bytes>, failed: &Failed) {
+fn read(mut reader: Box<dyn Read + Send>, sender: &mpsc::Sender<Bytes>, state: &State) {
     loop {
         let mut piece = vec![0; PIECE_BYTES];
         match reader.read(&mut piece) {
@@ -168,7 +164,7 @@ fn read(mut reader: Box<dyn Read + Send>, sender: &mpsc::Sender<Bytes>, failed: 
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return failed.put(error),
+            Err(error) => return state.put(error),
         }
     }
 }
@@ -184,16 +180,21 @@ impl Body for FileBody {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let Some(mut piece) = std::task::ready!(self.pieces.poll_recv(context)) else {
+        let polled = self.pieces.poll_recv(context);
+        let is_starved = polled.is_pending();
+        self.state.is_starved.store(is_starved, Ordering::Relaxed);
+        let Some(mut piece) = std::task::ready!(polled) else {
             let early = || io::Error::new(io::ErrorKind::UnexpectedEof, "it ends too early");
-            let error = self.failed.take().unwrap_or_else(early);
+            let error = self.state.take().unwrap_or_else(early);
             // The one who waits for the answer tells it; the transport says no more than that it ended.
-            self.failed.put(error);
+            self.state.put(error);
             return Poll::Ready(Some(Err(early())));
         };
         piece.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.left -= piece.len() as u64;
-        self.count.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        self.state
+            .count
+            .fetch_add(piece.len() as u64, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 

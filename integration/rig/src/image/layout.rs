@@ -30,6 +30,16 @@ pub struct Layout {
 impl Layout {
     /// Writes an image of `layers` (the lowest first) to `dir`.
     pub fn write(dir: &Path, spec: &Spec, layers: &[Layer]) -> Result<Self> {
+        Self::write_for(architecture(), dir, spec, layers)
+    }
+
+    /// The same, for machines of that architecture.
+    pub(super) fn write_for(
+        architecture: &str,
+        dir: &Path,
+        spec: &Spec,
+        layers: &[Layer],
+    ) -> Result<Self> {
         let blobs = dir.join("blobs/sha256");
         fs::create_dir_all(&blobs).at("create", &blobs)?;
         let layout = Self { dir: dir.into() };
@@ -40,7 +50,7 @@ impl Layout {
             .collect();
         let config = json!({
             "created": "2024-01-01T00:00:00Z",
-            "architecture": architecture(),
+            "architecture": architecture,
             "os": "linux",
             "config": {"Cmd": spec.command, "Env": spec.environment},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -61,12 +71,17 @@ impl Layout {
             "layers": descriptors.collect::<Result<Vec<_>>>()?,
         });
         let manifest = layout.put(MANIFEST, manifest.to_string().as_bytes())?;
-        let index = json!({"schemaVersion": 2, "manifests": [manifest]});
-        let path = dir.join("index.json");
-        fs::write(&path, index.to_string()).at("write", &path)?;
+        layout.list(&[manifest])?;
         let path = dir.join("oci-layout");
         fs::write(&path, json!({"imageLayoutVersion": "1.0.0"}).to_string()).at("write", &path)?;
         Ok(layout)
+    }
+
+    /// Writes which manifests and indexes are in it.
+    pub(super) fn list(&self, entries: &[Value]) -> Result<()> {
+        let index = json!({"schemaVersion": 2, "manifests": entries});
+        let path = self.dir.join("index.json");
+        fs::write(&path, index.to_string()).at("write", &path)
     }
 
     /// Opens a layout that was written before.
@@ -96,6 +111,11 @@ impl Layout {
     /// The media type of its manifest.
     pub fn manifest_type() -> &'static str {
         MANIFEST
+    }
+
+    /// The media type of its configuration.
+    pub(super) fn config_type() -> &'static str {
+        CONFIG
     }
 
     /// The digests of its config and layers, the lowest layer first.
@@ -187,11 +207,17 @@ impl Layout {
     }
 
     /// Stores a blob and describes it.
-    fn put(&self, media_type: &str, data: &[u8]) -> Result<Value> {
+    pub(super) fn put(&self, media_type: &str, data: &[u8]) -> Result<Value> {
         let digest = digest::sha256(data);
         let path = self.blob_path(&digest);
         fs::write(&path, data).at("write", &path)?;
-        Ok(json!({"mediaType": media_type, "digest": digest, "size": data.len()}))
+        self.describe(media_type, &digest)
+    }
+
+    /// Describes a blob that is in it.
+    pub(super) fn describe(&self, media_type: &str, digest: &str) -> Result<Value> {
+        let size = self.blob(digest)?.len();
+        Ok(json!({"mediaType": media_type, "digest": digest, "size": size}))
     }
 }
 

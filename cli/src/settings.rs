@@ -18,7 +18,7 @@ use crate::failure::{Failure, chain};
 /// default file, or is installed without any.
 ///
 /// To be called inside of a tokio runtime.
-pub(super) fn registry(file: Option<&Path>) -> Result<Registry, Failure> {
+pub(crate) fn registry(file: Option<&Path>) -> Result<Registry, Failure> {
     let is_nydus = match file {
         Some(file) => is_of::<Nydus>(file),
         None => !is_there::<Stargz>() && is_there::<Nydus>(),
