@@ -26,6 +26,7 @@ use crate::queue::{Class, Rank};
 use crate::sequence::Sequence;
 use crate::status::{BackgroundState, Counters, LastError, Status, percent};
 use crate::trace::Trace;
+use crate::trust::Trust;
 use crate::{Error, Result};
 
 /// A layer of which any byte can be read, whether it is here yet or not.
@@ -42,6 +43,8 @@ pub struct LazyLayer {
     /// The other nodes that have the layer, until it is closed.
     swarm: Mutex<Option<Arc<dyn Swarm>>>,
     pub(crate) lane: Lane,
+    /// Whether it is worth while to wait for what other nodes are about to fetch.
+    pub(crate) trust: Trust,
     trace: Trace,
     pub(crate) sequence: Sequence,
     counters: Counters,
@@ -132,6 +135,7 @@ impl LazyLayer {
             donors: Donors::default(),
             swarm: Mutex::default(),
             lane: Lane::default(),
+            trust: Trust::default(),
             trace: Trace::new(cached.chunks().len()),
             sequence: Sequence::default(),
             counters: Counters::default(),

@@ -41,6 +41,7 @@ mod race;
 mod sequence;
 mod status;
 mod trace;
+mod trust;
 mod unpack;
 
 pub use config::{BackgroundConfig, Config};

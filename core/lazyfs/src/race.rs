@@ -81,6 +81,8 @@ struct Parcel {
     is_asked: bool,
     /// They were, and have not sent it.
     is_late: bool,
+    /// It is left to another node to fetch.
+    is_held: bool,
 }
 
 impl Race {
@@ -130,6 +132,7 @@ impl Race {
             if self.is_over() {
                 return self.fail();
             }
+            self.note_held();
             let due = self.due();
             tokio::select! {
                 news = next(&mut self.chunks) => match news {
@@ -223,13 +226,15 @@ impl Race {
             .filter(|(_, parcel)| parcel.claim.is_some() && self.due_of(parcel) <= now)
             .map(|(key, _)| *key)
             .collect();
-        let mut claims = Vec::new();
+        let (mut claims, mut in_vain) = (Vec::new(), false);
         for key in due {
             let Some(parcel) = self.parcels.get_mut(&key) else {
                 continue;
             };
             if parcel.is_asked {
                 self.layer.count(|counters| &counters.late_peers, 1);
+            } else if std::mem::take(&mut parcel.is_held) && !parcel.is_late {
+                in_vain = true;
             }
             claims.extend(parcel.claim.take());
         }
@@ -237,6 +242,9 @@ impl Race {
             return;
         }
         self.swarm.fetches();
+        if in_vain {
+            self.layer.trust.was_in_vain();
+        }
         let is_all = claims.len() == all;
         let fetches = match is_all {
             true => vec![Fetch::new(&self.layer, in_order(claims), &self.rush)],
@@ -263,7 +271,8 @@ impl Race {
         }
         // Who fetches it began when we could have: with us it would not be here sooner, and with him later.
         let time = self.layer.registry_time(parcel.bytes) * 2;
-        self.began + hold.max(time.min(HOLD_MAX))
+        let hold = self.layer.trust.stretch(hold).max(time);
+        self.began + hold.min(HOLD_MAX)
     }
 
     /// When there is something to do next, if nothing happens.
@@ -277,6 +286,14 @@ impl Race {
         let registry = in_hand.map(|parcel| self.due_of(parcel));
         let next = registry.chain(again).chain(silence).min();
         next.unwrap_or(now + SILENCE)
+    }
+
+    /// What was neither asked of other nodes nor of the registry is left to another node.
+    fn note_held(&mut self) {
+        let is_on = self.rush.is_on();
+        for parcel in self.parcels.values_mut() {
+            parcel.is_held |= is_on && parcel.claim.is_some() && !parcel.is_asked;
+        }
     }
 
     /// Whether nothing comes any more of what has not come.
@@ -327,6 +344,9 @@ impl Race {
             return;
         };
         self.came += 1;
+        if std::mem::take(&mut parcel.is_held) {
+            self.layer.trust.was_right();
+        }
         parcel.missing.remove(&index);
         parcel.pieces.extend(piece.map(|piece| (index, piece)));
         if !parcel.missing.is_empty() {
@@ -380,6 +400,7 @@ impl Parcel {
             pieces: HashMap::new(),
             is_asked: false,
             is_late: false,
+            is_held: false,
         }
     }
 }
