@@ -28,7 +28,7 @@ struct Arguments {
     #[arg(long, default_value_t = 16)]
     watched: usize,
     /// Chunks of the image, of 1 MiB each.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 128)]
     chunks: usize,
     /// Where the JSON goes; the table goes beside it with the ending `.md`.
     #[arg(long, default_value = "target/bench/fleet.json")]

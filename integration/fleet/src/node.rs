@@ -142,7 +142,7 @@ impl Node {
 /// What the program reads, which is the same on all nodes, and then the rest.
 fn order(scenario: &Scenario) -> Vec<usize> {
     // Somewhere in the image, in runs: as programs and their libraries are.
-    let mut dice = Dice::new(scenario.seed ^ 0x686f_74);
+    let mut dice = Dice::new(scenario.seed ^ 0x0068_6f74);
     let mut order = Vec::with_capacity(scenario.chunks);
     let mut is_hot = Bitmap::new(scenario.chunks);
     while order.len() < scenario.hot.min(scenario.chunks) {

@@ -70,7 +70,7 @@ impl Default for Scenario {
             peers: Peers::On,
             settings: Settings::default(),
             watched: 16,
-            chunks: 256,
+            chunks: 128,
             chunk_bytes: 1 << 20,
             hot: 24,
             think: ms(5),
@@ -104,6 +104,7 @@ impl Scenario {
             settings.demand_patience = Duration::ZERO;
             settings.prefetch_patience = Duration::ZERO;
             settings.second_patience = Duration::ZERO;
+            settings.look = (Duration::ZERO, Duration::ZERO);
         }
         settings
     }

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
-use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 /// Where others may be reached, whoever they are.
@@ -81,10 +81,10 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const FILE_ADDRESSES_MAX: usize = 4096;
 
 /// The addresses in a file, one a line; `#` begins a comment. What is no address is skipped.
-async fn read_file(path: &Path) -> std::io::Result<Vec<SocketAddr>> {
-    let file = tokio::fs::File::open(path).await?;
+fn read_file(path: &Path) -> std::io::Result<Vec<SocketAddr>> {
+    let file = std::fs::File::open(path)?;
     let mut text = String::new();
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).await?;
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
     let lines = text.lines().map(|line| {
         let line = line.split('#').next().unwrap_or_default();
         line.trim()
@@ -110,12 +110,16 @@ pub(super) async fn round(places: Vec<Bootstrap>, remembered: Vec<SocketAddr>) -
                     Err(_) => tracing::debug!(%name, "looking up a name of peers took too long"),
                 }
             }
-            Bootstrap::File(path) => match read_file(&path).await {
-                Ok(addresses) => found.extend(addresses),
-                Err(error) => {
-                    tracing::debug!(path = %path.display(), %error, "a file of peers cannot be read")
+            Bootstrap::File(path) => {
+                let reading = path.clone();
+                let read = tokio::task::spawn_blocking(move || read_file(&reading)).await;
+                match read.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
+                    Ok(addresses) => found.extend(addresses),
+                    Err(error) => {
+                        tracing::debug!(path = %path.display(), %error, "a file of peers cannot be read");
+                    }
                 }
-            },
+            }
         }
     }
     few(found, remembered)
