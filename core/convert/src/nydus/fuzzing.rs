@@ -215,6 +215,19 @@ mod tests {
         bytes
     }
 
+    /// Found by the fuzz target: read back, it was gone.
+    #[test]
+    fn a_directory_with_the_name_of_a_whiteout_is_refused() {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("a/.wh..wh..opqb/c").unwrap();
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_cksum();
+        let archive = [&header.as_bytes()[..], &[0; 1024]].concat();
+        let refused = round_trip(&[archive]).unwrap_err().to_string();
+        assert!(refused.contains(".wh..wh..opqb"), "{refused}");
+    }
+
     #[test]
     fn whatever_layers_do_to_each_other_is_read_back() {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
