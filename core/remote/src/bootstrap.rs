@@ -236,18 +236,21 @@ fn parse(
     })
 }
 
-/// The chunks that the image's prefetch table asks for; none if these are more than half of all. Converters put the root into
-/// the table unless they are told otherwise (nydus-snapshotter, `pkg/converter/tool/builder.go`), which names everything
-/// and so says nothing: what a start needs would have to wait for the rest.
+/// The chunks that the image's prefetch table asks for; none if directories in it ask for more than half of all. Converters
+/// put the root into the table unless they are told otherwise (nydus-snapshotter, `pkg/converter/tool/builder.go`), which
+/// names everything and so says nothing: what a start needs would have to wait for the rest. Who names files one by one
+/// knows what a start reads, be that most of a small image.
 fn first(image: &rafs::Image, chunks: &pontoon_layer::ChunkTable) -> First {
     let mut first = First::default();
     let chunks = chunks.chunks();
     // A table may name the same directory without end.
     let mut seen = vec![false; image.tree.len()];
-    let mut open: Vec<NodeId> = image.prefetch.iter().rev().copied().collect();
+    // With whether a directory has led to it.
+    let named = image.prefetch.iter().rev();
+    let mut open: Vec<(NodeId, bool)> = named.map(|id| (*id, false)).collect();
     let all_bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
     let mut bytes = 0_u64;
-    while let Some(id) = open.pop() {
+    while let Some((id, is_inside)) = open.pop() {
         match seen.get_mut(id.index()) {
             Some(seen) if !*seen => *seen = true,
             _ => continue,
@@ -256,7 +259,7 @@ fn first(image: &rafs::Image, chunks: &pontoon_layer::ChunkTable) -> First {
         match node.kind {
             Kind::Directory => {
                 let from = open.len();
-                open.extend(image.tree.children(id).map(|(_, child)| child));
+                open.extend(image.tree.children(id).map(|(_, child)| (child, true)));
                 if let Some(added) = open.get_mut(from..) {
                     added.reverse();
                 }
@@ -265,7 +268,7 @@ fn first(image: &rafs::Image, chunks: &pontoon_layer::ChunkTable) -> First {
                 let end = data_offset.saturating_add(node.size);
                 let start = chunks.partition_point(|chunk| chunk.data_end() <= data_offset);
                 let end = chunks.partition_point(|chunk| chunk.data_offset < end);
-                bytes = bytes.saturating_add(node.size);
+                bytes = bytes.saturating_add(if is_inside { node.size } else { 0 });
                 if bytes > all_bytes / 2 {
                     return First::default();
                 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use pontoon_layer::{Digest, Member};
+use pontoon_layer::{Digest, Limits, Member, OpaqueXattr, rafs};
 use pontoon_remote::LayerState;
 use pontoon_snapshot::{Class, Error, Labels, Usage};
 use serde_json::{Value, json};
@@ -738,6 +738,31 @@ fn an_image_that_names_all_of_itself_as_needed_first_names_nothing() {
     assert_eq!(registry.starts(&blob), [0; 0]);
     let found = site.inside(&names[1], described);
     assert_same("zstd", &found, &expected("tree"));
+}
+
+/// As `pontoon optimize` does it.
+#[test]
+fn an_image_that_names_its_files_one_by_one_has_them_fetched_first() {
+    let registry = Registry::start();
+    let site = site();
+    let bytes = boot("zstd");
+    let opened = rafs::Bootstrap::open(&bytes, &Limits::default()).unwrap();
+    let tree = opened.image(&[], OpaqueXattr::Trusted).unwrap().tree;
+    let (mut names, mut nids) = (opened.names(), Vec::new());
+    tree.walk(|path, _| {
+        let nid = names.file(path).unwrap();
+        nids.extend(nid.map(|nid| u32::try_from(nid).unwrap()));
+        true
+    });
+    let image = Image {
+        layers: vec![data("zstd"), bootstrap(&naming("zstd", &nids))],
+    };
+    let reference = registry.push(&image, "a");
+    site.pull("default", &image, &reference);
+    let blob = image.layers[0].digest().to_string();
+    eventually("the files of the table", || {
+        !registry.starts(&blob).is_empty()
+    });
 }
 
 /// A bootstrap without its list of chunks, whose blobs say where these are: nydus reads it (`rafs/src/metadata/direct_v6.rs`,

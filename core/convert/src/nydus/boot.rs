@@ -54,6 +54,7 @@ pub(super) fn write(image: &Image<'_>) -> Result<Vec<u8>> {
     let blobs = &image.stock.blobs;
     Error::check_limit("the blobs of an image", blobs.len() as u64, BLOBS_MAX)?;
     let order = Order::of(image.tree);
+    check_names(image.tree, &order)?;
     let places = Places::of(image.tree, &order, image.chunk_bytes)?;
     let blob_table = (DEVICES + blobs.len() * DEVICE_BYTES).next_multiple_of(BLOCK_BYTES as usize);
     let meta = (blob_table + blobs.len() * BLOB_BYTES).next_multiple_of(BLOCK_BYTES as usize);
@@ -82,6 +83,22 @@ pub(super) fn write(image: &Image<'_>) -> Result<Vec<u8>> {
         writer.chunk(at, chunk);
     }
     Ok(writer.bytes)
+}
+
+/// Archives may have directories with names of whiteouts, as parents of other entries. Whoever reads a bootstrap takes them for
+/// whiteouts, and no layer may have such files (OCI image specification, `layer.md`).
+fn check_names(tree: &Merged, order: &Order) -> Result<()> {
+    let all = order
+        .numbers
+        .iter()
+        .flat_map(|number| tree.children(*number));
+    for (name, _) in all {
+        if name.starts_with(b".wh.") {
+            let what = "a name of a whiteout that is none";
+            return Err(Error::unsupported(name, what, "nydus"));
+        }
+    }
+    Ok(())
 }
 
 /// Which chunks are of any file: of those that were replaced, nobody asks.

@@ -93,6 +93,51 @@ pub(super) fn convert(
     })
 }
 
+/// The same on this thread, of an archive as it is: threads take longer than what is fuzzed.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn convert_here(
+    archive: &[u8],
+    writer: impl Write,
+    options: &Options<'_>,
+    nydus: Nydus,
+    stock: &Stock,
+) -> Result<Layer> {
+    let mut packer = Packer {
+        encoder: Encoder::new(options.format, options.level)?,
+        algorithm: nydus.digest.algorithm(),
+        stock,
+        claims: &Claims::default(),
+    };
+    let mut blob = Writer::new(writer, stock);
+    let mut put = |batch: Batch| {
+        let mut chunks = packer.pack(&batch)?.into_iter();
+        chunks.try_for_each(|chunk| blob.chunk(chunk))
+    };
+    let tree = read(
+        &mut Archive::new(archive, &options.limits),
+        options,
+        &mut put,
+    )?;
+    let Written {
+        blob,
+        chunks,
+        numbers,
+    } = blob.finish()?;
+    let digest = pontoon_layer::Digest::of(archive);
+    Ok(Layer {
+        from: Streamed {
+            digest: digest.clone(),
+            diff_id: digest,
+            blob_bytes: archive.len() as u64,
+            archive_bytes: archive.len() as u64,
+        },
+        tree,
+        numbers,
+        chunks,
+        blob,
+    })
+}
+
 /// Reads the archive: makes a tree of its entries, and batches of their data.
 fn read<S: Source>(
     archive: &mut Archive<S>,
