@@ -39,7 +39,11 @@ impl Node {
             return None;
         }
         let sandbox = Sandbox::new().unwrap();
-        let setup = site::Setup { users, tls: false };
+        let setup = site::Setup {
+            users,
+            tls: false,
+            address: None,
+        };
         let site = Site::start(&sandbox, setup).unwrap();
         let config = format!(
             "[registry]\nconfig_path = {:?}\n[mirror]\nlisten = \"127.0.0.1:0\"\ncontainerd = {:?}\nnamespace = {:?}\nregistries = {registries:?}\n",
@@ -94,6 +98,7 @@ impl Other {
             proxies: Vec::new(),
             concurrent_unpacks: 1,
             cri: None,
+            namespace: None,
         };
         let host = Host {
             capabilities: vec!["pull".to_owned(), "resolve".to_owned()],
