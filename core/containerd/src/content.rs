@@ -123,7 +123,8 @@ impl ContentStore {
             .client
             .call("reading", &object, service.read(request))
             .await?;
-        let mut next = offset;
+        // containerd counts from where it was asked to begin (`contentserver.go`, `readResponseWriter`).
+        let mut next = 0;
         let pieces = pieces.timeout(STALL).map(move |piece| match piece {
             Err(_) => Err(Error::Unavailable {
                 operation: operation.clone(),

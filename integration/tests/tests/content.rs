@@ -94,6 +94,16 @@ impl Connected {
         })
     }
 
+    /// `length` bytes of a blob from `offset` on.
+    fn part(&self, digest: &Digest, offset: u64, length: u64) -> Vec<u8> {
+        self.runtime.block_on(async {
+            let store = self.client.content();
+            let pieces = store.read(digest, offset, length).await.unwrap();
+            let pieces: Vec<Bytes> = pieces.map(Result::unwrap).collect().await;
+            pieces.concat()
+        })
+    }
+
     /// The directories of the layers of an unpacked image, the lowest first.
     fn directories(&self, chain_id: &str) -> Vec<PathBuf> {
         let snapshots = ["snapshots", "--snapshotter", BUILTIN];
@@ -193,6 +203,7 @@ fn writes_blobs_that_containerd_keeps(version: Version) {
         keeps_while_there_is_a_lease(&connected, lease, layer).await;
     });
     assert_eq!(connected.blob(&layer.digest), data);
+    assert_eq!(connected.part(&layer.digest, 100, 50), data[100..150]);
     let exported = bench.cluster.sandbox.path("exported.tar");
     let export = ["images", "export", &exported.to_string_lossy(), &odd];
     containerd.ctr(export).unwrap();

@@ -175,7 +175,8 @@ impl Content for Fake {
         let size = usize::try_from(request.size).unwrap();
         let end = if size == 0 { data.len() } else { start + size };
         let (sender, receiver) = mpsc::channel(64);
-        let mut offset = start;
+        // As the real one: from where the read begins.
+        let mut offset = 0;
         for piece in data[start..end].chunks(1 << 18) {
             let piece = v1::ReadContentResponse {
                 offset: i64::try_from(offset).unwrap(),

@@ -223,14 +223,29 @@ async fn put(node: &Node, bytes: &Bytes) -> Digest {
     descriptor.digest
 }
 
-/// Asks the mirror for a blob, and leaves the answer unread.
-fn ask(node: &Node, digest: &Digest) -> TcpStream {
+/// Asks the mirror for a part of a blob, and leaves the answer unread.
+fn ask(node: &Node, digest: &Digest, range: &str) -> TcpStream {
     let mut stream = TcpStream::connect(&node.mirror).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let host = &node.mirror;
-    let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    let request = format!(
+        "GET /v2/a/blobs/{digest} HTTP/1.1\r\nhost: {host}\r\nrange: bytes={range}\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).unwrap();
     stream
+}
+
+/// The body of an answer of `length` bytes.
+fn body(stream: TcpStream, length: usize) -> Vec<u8> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+    }
+    let mut whole = vec![0; length];
+    reader.read_exact(&mut whole).unwrap();
+    whole
 }
 
 /// All of them are read over one connection to containerd.
@@ -242,18 +257,12 @@ fn a_client_that_does_not_read_holds_nobody_up() {
     let bytes = Bytes::from(image::noise(5, LARGE));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let digest = runtime.block_on(put(&node, &bytes));
-    let mut idle: Vec<TcpStream> = (0..8).map(|_| ask(&node, &digest)).collect();
+    let mut idle: Vec<TcpStream> = (0..8).map(|_| ask(&node, &digest, "0-")).collect();
     for stream in &mut idle {
         // It has begun.
         stream.read_exact(&mut [0]).unwrap();
     }
-    let mut reader = BufReader::new(ask(&node, &digest));
-    let mut line = String::new();
-    while line != "\r\n" {
-        line.clear();
-        reader.read_line(&mut line).unwrap();
-    }
-    let mut whole = vec![0; LARGE];
-    reader.read_exact(&mut whole).unwrap();
-    assert!(whole == bytes);
+    assert!(body(ask(&node, &digest, "0-"), LARGE) == bytes);
+    let middle = body(ask(&node, &digest, "5000001-8999999"), 3_999_999);
+    assert!(middle == bytes[5_000_001..9_000_000]);
 }
