@@ -124,6 +124,7 @@ fn json_is_one_object_on_one_line() {
         "declined",
         "holder",
         "layers",
+        "peers",
         "reads",
         "ready",
         "refused",
