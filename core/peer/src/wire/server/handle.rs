@@ -111,10 +111,16 @@ impl Guest {
     pub(super) async fn answer(self: Arc<Self>, request: hyper::Request<Incoming>) -> Answered {
         let limits = &self.shared.config.limits;
         self.pulse.beat(limits.park + limits.grace);
-        let answer = match self.ask(&request).await {
+        let mut answer = match self.ask(&request).await {
             Ok(response) => response,
             Err(refusal) => self.refuse(refusal),
         };
+        // Whoever asks judges too.
+        let token = self.shared.admission.token();
+        let token = token.and_then(|token| token.to_string().parse().ok());
+        if let Some(token) = token {
+            answer.headers_mut().insert(TOKEN, token);
+        }
         Ok(answer)
     }
 
