@@ -225,9 +225,18 @@ impl Joined {
         self.wake.notify_one();
     }
 
-    /// Another node may have the layer.
+    /// Another node may have the layer, and was met at this address.
     pub(crate) fn meet(&self, peer: Peer) {
-        let Some(member) = self.node.member(peer) else {
+        self.join(peer, false);
+    }
+
+    /// Somebody says that another node has the layer.
+    fn hear_of(&self, peer: Peer) {
+        self.join(peer, true);
+    }
+
+    fn join(&self, peer: Peer, is_hearsay: bool) {
+        let Some(member) = self.node.member(peer, is_hearsay) else {
             return;
         };
         let now = Instant::now();
