@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ const EVENTS: usize = 256;
 
 /// Other nodes whose addresses are remembered.
 const ADDRESSES_MAX: usize = 4096;
+
+/// How long the end may take.
+const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// Who was connected within this time may be asked.
 const ACQUAINTED: Duration = Duration::from_secs(600);
@@ -64,6 +68,8 @@ pub(crate) struct Shared {
     standing: Mutex<Standing<PeerId>>,
     shelf: Arc<Layers>,
     known: Mutex<HashMap<PeerId, Known>>,
+    /// Nothing is asked or served any more, though layers are still read.
+    has_stopped: AtomicBool,
 }
 
 /// The layers that are open.
@@ -137,7 +143,12 @@ impl Node {
         let runtime = self.runtime.lock();
         let runtime = runtime.unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
-            block_on(&runtime, self.shared.discovery.stop());
+            self.shared.has_stopped.store(true, Ordering::Relaxed);
+            let stopped = async {
+                // It takes a second, unless something is wrong with it.
+                let _ = tokio::time::timeout(STOP_MAX, self.shared.discovery.stop()).await;
+            };
+            block_on(&runtime, stopped);
             runtime.shutdown_background();
         }
     }
@@ -271,6 +282,7 @@ impl Shared {
             settings,
             shelf,
             known: Mutex::default(),
+            has_stopped: AtomicBool::new(false),
         });
         runtime.spawn(follow(Arc::downgrade(&shared), happened));
         Ok((shared, server))
@@ -387,6 +399,11 @@ impl Shared {
     pub(crate) fn is_acquainted(&self) -> bool {
         let health = self.discovery.health();
         health.connected + health.known > 0
+    }
+
+    /// Whether it takes part no more.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.has_stopped.load(Ordering::Relaxed)
     }
 
     /// Whether nobody is asked, because too many were banned.

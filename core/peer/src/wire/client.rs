@@ -25,6 +25,9 @@ use crate::{Admission, Have, Identity, Peer, PeerId};
 pub use chunks::Chunks;
 use pool::{Kind, Pool};
 
+/// How long a question that waits for a change waits for its turn.
+const TURN: Duration = Duration::from_secs(1);
+
 /// The longest head of an answer, in bytes. As much is read at once of a body.
 const READ_BYTES_MAX: usize = 512 << 10;
 
@@ -121,12 +124,25 @@ impl Client {
         since: Option<u64>,
         chunks: usize,
     ) -> Result<Have> {
+        let patience = self.config.have_patience;
+        // Those that wait for a change take half a minute: what is answered at once does not wait for them, nor is the
+        // other node to blame for it.
+        let waiting = match since {
+            Some(_) => match self.pool.lease(*peer, Kind::Have, TURN).await {
+                Err(Error::Slow { .. }) => None,
+                lease => Some(lease?),
+            },
+            None => None,
+        };
+        let since = since.filter(|_| waiting.is_some());
+        let mut lease = match waiting {
+            Some(lease) => lease,
+            None => self.pool.lease(*peer, Kind::Chunks, patience).await?,
+        };
         let ask = Request::Have {
             key: key.clone(),
             since,
         };
-        let patience = self.config.have_patience;
-        let mut lease = self.pool.lease(*peer, Kind::Have, patience).await?;
         let request = self.request(&ask, peer, HeaderMap::new());
         let answer = async {
             let response = lease.send(request).await?;
