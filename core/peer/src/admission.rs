@@ -88,6 +88,11 @@ impl Admission {
         self.0.allowed.is_some() || self.0.cluster_key.is_some()
     }
 
+    /// Whether a token could admit whom no list does.
+    pub(crate) fn takes_tokens(&self) -> bool {
+        self.0.cluster_key.is_some()
+    }
+
     /// Whether `peer`, which proved to be that, may take part. `address` is where its connection comes from or goes to, `token` what
     /// it showed.
     ///

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ const EVENTS: usize = 256;
 
 /// Other nodes whose addresses are remembered.
 const ADDRESSES_MAX: usize = 4096;
+
+/// How long the end may take.
+const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// Who was connected within this time may be asked.
 const ACQUAINTED: Duration = Duration::from_secs(600);
@@ -64,6 +68,8 @@ pub(crate) struct Shared {
     standing: Mutex<Standing<PeerId>>,
     shelf: Arc<Layers>,
     known: Mutex<HashMap<PeerId, Known>>,
+    /// Nothing is asked or served any more, though layers are still read.
+    has_stopped: AtomicBool,
 }
 
 /// The layers that are open.
@@ -74,6 +80,10 @@ pub(crate) struct Layers(Mutex<HashMap<Key, Weak<Joined>>>);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     pub(crate) address: Option<SocketAddr>,
+    /// It has answered there.
+    pub(crate) is_there: bool,
+    /// When somebody named it last.
+    pub(crate) named: Option<Instant>,
     pub(crate) zone: String,
     /// Bytes of chunks that came from it.
     pub(crate) bytes: u64,
@@ -133,7 +143,12 @@ impl Node {
         let runtime = self.runtime.lock();
         let runtime = runtime.unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
-            block_on(&runtime, self.shared.discovery.stop());
+            self.shared.has_stopped.store(true, Ordering::Relaxed);
+            let stopped = async {
+                // It takes a second, unless something is wrong with it.
+                let _ = tokio::time::timeout(STOP_MAX, self.shared.discovery.stop()).await;
+            };
+            block_on(&runtime, stopped);
             runtime.shutdown_background();
         }
     }
@@ -267,6 +282,7 @@ impl Shared {
             settings,
             shelf,
             known: Mutex::default(),
+            has_stopped: AtomicBool::new(false),
         });
         runtime.spawn(follow(Arc::downgrade(&shared), happened));
         Ok((shared, server))
@@ -308,17 +324,29 @@ impl Shared {
     }
 
     /// `peer` as a member of a layer's swarm. `None` if that makes no sense.
-    pub(crate) fn member(&self, peer: Peer) -> Option<Member<PeerId>> {
+    ///
+    /// Of what others say of it (`is_hearsay`), no address is taken that no other node has, nor one instead of an address
+    /// where it has answered: so nobody sends this node to where he likes, or away from a good one.
+    pub(crate) fn member(&self, peer: Peer, is_hearsay: bool) -> Option<Member<PeerId>> {
         if peer.id == self.identity.peer_id() {
+            return None;
+        }
+        let loopback = self.settings.discovery.listen.ip().is_loopback();
+        if is_hearsay && !is_elsewhere(peer.address, loopback) {
             return None;
         }
         let mut known = self.known();
         if known.len() >= ADDRESSES_MAX && !known.contains_key(&peer.id) {
-            return None;
+            make_room(&mut known);
         }
         let entry = known.entry(peer.id).or_default();
-        entry.address = Some(peer.address);
-        let is_here = peer.address.ip().is_loopback();
+        entry.named = Some(Instant::now());
+        if !(is_hearsay && entry.is_there) {
+            entry.is_there &= entry.address == Some(peer.address);
+            entry.address = Some(peer.address);
+        }
+        let address = entry.address.unwrap_or(peer.address);
+        let is_here = address.ip().to_canonical().is_loopback();
         let is_near = !self.settings.zone.is_empty() && entry.zone == self.settings.zone;
         Some(Member {
             peer: peer.id,
@@ -329,6 +357,13 @@ impl Shared {
                 _ => Tier::Other,
             },
         })
+    }
+
+    /// `peer` has answered, or cannot be reached.
+    pub(crate) fn note_answer(&self, peer: PeerId, is_there: bool) {
+        if let Some(known) = self.known().get_mut(&peer) {
+            known.is_there = is_there;
+        }
     }
 
     /// `peer` says in which zone it is.
@@ -366,6 +401,11 @@ impl Shared {
         health.connected + health.known > 0
     }
 
+    /// Whether it takes part no more.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.has_stopped.load(Ordering::Relaxed)
+    }
+
     /// Whether nobody is asked, because too many were banned.
     pub(crate) fn is_off(&self) -> bool {
         self.standing().off_until(Instant::now()).is_some()
@@ -394,6 +434,27 @@ impl Shared {
             drop(layers);
             self.discovery.withdraw(joined.key());
         }
+    }
+}
+
+/// Whether another node can be there; `loopback`: also one on this machine.
+fn is_elsewhere(address: SocketAddr, loopback: bool) -> bool {
+    let ip = address.ip().to_canonical();
+    let is_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let is_nowhere = ip.is_unspecified() || ip.is_multicast() || is_local;
+    address.port() != 0 && !is_nowhere && (loopback || !ip.is_loopback())
+}
+
+/// Forgets the node that was named longest ago, of those that have given nothing if there are any.
+fn make_room(known: &mut HashMap<PeerId, Known>) {
+    let least = known
+        .iter()
+        .min_by_key(|(_, known)| (known.bytes > 0, known.is_there, known.named));
+    if let Some(peer) = least.map(|(peer, _)| *peer) {
+        known.remove(&peer);
     }
 }
 

@@ -30,6 +30,9 @@ use state::{Asked, State, Wish};
 /// What is known of who fetches an extent is so old at most.
 const HOLD_AGE: Duration = Duration::from_millis(50);
 
+/// An extent is left to others for no longer than this, whatever they say of what they fetch.
+const HOLDS_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// Whoever has joined a layer, or asked the registry for some of it, no longer ago is about to get something of it.
 const BEGINNING: Duration = Duration::from_secs(2);
 
@@ -51,11 +54,23 @@ pub(crate) struct Joined {
     wake: Arc<Notify>,
     /// Somebody has come.
     met: Arc<Notify>,
-    /// For how long extents are left to others, when that was found out.
-    holds: Mutex<HashMap<(usize, Class), (Instant, Duration)>>,
+    /// For how long extents are left to others.
+    holds: Mutex<HashMap<(usize, Class), Held>>,
     tasks: Mutex<JoinSet<()>>,
     /// When this node fetched some of it last, in milliseconds since `since`.
     fetched: AtomicU64,
+}
+
+/// For how long an extent is left to others.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// Since when others have said that they get it.
+    since: Instant,
+    /// When that was found out.
+    at: Instant,
+    /// Whether others say so.
+    is_said: bool,
+    hold: Duration,
 }
 
 impl fmt::Debug for Joined {
@@ -225,9 +240,18 @@ impl Joined {
         self.wake.notify_one();
     }
 
-    /// Another node may have the layer.
+    /// Another node may have the layer, and was met at this address.
     pub(crate) fn meet(&self, peer: Peer) {
-        let Some(member) = self.node.member(peer) else {
+        self.join(peer, false);
+    }
+
+    /// Somebody says that another node has the layer.
+    fn hear_of(&self, peer: Peer) {
+        self.join(peer, true);
+    }
+
+    fn join(&self, peer: Peer, is_hearsay: bool) {
+        let Some(member) = self.node.member(peer, is_hearsay) else {
             return;
         };
         let now = Instant::now();
@@ -280,6 +304,9 @@ impl Swarm for Joined {
     }
 
     fn has(&self, index: usize) -> bool {
+        if self.node.has_stopped() {
+            return false;
+        }
         self.had
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -290,6 +317,10 @@ impl Swarm for Joined {
         let left: BTreeSet<usize> = wanted.iter().cloned().flatten().collect();
         // Each comes once and may be late several times; what does not fit is no loss.
         let (sender, receiver) = mpsc::channel(4 * left.len() + 4);
+        if self.node.has_stopped() {
+            // Nobody would ever end it.
+            return receiver;
+        }
         let mut state = self.state();
         let number = state.wish_count;
         state.wish_count += 1;
@@ -322,16 +353,20 @@ impl Swarm for Joined {
     }
 
     fn hold(&self, chunks: Range<usize>, urgency: Urgency) -> Duration {
+        if self.node.has_stopped() {
+            return Duration::ZERO;
+        }
         let class = class(urgency);
         let now = Instant::now();
         let Some(extent) = self.node.extent(&*self.layout, chunks.start) else {
             return Duration::ZERO;
         };
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, hold)) = holds.get(&(extent, class))
-            && now.saturating_duration_since(*at) < HOLD_AGE
+        let known = holds.get(&(extent, class)).copied();
+        if let Some(known) = known
+            && now.saturating_duration_since(known.at) < HOLD_AGE
         {
-            return *hold;
+            return known.hold;
         }
         let state = self.state();
         let hold = match self.is_looking(&state, now, class) {
@@ -341,7 +376,22 @@ impl Swarm for Joined {
                 state.swarm.may_fetch(&standing, now, chunks, class)
             }
         };
-        holds.insert((extent, class), (now, hold));
+        // What is said to come is believed for long, but not for ever.
+        let is_said = !hold.is_zero();
+        let known = known.filter(|known| known.is_said);
+        let known = known.filter(|known| now.saturating_duration_since(known.at) < HOLDS_MAX);
+        let since = known.map_or(now, |known| known.since);
+        let hold = match now.saturating_duration_since(since) < HOLDS_MAX {
+            true => hold,
+            false => Duration::ZERO,
+        };
+        let held = Held {
+            since,
+            at: now,
+            is_said,
+            hold,
+        };
+        holds.insert((extent, class), held);
         hold
     }
 }

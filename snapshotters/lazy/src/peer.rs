@@ -9,7 +9,7 @@ use pontoon_daemon::config::{Bytes, DeValue, Setting};
 use pontoon_daemon::section;
 use pontoon_lazyfs::Peers;
 use pontoon_peer::net::Bootstrap;
-use pontoon_peer::{Admission, Config, Identity, Node, Settings, admission};
+use pontoon_peer::{Admission, Config, Identity, Node, Settings, ZONE_BYTES_MAX, admission};
 use serde_json::{Value, json};
 
 /// What it keeps, below the root: its key, and whom it knew.
@@ -207,6 +207,7 @@ impl PeerSection {
             token_file: path(&self.token_file),
         });
         let admission = admission.map_err(|error| whole(&error))?;
+        self.check(&admission)?;
         let bootstrap = self.bootstrap.iter().map(|place| {
             let parsed: Result<Bootstrap, _> = place.parse();
             parsed.map_err(|error| format!("[peer] bootstrap: {error}"))
@@ -225,6 +226,27 @@ impl PeerSection {
             upload_bytes_per_second: self.upload_bytes_per_second.0,
         };
         Node::start(settings, identity, admission).map_err(|error| whole(&error))
+    }
+
+    /// What makes no sense, or would let in whom nobody meant.
+    fn check(&self, admission: &Admission) -> Result<(), String> {
+        let listens = [self.listen.0, self.https_listen.0];
+        let is_local = listens.iter().all(|listen| listen.ip().is_loopback());
+        if !admission.is_configured() && !is_local {
+            // Whoever comes by way of this machine, as through a proxy, would be taken for one of its programs.
+            return Err(
+                "[peer] has neither allow_file nor cluster_key: set one of them, or have listen and https_listen be loopback addresses"
+                    .to_owned(),
+            );
+        }
+        // Others take an answer with anything else in it for a broken node's.
+        if self.zone.len() > ZONE_BYTES_MAX || self.zone.chars().any(char::is_control) {
+            return Err(format!(
+                "[peer] zone {:?}: it has at most {ZONE_BYTES_MAX} bytes, and no control characters",
+                self.zone
+            ));
+        }
+        Ok(())
     }
 
     fn secret(&self) -> Result<Vec<u8>, String> {
@@ -317,6 +339,14 @@ mod tests {
             ..PeerSection::default()
         };
         for section in [
+            PeerSection {
+                https_listen: Address("0.0.0.0:0".parse().unwrap()),
+                ..good.clone()
+            },
+            PeerSection {
+                zone: "a\nb".to_owned(),
+                ..good.clone()
+            },
             PeerSection {
                 bootstrap: vec!["nonsense".to_owned()],
                 ..good.clone()

@@ -185,6 +185,7 @@ impl<P: Name> Swarm<P> {
                     if let Some(underway) = self.underway.get_mut(id) {
                         (underway.is_given_over, underway.is_late) = (false, false);
                         underway.progress = now;
+                        underway.urgent_since = underway.urgent_since.map(|_| now);
                     }
                 }
             }

@@ -189,6 +189,23 @@ fn without_a_budget_the_registry_is_asked_at_last() {
 }
 
 #[test]
+fn who_sends_little_by_little_keeps_nobody_from_the_registry() {
+    let mut world = World::new(256, 4096);
+    world.join(1, 0..256, false);
+    let ask = only(&world.want(0..256, Class::Demand));
+    for chunk in 0..22 {
+        assert_eq!(world.after(ms(90)), []);
+        let World {
+            swarm,
+            standing,
+            now,
+        } = &mut world;
+        swarm.on_chunk(standing, *now, ask.id, chunk);
+    }
+    assert_eq!(world.after(ms(90)), [Step::Registry(22..256)]);
+}
+
+#[test]
 fn what_is_about_to_come_to_others_is_waited_for() {
     let mut world = World::new(256, 65_536);
     world.join(1, 0..0, true);

@@ -40,6 +40,9 @@ const WATCH: Duration = Duration::from_millis(250);
 /// How soon a node is asked again that has nothing new, if it answers at once.
 const REFRESH: Duration = Duration::from_millis(250);
 
+/// And one that has: it gathers what is new for about as long, but whether it does is its own affair.
+const AFTER_NEWS: Duration = Duration::from_millis(25);
+
 /// And one that has everything.
 const COMPLETE: Duration = Duration::from_secs(30);
 
@@ -61,7 +64,7 @@ pub(super) async fn discover(joined: Weak<Joined>) {
         drop(open);
         while let Some(peer) = found.recv().await {
             match joined.upgrade() {
-                Some(open) => open.meet(peer),
+                Some(open) => open.hear_of(peer),
                 None => return,
             }
         }
@@ -152,10 +155,11 @@ impl Joined {
 
     /// `peer` has told what it has. When to ask it again.
     fn told(&self, peer: PeerId, have: Have, time: Duration) -> Duration {
+        self.node.note_answer(peer, true);
         self.node.note_zone(peer, &have.zone);
         have.peers
             .into_iter()
-            .for_each(|other: Peer| self.meet(other));
+            .for_each(|other: Peer| self.hear_of(other));
         let is_new = have.told.is_some();
         let mut state = self.state();
         state.strangers.remove(&peer);
@@ -169,7 +173,7 @@ impl Joined {
         }
         match (is_complete, is_new) {
             (true, _) => COMPLETE,
-            (false, true) => Duration::ZERO,
+            (false, true) => AFTER_NEWS.saturating_sub(time),
             (false, false) => REFRESH.saturating_sub(time),
         }
     }
@@ -177,6 +181,9 @@ impl Joined {
     /// `peer` has not.
     fn not_told(&self, peer: PeerId, failure: Failure, reason: &str) {
         let now = Instant::now();
+        if failure == Failure::Broken {
+            self.node.note_answer(peer, false);
+        }
         let mut state = self.state();
         if failure == Failure::Missing {
             state.strangers.insert(peer, now);

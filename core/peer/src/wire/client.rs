@@ -18,11 +18,15 @@ use tokio::time::{Instant, timeout};
 use super::error::{Error, Result};
 use super::request::Request;
 use super::{CLASS, DEADLINE, GENERATION, PORT, RETRY_AFTER, TOKEN, ZSTD, have};
+use crate::admission::Token;
 use crate::policy::{Class, Layout};
 use crate::{Admission, Have, Identity, Peer, PeerId};
 
 pub use chunks::Chunks;
 use pool::{Kind, Pool};
+
+/// How long a question that waits for a change waits for its turn.
+const TURN: Duration = Duration::from_secs(1);
 
 /// The longest head of an answer, in bytes. As much is read at once of a body.
 const READ_BYTES_MAX: usize = 512 << 10;
@@ -120,15 +124,29 @@ impl Client {
         since: Option<u64>,
         chunks: usize,
     ) -> Result<Have> {
+        let patience = self.config.have_patience;
+        // Those that wait for a change take half a minute: what is answered at once does not wait for them, nor is the
+        // other node to blame for it.
+        let waiting = match since {
+            Some(_) => match self.pool.lease(*peer, Kind::Have, TURN).await {
+                Err(Error::Slow { .. }) => None,
+                lease => Some(lease?),
+            },
+            None => None,
+        };
+        let since = since.filter(|_| waiting.is_some());
+        let mut lease = match waiting {
+            Some(lease) => lease,
+            None => self.pool.lease(*peer, Kind::Chunks, patience).await?,
+        };
         let ask = Request::Have {
             key: key.clone(),
             since,
         };
-        let patience = self.config.have_patience;
-        let mut lease = self.pool.lease(*peer, Kind::Have, patience).await?;
         let request = self.request(&ask, peer, HeaderMap::new());
         let answer = async {
             let response = lease.send(request).await?;
+            self.admit(peer, response.headers())?;
             let response = judge(peer.id, response)?;
             let body = http_body_util::Limited::new(response.into_body(), have::BYTES_MAX);
             let read = body
@@ -171,6 +189,7 @@ impl Client {
         let response = timeout(patience, lease.send(request))
             .await
             .map_err(slow)??;
+        self.admit(peer, response.headers())?;
         let response = judge(peer.id, response)?;
         let encoding = response.headers().get(CONTENT_ENCODING);
         let is_packed = match encoding.map(|encoding| encoding.as_bytes()) {
@@ -203,6 +222,31 @@ impl Client {
     /// Closes the connections to `peer` that nobody uses just now, and forgets it.
     pub fn forget(&self, peer: PeerId) {
         self.pool.forget(peer);
+    }
+
+    /// Whoever answers has to be admitted here, as has whoever asks: an admitted node names whom it likes.
+    fn admit(&self, peer: &Peer, headers: &HeaderMap) -> Result<()> {
+        let shown = headers.get(TOKEN);
+        let shown: Option<Token> = shown.and_then(|shown| shown.to_str().ok()?.parse().ok());
+        let address = peer.address.ip();
+        let admitted = match shown {
+            // Its signature is looked at once.
+            Some(token) if self.pool.has_shown(peer.id, &token) => {
+                self.admission.still_admits(peer.id, address, Some(token))
+            }
+            shown => {
+                let bytes = shown.as_ref().map(Token::as_bytes);
+                let admitted = self.admission.admits(peer.id, address, bytes);
+                if let (Ok(()), Some(token)) = (&admitted, shown) {
+                    self.pool.showed(peer.id, token);
+                }
+                admitted
+            }
+        };
+        admitted.map_err(|refused| Error::NotAdmitted {
+            peer: peer.id,
+            refused,
+        })
     }
 
     fn request(&self, ask: &Request, peer: &Peer, headers: HeaderMap) -> pool::Ask {

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::policy::Failure;
-use crate::{Peer, PeerId};
+use crate::{Peer, PeerId, Refused};
 
 /// The result of a request.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -73,6 +73,14 @@ pub enum Error {
         /// The HTTP status.
         status: u16,
     },
+    /// This node does not admit it, so nothing of it is read.
+    #[error("peer {peer} is not admitted here: {refused}")]
+    NotAdmitted {
+        /// The node.
+        peer: PeerId,
+        /// Why not.
+        refused: Refused,
+    },
     /// It answered with what no node answers.
     #[error("peer {peer} answered nonsense: {reason}")]
     Nonsense {
@@ -92,7 +100,7 @@ impl Error {
             Error::Slow { .. } => Failure::Slow,
             Error::Busy { retry_after, .. } => Failure::Busy(*retry_after),
             Error::Missing { .. } => Failure::Missing,
-            Error::Refused { .. } => Failure::Refused,
+            Error::Refused { .. } | Error::NotAdmitted { .. } => Failure::Refused,
             Error::Nonsense { .. } => Failure::Wrong,
         }
     }

@@ -238,21 +238,24 @@ async fn meet(
         add(&shared.tallies.failed_handshakes, 1);
         return;
     };
-    // Who may have a token shows it with its request.
+    let guest = Guest::new(&shared, peer, from.ip(), place);
     match shared.admission.admits(peer, from.ip(), None) {
-        Ok(()) | Err(Refused::Unknown) => {}
+        Ok(()) => {
+            if guest.seat().is_err() {
+                return;
+            }
+            guest.pulse().rest();
+        }
+        // Who may have a token shows it with its first request, soon: until then it is a stranger.
+        Err(Refused::Unknown) if shared.admission.takes_tokens() => {}
         Err(refused) => {
             add(&shared.tallies.refused, 1);
-            tracing::info!(%peer, %from, %refused, "another node was not admitted");
+            // Whoever likes can have this written as often as he likes.
+            tracing::debug!(%peer, %from, %refused, "another node was not admitted");
             return;
         }
     }
-    let Some(place) = place.introduce(peer) else {
-        add(&shared.tallies.crowded_out, 1);
-        return;
-    };
-    serve(&shared, stream, Guest::new(&shared, peer, from.ip())).await;
-    drop(place);
+    serve(&shared, stream, guest).await;
 }
 
 async fn serve(shared: &Arc<Shared>, mut stream: TlsStream<TcpStream>, guest: Arc<Guest>) {

@@ -7,6 +7,9 @@ use super::plan::runs;
 use super::{AskId, Swarm};
 use crate::policy::{Class, Name, Standing, Tier};
 
+/// So often the patience with a request that somebody waits for, however steadily little of it comes.
+const WHOLE_PATIENCE: u32 = 2;
+
 /// So often the patience with a request that nobody waits for.
 const PREFETCH_PATIENCE: u32 = 10;
 
@@ -24,13 +27,14 @@ impl<P: Name> Swarm<P> {
             let since = underway.silent_since();
             let silent = now.saturating_duration_since(since);
             let patience = standing.settings.patience;
-            if underway.urgent_since.is_none() {
+            let Some(urgent_since) = underway.urgent_since else {
                 let patience = patience * PREFETCH_PATIENCE;
                 self.at_last(id, since, silent, patience);
                 continue;
-            }
+            };
             let (bytes, is_hedged, is_late) =
                 (underway.bytes, underway.is_hedged, underway.is_late);
+            let begun = underway.began.max(urgent_since);
             let peer_after = standing.hedge.peer_after(bytes);
             let registry_after = standing.hedge.registry_after(bytes);
             if !is_hedged && silent >= peer_after {
@@ -44,6 +48,9 @@ impl<P: Name> Swarm<P> {
                 self.wake_at(since + registry_after);
             }
             self.at_last(id, since, silent, patience);
+            // A chunk now and then is no reason to wait for all of them.
+            let whole = now.saturating_duration_since(begun);
+            self.at_last(id, begun, whole, patience * WHOLE_PATIENCE);
         }
     }
 

@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{ClientConfig, READ_BYTES_MAX};
 use crate::wire::error::{Error, Result};
+use crate::admission::Token;
 use crate::{Identity, Peer, PeerId, tls};
 
 /// A request.
@@ -59,6 +60,8 @@ struct Known {
     idle: Vec<Idle>,
     chunks: Arc<Semaphore>,
     haves: Arc<Semaphore>,
+    /// The token that it has shown, which was good.
+    token: Option<Token>,
 }
 
 struct Idle {
@@ -151,7 +154,22 @@ impl Pool {
             idle: Vec::new(),
             chunks: Arc::new(Semaphore::new(self.config.connections)),
             haves: Arc::new(Semaphore::new(self.config.have_connections)),
+            token: None,
         })
+    }
+
+    /// Whether `peer` has shown this token before.
+    pub(super) fn has_shown(&self, peer: PeerId, token: &Token) -> bool {
+        let state = self.lock();
+        let known = state.peers.get(&peer);
+        known.is_some_and(|known| known.token.as_ref() == Some(token))
+    }
+
+    /// `peer` has shown a token that is good.
+    pub(super) fn showed(&self, peer: PeerId, token: Token) {
+        if let Some(known) = self.lock().peers.get_mut(&peer) {
+            known.token = Some(token);
+        }
     }
 
     /// The connection to `peer` that was used last, if one is free.

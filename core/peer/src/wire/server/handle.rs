@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::body::{Answer, Answered};
 use super::frames::Frames;
+use super::guests::{Seat, Stranger};
 use super::pulse::Pulse;
 use super::uploads::Busy;
 use super::{Shared, add};
@@ -43,6 +44,18 @@ pub(super) struct Guest {
     token: OnceLock<Token>,
     /// That it is refused was told.
     is_refused: AtomicBool,
+    place: Mutex<Place>,
+}
+
+/// What its connection takes up.
+#[derive(Debug)]
+enum Place {
+    /// It was not admitted yet.
+    Stranger(Stranger),
+    /// It was.
+    Seat { _seat: Seat },
+    /// It was, and has too many.
+    Nowhere,
 }
 
 /// How a request ends that is not answered.
@@ -55,14 +68,39 @@ enum Refusal {
 }
 
 impl Guest {
-    pub(super) fn new(shared: &Arc<Shared>, peer: PeerId, from: IpAddr) -> Arc<Guest> {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        peer: PeerId,
+        from: IpAddr,
+        stranger: Stranger,
+    ) -> Arc<Guest> {
         Arc::new(Guest {
             shared: Arc::clone(shared),
             peer,
             from,
-            pulse: Arc::new(Pulse::new(shared.config.limits.idle)),
+            pulse: Arc::new(Pulse::new(shared.config.limits.handshake)),
             token: OnceLock::new(),
             is_refused: AtomicBool::new(false),
+            place: Mutex::new(Place::Stranger(stranger)),
+        })
+    }
+
+    /// It is admitted: its connection may stay, if the node has not too many.
+    pub(super) fn seat(&self) -> Result<(), Busy> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Place::Seat { .. } = *place {
+            return Ok(());
+        }
+        if let Place::Stranger(stranger) = std::mem::replace(&mut *place, Place::Nowhere)
+            && let Some(seat) = stranger.introduce(self.peer)
+        {
+            *place = Place::Seat { _seat: seat };
+            self.pulse.stays(self.shared.config.limits.idle);
+            return Ok(());
+        }
+        add(&self.shared.tallies.crowded_out, 1);
+        Err(Busy {
+            retry_after: Duration::from_secs(1),
         })
     }
 
@@ -73,15 +111,22 @@ impl Guest {
     pub(super) async fn answer(self: Arc<Self>, request: hyper::Request<Incoming>) -> Answered {
         let limits = &self.shared.config.limits;
         self.pulse.beat(limits.park + limits.grace);
-        let answer = match self.ask(&request).await {
+        let mut answer = match self.ask(&request).await {
             Ok(response) => response,
             Err(refusal) => self.refuse(refusal),
         };
+        // Whoever asks judges too.
+        let token = self.shared.admission.token();
+        let token = token.and_then(|token| token.to_string().parse().ok());
+        if let Some(token) = token {
+            answer.headers_mut().insert(TOKEN, token);
+        }
         Ok(answer)
     }
 
     async fn ask(&self, request: &hyper::Request<Incoming>) -> Result<Response<Answer>, Refusal> {
         self.admit(request.headers())?;
+        self.seat().map_err(Refusal::Busy)?;
         let is_plain = request.method() == Method::GET && request.body().is_end_stream();
         let target = request.uri().path_and_query().filter(|_| is_plain);
         let target = target.and_then(|target| Request::parse(target.as_str()));
@@ -142,7 +187,7 @@ impl Guest {
             Refusal::NotAdmitted(refused) => {
                 if !self.is_refused.swap(true, Ordering::Relaxed) {
                     add(&tallies.refused, 1);
-                    tracing::info!(peer = %self.peer, from = %self.from, %refused, "another node was not admitted");
+                    tracing::debug!(peer = %self.peer, from = %self.from, %refused, "another node was not admitted");
                 }
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 StatusCode::FORBIDDEN

@@ -15,7 +15,8 @@ pub(super) struct Pulse {
     /// Milliseconds from then on.
     until: AtomicU64,
     is_idle: AtomicBool,
-    idle: Duration,
+    /// Milliseconds that it may be without anything to do.
+    idle: AtomicU64,
 }
 
 impl Pulse {
@@ -25,10 +26,17 @@ impl Pulse {
             start: Instant::now(),
             until: AtomicU64::new(0),
             is_idle: AtomicBool::new(true),
-            idle,
+            idle: AtomicU64::new(0),
         };
+        pulse.stays(idle);
         pulse.rest();
         pulse
+    }
+
+    /// From the next rest on there may be nothing to do for so long.
+    pub(super) fn stays(&self, idle: Duration) {
+        let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        self.idle.store(idle, Ordering::Relaxed);
     }
 
     /// Something is to be done within `time`.
@@ -40,7 +48,7 @@ impl Pulse {
     /// It is done: the next request may take its time.
     pub(super) fn rest(&self) {
         self.is_idle.store(true, Ordering::Relaxed);
-        self.set(self.idle);
+        self.set(Duration::from_millis(self.idle.load(Ordering::Relaxed)));
     }
 
     fn set(&self, time: Duration) {

@@ -264,6 +264,53 @@ async fn who_is_not_admitted_gets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_admitted_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (list, shown) = (directory.path().join("list"), directory.path().join("shown"));
+    let sample = Sample::new(&LENGTHS, true);
+    let key = ClusterKey::open(&directory.path().join("cluster")).unwrap();
+    let soon = SystemTime::now() + Duration::from_secs(3600);
+    // Somebody else's, as long as it is not known who the server is.
+    let token = |peer| key.token(peer, soon).to_string();
+    std::fs::write(&shown, token(Identity::ephemeral().peer_id())).unwrap();
+    let server = Admission::open(&Config {
+        token_file: Some(shown.clone()),
+        ..Config::default()
+    });
+    let host = Host::start_for(Store::full(&sample), Limits::default(), server.unwrap()).await;
+    std::fs::write(&list, "").unwrap();
+    let ask = |config: Config| {
+        let admission = Admission::open(&config).unwrap();
+        let client = Client::new(ClientConfig::default(), Identity::ephemeral(), admission);
+        let order = order(&host.store, 0..3);
+        let peer = host.peer;
+        async move { all(&client, &peer, &order).await }
+    };
+    let by_list = || Config {
+        allow_file: Some(list.clone()),
+        ..Config::default()
+    };
+    let by_token = || Config {
+        cluster_key: Some(key.public()),
+        ..Config::default()
+    };
+    for config in [by_list(), by_token()] {
+        let (came, ended) = ask(config).await;
+        assert!(came.is_empty());
+        assert!(matches!(ended, Err(Error::NotAdmitted { .. })), "{ended:?}");
+    }
+    std::fs::write(&list, host.peer.id.to_string()).unwrap();
+    assert!(ask(by_list()).await.1.is_ok());
+    std::fs::write(&shown, token(host.peer.id)).unwrap();
+    let end = tokio::time::Instant::now() + LONG;
+    // The server reads the file again within a second.
+    while let (_, Err(error)) = ask(by_token()).await {
+        assert!(tokio::time::Instant::now() < end, "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_shows_no_key_does_not_get_in() {
     let sample = Sample::new(&LENGTHS, true);
     let host = Host::start(Store::full(&sample), Limits::default()).await;
