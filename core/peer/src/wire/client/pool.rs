@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{ClientConfig, READ_BYTES_MAX};
-use crate::wire::error::{Error, Result};
 use crate::admission::Token;
+use crate::wire::error::{Error, Result};
 use crate::{Identity, Peer, PeerId, tls};
 
 /// A request.

@@ -266,7 +266,10 @@ async fn who_is_not_admitted_gets_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_admitted_is_not_believed() {
     let directory = tempfile::tempdir().unwrap();
-    let (list, shown) = (directory.path().join("list"), directory.path().join("shown"));
+    let (list, shown) = (
+        directory.path().join("list"),
+        directory.path().join("shown"),
+    );
     let sample = Sample::new(&LENGTHS, true);
     let key = ClusterKey::open(&directory.path().join("cluster")).unwrap();
     let soon = SystemTime::now() + Duration::from_secs(3600);
