@@ -16,6 +16,7 @@ mod choice;
 mod dice;
 mod fair;
 mod hedge;
+pub mod looking;
 mod origin;
 mod settings;
 mod standing;

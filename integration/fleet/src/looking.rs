@@ -3,23 +3,12 @@
 
 use std::time::Duration;
 
+use pontoon_peer::policy::looking::{self, LOOKS, WATCH};
 use pontoon_peer::policy::{Failure, Member, Tier, Told};
 
 use crate::event::{Answer, Event, Name};
 use crate::scenario::Peers;
 use crate::world::{World, nanoseconds};
-
-/// When it is looked who has the image, each time so long after the last.
-const LOOKS: [Duration; 8] = [
-    Duration::ZERO,
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-    Duration::from_secs(15),
-    Duration::from_secs(30),
-];
 
 /// How long looking takes: a few hops of Kademlia on a network of this kind.
 const LOOKING: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
@@ -30,12 +19,6 @@ const FOUND: usize = 64;
 /// An answer to HAVE names so many others at most; one that tells of changes does so once in so many.
 const TOLD: usize = 32;
 const TOLD_ONCE_IN: u64 = 16;
-
-/// How often it is considered whose chunks to know.
-const WATCH: Duration = Duration::from_millis(250);
-
-/// How soon a node is asked again that answers at once that it has nothing new.
-const REFRESH: Duration = Duration::from_millis(250);
 
 /// Questions that wait for changes at one node.
 const PARKED: usize = 128;
@@ -238,10 +221,9 @@ impl World {
             // It is not asked again for longer than a start takes.
             return;
         }
-        let pause = match is_new {
-            true => Duration::ZERO,
-            false => REFRESH,
-        };
+        // News have been waited for, or are as old as what was known: about as long as they are gathered.
+        let time = if is_new { GATHER } else { Duration::ZERO };
+        let pause = looking::pause(false, is_new, time);
         self.plan(nanoseconds(pause), Event::Poll(name, by));
         if is_new {
             self.wake(name);

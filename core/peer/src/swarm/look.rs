@@ -9,20 +9,8 @@ use tokio::time::sleep;
 use super::Joined;
 use super::state::State;
 use crate::policy::Failure;
+use crate::policy::looking::{self, LOOKS, WATCH};
 use crate::{Have, Peer, PeerId};
-
-/// When it is looked who has a layer, each time so long after the last; then again and again after the last one. Those who
-/// begin together find each other with the first ones.
-const LOOKS: [Duration; 8] = [
-    Duration::ZERO,
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-    Duration::from_secs(15),
-    Duration::from_secs(30),
-];
 
 /// So many connected nodes are asked whether they have a layer, though nobody says so: where there are few, that is the
 /// quickest way to find out.
@@ -33,18 +21,6 @@ const STRANGE: Duration = Duration::from_secs(3);
 
 /// The chunks of so many nodes are known at every moment.
 const WATCHED: usize = 16;
-
-/// How often it is considered whose.
-const WATCH: Duration = Duration::from_millis(250);
-
-/// How soon a node is asked again that has nothing new, if it answers at once.
-const REFRESH: Duration = Duration::from_millis(250);
-
-/// And one that has: it gathers what is new for about as long, but whether it does is its own affair.
-const AFTER_NEWS: Duration = Duration::from_millis(25);
-
-/// And one that has everything.
-const COMPLETE: Duration = Duration::from_secs(30);
 
 /// How soon one is asked again that could not answer.
 const FAILED: Duration = Duration::from_millis(500);
@@ -171,11 +147,7 @@ impl Joined {
         if is_new {
             self.look_again();
         }
-        match (is_complete, is_new) {
-            (true, _) => COMPLETE,
-            (false, true) => AFTER_NEWS.saturating_sub(time),
-            (false, false) => REFRESH.saturating_sub(time),
-        }
+        looking::pause(is_complete, is_new, time)
     }
 
     /// `peer` has not.
